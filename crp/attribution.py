@@ -1,0 +1,795 @@
+"""Conditional attribution: relevance from a model's output to its input, through chosen concepts only."""
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from zennit.core import Composite, Hook
+
+from crp.attribution_graph import AttributionGraph
+from crp.concepts import ChannelConcept, Concept
+from crp.hooks import FiniteWatch, LayerTaps
+from crp.inputs import InputLeaf, call_model, count_samples, input_leaves, list_tensors, map_tensors
+from crp.layers import flatten_tensors, unknown_layer_message
+
+__all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
+
+
+class AttributionResult(NamedTuple):
+    """What an attribution gives back, row by row in the order of the conditions.
+
+    Attributes
+    ----------
+    heatmap : torch.Tensor, tuple or dict
+        Relevance of the input, summed over ``heatmap_axis``; the structure of the data.
+    activations : dict
+        Recorded layer -> its activation [B, ...].
+    relevances : dict
+        Recorded layer -> its relevance [B, ...], before masking.
+    prediction : torch.Tensor
+        The model's output [B, ...], or the start layer's activation when one is given.
+    """
+
+    heatmap: Any
+    activations: dict[str, torch.Tensor]
+    relevances: dict[str, torch.Tensor]
+    prediction: torch.Tensor
+
+
+@dataclass
+class _Flow:
+    """How relevance shall flow: the arguments that all conditions of a call share."""
+
+    composite: Composite | None
+    record_layer: list[str]
+    mask_map: Callable | Mapping
+    start_layer: str | None
+    init_rel: torch.Tensor | float | Callable | None
+    on_device: str | torch.device | None
+    exclude_parallel: bool
+
+
+@dataclass
+class _Forward:
+    """A forward pass whose graph waits for backward passes."""
+
+    data: Any
+    leaves: list[InputLeaf]
+    taps: LayerTaps
+    start: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return count_samples(self.data)
+
+
+class CondAttribution:
+    """Concept-conditional attribution of a model: concept relevance propagation, CRP (Achtibat et al., 2023).
+
+    Relevance starts at the model's output (or at a layer), flows backwards by the rules of a zennit composite, and is
+    masked at layers to the concepts that a condition names.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    device : str or torch.device, optional
+        Where the model lies; data are moved there. By default the device of its first parameter.
+    overwrite_data_grad : bool, default True
+        Data that require gradients get the relevance as ``.grad``: replaced if True, accumulated if False.
+    no_param_grad : bool, default True
+        Freeze the parameters during a call; their ``requires_grad`` is restored after it.
+    output : str, int or callable, optional
+        Which tensor is "y" when the model returns a dict or tuple: a key, a position, or a function of the output.
+        Not needed if the output holds only one tensor.
+    heatmap_axis : int, tuple of int or None, default 1
+        The axes of the input over which a heatmap sums, such as the colours of [B, C, H, W]; ``None`` keeps all. Where
+        integers are looked up in an embedding, the heatmap sums the embedding's features (the last axis) instead.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit.composites import EpsilonPlusFlat
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    >>> attribution = CondAttribution(model.eval())
+    >>> attr = attribution(torch.rand(2, 1, 8, 8), [{"0": [3], "y": [1]}], EpsilonPlusFlat(), record_layer=["0"])
+    >>> attr.heatmap.shape, attr.relevances["0"].shape
+    (torch.Size([2, 8, 8]), torch.Size([2, 4, 6, 6]))
+
+    References
+    ----------
+    R. Achtibat et al. (2023). From attribution maps to human-understandable explanations through Concept Relevance
+    Propagation. Nature Machine Intelligence 5, 1006-1019.
+    """
+
+    MODEL_OUTPUT_NAME = "y"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device | None = None,
+        overwrite_data_grad: bool = True,
+        no_param_grad: bool = True,
+        *,
+        output: str | int | Callable | None = None,
+        heatmap_axis: int | tuple[int, ...] | None = 1,
+    ):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
+        self.model = model
+        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.overwrite_data_grad = overwrite_data_grad
+        self.no_param_grad = no_param_grad
+        self.output = output
+        self.heatmap_axis = heatmap_axis
+
+    def __call__(
+        self,
+        data: Any,
+        conditions: list[dict],
+        composite: Composite | None = None,
+        record_layer: list[str] = [],  # noqa: B006
+        mask_map: Callable | Mapping = ChannelConcept.mask,
+        start_layer: str | None = None,
+        init_rel: torch.Tensor | int | Callable | None = None,
+        on_device: str | torch.device | None = None,
+        exclude_parallel: bool = True,
+    ) -> AttributionResult:
+        """Attribute samples under conditions.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            Input of the model; a tuple holds positional, a dict keyword arguments. The first axis holds the samples.
+        conditions : list of dict
+            ``{layer: concept ids, ..., "y": outputs}``. Relevance starts at the outputs that "y" names and passes, at
+            each layer, through the given concepts only; an empty list of ids masks the layer whole. As many conditions
+            as samples pair up; otherwise each sample is attributed under every condition, sample by sample. For
+            outputs with more than two axes an id may be a tuple that indexes the axes after the first:
+            ``{"y": [(-1, 42)]}`` is output 42 at the last position.
+        composite : zennit.core.Composite, optional
+            The rules; without one, plain gradients flow.
+        record_layer : list of str
+            Layers whose activation and relevance come back. Like the layers of a condition they are addressed as
+            ``name``, ``name:in`` (the module's input) or ``name:1`` (its second output).
+        mask_map : callable, Concept or mapping
+            How to mask: a function ``(batch_id, concept_ids, layer_name) -> (relevance -> relevance)`` or a concept,
+            for all layers or by layer; a ``layer_map`` does as well.
+        start_layer : str, optional
+            Relevance starts at this layer, with its activation; "y" is ignored.
+        init_rel : torch.Tensor, int or callable, optional
+            The relevance to start with instead of the output (or activation) itself: a tensor of its shape, one number
+            for all of it, or a function of it. "y" then selects from it; without "y", all of it is used.
+        on_device : str or torch.device, optional
+            Where to put the results.
+        exclude_parallel : bool, default True
+            Let relevance flow only through the layers of a condition, not around them (as over skip connections).
+            The layers of a condition must then be given from last to first.
+
+        Returns
+        -------
+        AttributionResult
+            Rows in the order of the conditions.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError
+            If a layer, concept id or target does not exist, or conditions and data do not fit. Nothing stays attached
+            to the model, whatever happens.
+        FloatingPointError
+            If relevance is not finite; the message names the module where that begins.
+        """
+        flow = self._check_call(
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        )
+        with _autograd():
+            broadcast_data, broadcast_conditions = self.broadcast(self._prepare(data), list(conditions))
+        if count_samples(broadcast_data) != len(broadcast_conditions):
+            raise ValueError(
+                f"broadcast gave {count_samples(broadcast_data)} samples and {len(broadcast_conditions)} conditions"
+            )
+        result, gradients = self._attribute(broadcast_data, broadcast_conditions, flow)
+        if not _is_finite(result):
+            raise FloatingPointError(self._explain_not_finite(broadcast_data, broadcast_conditions, flow))
+        self._set_caller_grad(data, broadcast_data, gradients)
+        return result
+
+    def generate(
+        self,
+        data: Any,
+        conditions: list[dict],
+        composite: Composite | None = None,
+        record_layer: list[str] = [],  # noqa: B006
+        mask_map: Callable | Mapping = ChannelConcept.mask,
+        start_layer: str | None = None,
+        init_rel: torch.Tensor | int | Callable | None = None,
+        batch_size: int = 10,
+        on_device: str | torch.device | None = None,
+        exclude_parallel: bool = True,
+        verbose: bool = True,
+    ) -> Iterator[AttributionResult]:
+        """Attribute one sample under many conditions, with a single forward pass.
+
+        The rules stay attached to the model until the iterator is exhausted or closed. ``.grad`` of the data is not
+        set.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            One sample, with its batch axis.
+        conditions : list of dict
+        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            As for :meth:`__call__`.
+        batch_size : int, default 10
+            How many conditions run at once.
+        verbose : bool, default True
+            Whether to show a progress bar.
+
+        Yields
+        ------
+        AttributionResult
+            For each ``batch_size`` conditions, in their order.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError, FloatingPointError
+            As :meth:`__call__`; also if there is not exactly one sample.
+        """
+        flow = self._check_call(
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        )
+        if count_samples(data) != 1:
+            raise ValueError(f"generate attributes one sample, but data holds {count_samples(data)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        with _autograd():
+            data = self._prepare(data)
+        conditions = list(conditions)
+        batch_size = min(batch_size, len(conditions))
+        data = map_tensors(lambda tensor: tensor.repeat_interleave(batch_size, 0), data)
+        rounds, flows = [], []
+        for first in range(0, len(conditions), batch_size):
+            batch = conditions[first:first + batch_size]
+            rows = list(range(first, first + len(batch)))
+            rounds.append(batch + [None] * (batch_size - len(batch)))
+            flows.append(replace(flow, init_rel=_select_rows(init_rel, rows, len(conditions))))
+        results = self._rounds(data, rounds, flows)
+        return iter(tqdm(results, total=len(rounds), disable=not verbose, desc="attribution"))
+
+    def attribute_rounds(
+        self,
+        data: Any,
+        rounds: list[list[dict | None]],
+        composite: Composite | None = None,
+        record_layer: list[str] = [],  # noqa: B006
+        mask_map: Callable | Mapping = ChannelConcept.mask,
+        start_layer: str | None = None,
+        init_rel: torch.Tensor | int | Callable | None = None,
+        on_device: str | torch.device | None = None,
+        exclude_parallel: bool = True,
+    ) -> Iterator[AttributionResult]:
+        """Attribute samples under several conditions each, with a single forward pass.
+
+        The rules stay attached to the model until the iterator is exhausted or closed.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            N samples.
+        rounds : list of list
+            In each round, N conditions: one per sample, or None for a sample that does not take part.
+        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            As for :meth:`__call__`.
+
+        Yields
+        ------
+        AttributionResult
+            Per round, the rows of the samples that take part, in their order.
+        """
+        conditions = [condition for row in rounds for condition in row if condition is not None]
+        flow = self._check_call(
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        )
+        samples = count_samples(data)
+        for row in rounds:
+            if len(row) != samples or all(condition is None for condition in row):
+                raise ValueError(f"a round has a condition or None for each of the {samples} samples, and at least one")
+        with _autograd():
+            data = self._prepare(data)
+        return self._rounds(data, rounds, [flow] * len(rounds))
+
+    def _rounds(self, data, rounds, flows):
+        with self._forward(data, [condition for row in rounds for condition in row if condition], flows[0]) as forward:
+            for conditions, flow in zip(rounds, flows):
+                groups = self._group_rows(conditions, flow)
+                parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
+                result = _merge(parts, _restoring_order(groups))
+                if not _is_finite(result):
+                    break
+                yield result
+            else:
+                return
+        rows = sorted(row for rows in groups for row in rows)
+        raise FloatingPointError(self._explain_not_finite(
+            map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
+        ))
+
+    # What users override
+
+    def broadcast(self, data: Any, conditions: list[dict]) -> tuple[Any, list[dict]]:
+        """Bring samples and conditions to the same number.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            [N, ...]
+        conditions : list of dict
+            M conditions.
+
+        Returns
+        -------
+        data, conditions
+            As they are if N equals M. Otherwise N * M of both: the first sample with every condition, then the next.
+        """
+        samples = count_samples(data)
+        if samples == len(conditions):
+            return data, conditions
+        repeats = len(conditions)
+        return map_tensors(lambda tensor: tensor.repeat_interleave(repeats, 0), data), conditions * samples
+
+    def relevance_init(
+        self, prediction: torch.Tensor, target_list: list | None, init_rel: torch.Tensor | float | Callable | None
+    ) -> torch.Tensor:
+        """The relevance to start with.
+
+        Parameters
+        ----------
+        prediction : torch.Tensor
+            [B, ...], output of the model or activation of the start layer.
+        target_list : list or None
+            Per row the ids under "y", or None in a row without. None or an empty list selects everything.
+        init_rel : torch.Tensor, number or callable, optional
+
+        Returns
+        -------
+        torch.Tensor
+            The shape of ``prediction``, zero where no target is.
+        """
+        if init_rel is None:
+            relevance = prediction
+        elif callable(init_rel):
+            relevance = init_rel(prediction)
+        else:
+            relevance = init_rel
+        relevance = torch.as_tensor(relevance, dtype=prediction.dtype, device=prediction.device)
+        try:
+            relevance = relevance.expand(prediction.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"init_rel has the shape {tuple(relevance.shape)}, which does not fit {tuple(prediction.shape)}"
+            ) from None
+        if not target_list:
+            return relevance
+        selected = torch.zeros_like(prediction)
+        for row, targets in enumerate(target_list):
+            if targets is None:
+                selected[row] = relevance[row]
+                continue
+            for index in _output_indices(targets, prediction.shape):
+                selected[(row, *index)] = relevance[(row, *index)]
+        return selected
+
+    def backward(
+        self,
+        pred: torch.Tensor,
+        grad_mask: torch.Tensor,
+        partial_backward: bool,
+        layer_names: list[str],
+        layer_out: dict[str, torch.Tensor],
+        generate: bool = False,
+    ) -> None:
+        """Send relevance back to the input, where it is left as ``.grad``.
+
+        Parameters
+        ----------
+        pred : torch.Tensor
+            Where relevance starts.
+        grad_mask : torch.Tensor
+            The relevance to start with, of the same shape.
+        partial_backward : bool
+            Go from layer to layer of ``layer_names``, so that nothing flows around them.
+        layer_names : list of str
+            Layers of the condition from last to first.
+        layer_out : dict
+            Layer -> its tensor.
+        generate : bool, default False
+            Keep the graph for another pass.
+        """
+        tensor, relevance = pred, grad_mask.to(pred)
+        for layer in layer_names if partial_backward else []:
+            relevance, = torch.autograd.grad(tensor, layer_out[layer], relevance, retain_graph=True, allow_unused=True)
+            tensor = layer_out[layer]
+            if relevance is None:
+                raise ValueError(
+                    f"no relevance reaches {layer!r} through the layers before it in the condition {layer_names}. "
+                    "exclude_parallel=False lets relevance flow along parallel paths too"
+                )
+        torch.autograd.backward(tensor, relevance, retain_graph=generate)
+
+    def heatmap_modifier(
+        self, data: torch.Tensor, on_device: str | torch.device | None = None, embedded: bool = False
+    ) -> torch.Tensor:
+        """Heatmap of an input whose ``grad`` holds the relevance.
+
+        Parameters
+        ----------
+        data : torch.Tensor
+            An input of the model, or the output of the embedding that looked it up.
+        on_device : str or torch.device, optional
+        embedded : bool, default False
+            Whether ``data`` is the output of an embedding, given only then.
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        heatmap = data.grad.detach()
+        if self.heatmap_axis is not None:
+            heatmap = heatmap.sum(-1 if embedded else self.heatmap_axis)
+        return heatmap if on_device is None else heatmap.to(on_device)
+
+    # Checks
+
+    def _check_call(
+        self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+    ) -> _Flow:
+        """Refuse what cannot work, before anything is attached to the model."""
+        if isinstance(record_layer, str):
+            raise TypeError(f"record_layer is a list of layers: [{record_layer!r}]")
+        if isinstance(conditions, Mapping) or not isinstance(conditions, Iterable):
+            raise TypeError("conditions is a list of dicts, such as [{'layer4': [3], 'y': [0]}]")
+        conditions = list(conditions)
+        if not conditions:
+            raise ValueError("conditions is empty: give at least one, such as [{'y': [0]}]")
+        for condition in conditions:
+            if not isinstance(condition, Mapping):
+                raise TypeError(f"a condition is a dict, such as {{'layer4': [3], 'y': [0]}}, not {condition!r}")
+            if self.MODEL_OUTPUT_NAME not in condition and start_layer is None and init_rel is None:
+                raise ValueError(
+                    f"the condition {condition} does not say where relevance starts: name outputs under "
+                    f"{self.MODEL_OUTPUT_NAME!r}, or give start_layer or init_rel"
+                )
+        for module_name, module in self.model.named_modules():
+            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            if any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
+                raise ValueError(
+                    f"a composite is still registered (on {module_name or 'the model'}), so its rules would act twice: "
+                    "call composite.remove() or leave its context (or finish the generate() that uses it) first"
+                )
+        if composite is not None and len(composite.handles) > 0:
+            raise ValueError("the composite is still registered on another model: call composite.remove() first")
+        if self.model.training:
+            warnings.warn(
+                "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()", stacklevel=3
+            )
+        return _Flow(
+            composite, list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
+        )
+
+    def _check_targets(self, conditions: list[dict], shape: torch.Size) -> None:
+        for condition in conditions:
+            for index in _output_indices(condition.get(self.MODEL_OUTPUT_NAME, []), shape):
+                for position, (i, size) in enumerate(zip(index, shape[1:])):
+                    if not -size <= i < size:
+                        where = f" on axis {position + 1}" if len(shape) > 2 else ""
+                        raise IndexError(f"target {i} is out of range: the outputs{where} are 0 to {size - 1}")
+
+    def _condition_layers(self, condition: dict) -> list[str]:
+        return [layer for layer in condition if layer != self.MODEL_OUTPUT_NAME]
+
+    def _chain(self, condition: dict, flow: _Flow, outputs: dict[str, torch.Tensor]) -> list[str]:
+        """Layers to go through, from last to first, as the forward pass met them."""
+        layers = [layer for layer in self._condition_layers(condition) if layer != flow.start_layer]
+        if not flow.exclude_parallel:
+            return layers
+        executed = list(outputs)
+        expected = sorted(layers, key=executed.index, reverse=True)
+        if layers != expected:
+            raise ValueError(f"the layers of a condition go from last to first: {expected}, not {layers}")
+        if flow.start_layer is not None and layers and executed.index(layers[0]) > executed.index(flow.start_layer):
+            raise ValueError(f"layer {layers[0]!r} comes after the start layer {flow.start_layer!r}")
+        return layers
+
+    # One pass
+
+    def _attribute(self, data, conditions, flow: _Flow):
+        """Attribute rows that have one condition each; also return the gradients of the inputs."""
+        groups = self._group_rows(conditions, flow)
+        parts, gradients = [], []
+        for rows in groups:
+            group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
+            group_flow = replace(flow, init_rel=_select_rows(flow.init_rel, rows, len(conditions)))
+            group_conditions = [conditions[row] for row in rows]
+            with self._forward(group_data, group_conditions, flow) as forward:
+                parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
+            gradients.append(tuple(None if leaf.is_embedded else leaf.tensor.grad for leaf in forward.leaves))
+        order = _restoring_order(groups)
+        return _merge(parts, order), _merge(gradients, order)
+
+    def _group_rows(self, conditions: list[dict], flow: _Flow) -> list[list[int]]:
+        """Rows with a condition, together if they go through the same layers or relevance may flow around layers."""
+        groups = {}
+        for row, condition in enumerate(conditions):
+            if condition is not None:
+                layers = tuple(self._condition_layers(condition)) if flow.exclude_parallel else ()
+                groups.setdefault(layers, []).append(row)
+        return list(groups.values())
+
+    def _prepare(self, data):
+        """Data on the device of the model, with gradients where they are possible."""
+        count_samples(data)
+
+        def prepare(tensor):
+            tensor = tensor.to(self.device)
+            if tensor.is_floating_point() and not tensor.requires_grad:
+                tensor = (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+            return tensor
+
+        return map_tensors(prepare, data)
+
+    @contextmanager
+    def _forward(self, data, conditions, flow: _Flow) -> Iterator[_Forward]:
+        """Run the model with rules and taps attached; detach them on leaving."""
+        layers = [layer for condition in conditions for layer in self._condition_layers(condition)]
+        layers += flow.record_layer + ([] if flow.start_layer is None else [flow.start_layer])
+        with ExitStack() as stack:
+            if self.no_param_grad:
+                stack.enter_context(_frozen_parameters(self.model))
+            if flow.composite is not None:
+                stack.enter_context(_registered(flow.composite, self.model))
+                if self.no_param_grad:  # canonizers bring parameters of their own
+                    stack.enter_context(_frozen_parameters(self.model))
+            taps = stack.enter_context(LayerTaps(self.model, layers))
+            model_data, leaves = stack.enter_context(input_leaves(self.model, data))
+            with _autograd():
+                start = self._select_output(call_model(self.model, model_data))
+            for layer in layers:
+                if layer not in taps.outputs:
+                    raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
+            if all(leaf.tensor is None for leaf in leaves):
+                raise ValueError("relevance reaches none of the data: integers must be looked up in an nn.Embedding")
+            if flow.start_layer is not None:
+                start = taps.outputs[flow.start_layer]
+            else:
+                self._check_targets(conditions, start.shape)
+            if not start.requires_grad:
+                raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
+            for condition in conditions:
+                self._chain(condition, flow, taps.outputs)
+            _check_masks(conditions, flow, taps, self._condition_layers)
+            yield _Forward(model_data, leaves, taps, start)
+
+    def _backward(self, forward: _Forward, conditions, rows, flow: _Flow, retain_graph=False) -> AttributionResult:
+        """Send relevance back in some rows of a forward pass; in the others none flows."""
+        taps = forward.taps
+        taps.relevances.clear()
+        taps.masks.clear()
+        for leaf in forward.leaves:
+            if leaf.tensor is not None:
+                leaf.tensor.grad = None
+        for row in rows:
+            for layer in self._condition_layers(conditions[row]):
+                mask = _mask_of(flow.mask_map, layer)
+                taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
+
+        relevance = self._initial_relevance(forward, conditions, rows, flow)
+        if flow.start_layer is not None:
+            relevance = taps.receive(flow.start_layer, relevance)
+        chain = self._chain(conditions[rows[0]], flow, taps.outputs)
+        with _autograd():
+            self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
+
+        def finish(tensor):
+            tensor = tensor.detach() if len(rows) == forward.count else tensor.detach()[rows]
+            return tensor if flow.on_device is None else tensor.to(flow.on_device)
+
+        heatmaps = [self._heatmap(leaf, flow) for leaf in forward.leaves]
+        heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
+        remaining = iter(heatmaps)
+        activations = {layer: taps.outputs[layer] for layer in flow.record_layer}
+        relevances = {
+            layer: taps.relevances.get(layer, torch.zeros_like(output)) for layer, output in activations.items()
+        }
+        return AttributionResult(
+            map_tensors(lambda _: next(remaining), forward.data),
+            {layer: finish(tensor) for layer, tensor in activations.items()},
+            {layer: finish(tensor) for layer, tensor in relevances.items()},
+            finish(forward.start),
+        )
+
+    def _initial_relevance(self, forward, conditions, rows, flow):
+        """Relevance to start with: of all rows of the forward pass, zero in those that do not take part."""
+        prediction = forward.start.detach()
+        active = prediction if len(rows) == forward.count else prediction[rows]
+        targets = None
+        if flow.start_layer is None:
+            targets = [conditions[row].get(self.MODEL_OUTPUT_NAME) for row in rows]
+            targets = [] if all(target is None for target in targets) else targets
+        init_rel = _select_rows(flow.init_rel, rows, len(conditions))
+        relevance = self.relevance_init(active.clone(), targets, init_rel)
+        if len(rows) == forward.count:
+            return relevance
+        return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
+
+    def _heatmap(self, leaf: InputLeaf, flow: _Flow):
+        if leaf.tensor is None:
+            return None
+        if leaf.tensor.grad is None:
+            leaf.tensor.grad = torch.zeros_like(leaf.tensor)
+        if leaf.is_embedded:
+            return self.heatmap_modifier(leaf.tensor, flow.on_device, embedded=True)
+        return self.heatmap_modifier(leaf.tensor, flow.on_device)
+
+    def _select_output(self, output: Any) -> torch.Tensor:
+        """The tensor that is "y"."""
+        if isinstance(output, torch.Tensor) and not callable(self.output):
+            return output
+        if callable(self.output):
+            return self.output(output)
+        tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
+        names = [key for key in output] if isinstance(output, Mapping) else f"{len(tensors)} tensors"
+        if self.output is None and len(tensors) == 1:
+            return tensors[0]
+        if self.output is None:
+            raise ValueError(
+                f"the model returns a {type(output).__name__} with {names}: say which tensor is "
+                f"{self.MODEL_OUTPUT_NAME!r} with CondAttribution(model, output=...)"
+            )
+        try:
+            return output[self.output]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(
+                f"output={self.output!r} is not in the model's {type(output).__name__} ({names})"
+            ) from None
+
+    def _set_caller_grad(self, caller_data, data, gradients):
+        """Leave the relevance as ``.grad`` of the caller's data, as autograd would."""
+        tensors = [tensor for tensor in list_tensors(caller_data) if tensor.requires_grad]
+        if not tensors:
+            return
+        for tensor in tensors:
+            if self.overwrite_data_grad and tensor.is_leaf:
+                tensor.grad = None
+        reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
+        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
+
+    def _explain_not_finite(self, data, conditions, flow: _Flow) -> str:
+        """Repeat a pass and name the module where values cease to be finite."""
+        if not all(torch.isfinite(tensor).all() for tensor in list_tensors(data)):
+            return "the data hold NaN or infinite values"
+        with FiniteWatch(self.model) as watch:
+            self._attribute(data, conditions, flow)
+        return watch.explanation()
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Record gradients, whatever the caller's mode is."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def _frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require gradients within the context."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _registered(composite: Composite, model: nn.Module) -> Iterator[None]:
+    """Like ``composite.context``, which leaves hooks behind when registering fails."""
+    try:
+        composite.register(model)
+        yield
+    finally:
+        composite.remove()
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _mask_of(mask_map: Any, layer: str) -> Callable:
+    """The mask function for a layer."""
+    if isinstance(mask_map, (set, frozenset, list, tuple)):
+        mask_map = dict(mask_map)
+    if isinstance(mask_map, Mapping):
+        if layer not in mask_map:
+            raise ValueError(f"mask_map: {unknown_layer_message(layer, mask_map)}")
+        mask_map = mask_map[layer]
+    return mask_map.mask if isinstance(mask_map, Concept) else mask_map
+
+
+def _check_masks(conditions: list[dict], flow: _Flow, taps: LayerTaps, layers_of: Callable) -> None:
+    """Let masks that can check themselves do so before relevance flows."""
+    for condition in conditions:
+        for layer in layers_of(condition):
+            mask = _mask_of(flow.mask_map, layer)(0, condition[layer], layer)
+            if hasattr(mask, "check"):
+                mask.check(taps.outputs[layer].shape)
+
+
+def _output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
+    """Indices into the axes of the output after the first, from the ids under "y".
+
+    Raises
+    ------
+    TypeError
+        If an id is neither an integer nor a tuple of integers.
+    """
+    if isinstance(targets, (torch.Tensor, np.ndarray)):
+        targets = targets.tolist()
+    if isinstance(targets, (int, np.integer)):
+        targets = [targets]
+    indices = []
+    for target in targets:
+        index = target if isinstance(target, tuple) else (target,)
+        try:
+            index = tuple(operator.index(i) for i in index)
+        except TypeError:
+            raise TypeError(f"a target is an integer or a tuple of them, not {target!r}") from None
+        if len(shape) == 1 and index == (0,):
+            index = ()
+        if len(index) > len(shape) - 1:
+            raise IndexError(f"target {target!r} has more indices than the output has axes: {tuple(shape)}")
+        indices.append(index)
+    return indices
+
+
+def _select_rows(init_rel: Any, rows: list[int], count: int) -> Any:
+    """The rows of a tensor that has one for each of ``count`` conditions; anything else as it is."""
+    if isinstance(init_rel, torch.Tensor) and init_rel.ndim > 1 and len(init_rel) == count > 1:
+        return init_rel[rows]
+    return init_rel
+
+
+def _restoring_order(groups: list[list[int]]) -> list[int]:
+    """Positions of rows 0, 1, 2, ... when the groups are joined."""
+    return np.argsort([row for rows in groups for row in rows], kind="stable").tolist()
+
+
+def _merge(parts: list, order: list[int]) -> Any:
+    """Join equal structures of tensors along the batch axis, in a given order."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)[order]
+    if isinstance(first, Mapping):
+        return {key: _merge([part[key] for part in parts], order) for key in first}
+    if isinstance(first, tuple):
+        merged = [_merge(list(items), order) for items in zip(*parts)]
+        return type(first)(*merged) if hasattr(first, "_fields") else tuple(merged)
+    return first
+
+
+def _is_finite(result: AttributionResult) -> bool:
+    tensors = [leaf for leaf in flatten_tensors(tuple(result)) if isinstance(leaf, torch.Tensor)]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())

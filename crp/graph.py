@@ -1,0 +1,181 @@
+"""Which layers feed which: the layer graph of a model, from the edges that autograd records in one forward pass."""
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from crp.inputs import call_model, input_leaves
+from crp.layers import flatten_tensors, resolve_layer, unflatten_tensors, unknown_layer_message
+
+
+class Call(NamedTuple):
+    """One call of a module in a forward pass.
+
+    Attributes
+    ----------
+    module : str
+        Name of the module.
+    inputs : list of int
+        The calls whose outputs reach it directly, by their number in the forward pass.
+    """
+
+    module: str
+    inputs: list[int]
+
+
+class ModelGraph:
+    """The layers of a model and what they take their input from.
+
+    Parameters
+    ----------
+    calls : list of Call
+        All module calls of a forward pass, in order.
+    layer_names : list of str
+        The layers to show; the modules between them are passed through.
+    """
+
+    def __init__(self, calls: list[Call], layer_names: Iterable[str]):
+        self._calls = calls
+        self.set_layer_names(layer_names)
+
+    def set_layer_names(self, layer_names: Iterable[str]) -> None:
+        """Choose the layers that :meth:`find_input_layers` knows.
+
+        Raises
+        ------
+        ValueError
+            If a layer was not used in the traced forward pass.
+        """
+        first_call = {call.module: i for i, call in reversed(list(enumerate(self._calls)))}
+        layer_names = set(layer_names)
+        for layer in layer_names:
+            if layer not in first_call:
+                known = sorted(first_call, key=first_call.__getitem__)
+                raise ValueError(f"in the forward pass there is {unknown_layer_message(layer, known)}")
+        self.layer_names = sorted(layer_names, key=first_call.__getitem__)
+
+    def find_input_layers(self, layer: str) -> list[str]:
+        """The nearest layers before a layer, in forward order; empty for the first.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        list of str
+
+        Raises
+        ------
+        ValueError
+            If the layer is not in ``layer_names``.
+        """
+        if layer not in self.layer_names:
+            raise ValueError(unknown_layer_message(layer, self.layer_names))
+        shown, found, visited = set(self.layer_names), set(), set()
+        waiting = [before for call in self._calls if call.module == layer for before in call.inputs]
+        while waiting:
+            number = waiting.pop()
+            if number in visited:
+                continue
+            visited.add(number)
+            call = self._calls[number]
+            if call.module not in shown:
+                waiting.extend(call.inputs)
+            elif call.module != layer:
+                found.add(call.module)
+        return [name for name in self.layer_names if name in found]
+
+    def __str__(self):
+        width = max((len(name) for name in self.layer_names), default=0)
+        return "\n".join(
+            textwrap.fill(
+                f"{name:<{width}} <- {', '.join(self.find_input_layers(name)) or '(input)'}",
+                120, subsequent_indent=" " * (width + 4), break_long_words=False, break_on_hyphens=False,
+            )
+            for name in self.layer_names
+        )
+
+    __repr__ = __str__
+
+
+def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str], debug: bool = False) -> ModelGraph:
+    """Find out which layers feed which, with one forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    sample : torch.Tensor, tuple or dict
+        Input of the model; one sample is enough.
+    layer_names : list of str
+        Names as in ``model.named_modules()``.
+    debug : bool, default False
+        Print every module call and the calls that feed it.
+
+    Returns
+    -------
+    ModelGraph
+
+    Raises
+    ------
+    ValueError
+        If a layer does not exist or is not used in the forward pass.
+    """
+    layer_names = list(layer_names)
+    for layer in layer_names:
+        resolve_layer(model, layer)
+    calls = _trace_calls(model, sample)
+    if debug:
+        for call in calls:
+            print(f"{call.module} <- {', '.join(calls[before].module for before in call.inputs) or '(input)'}")
+    return ModelGraph(calls, layer_names)
+
+
+def _trace_calls(model: nn.Module, sample: Any) -> list[Call]:
+    """Run the model and read off, from autograd, which module calls feed which."""
+    names: list[str] = []
+    call_of_node: dict[Any, int] = {}
+
+    def mark(name):
+        def hook(module, args, output):
+            leaves = flatten_tensors(output)
+            for i, leaf in enumerate(leaves):
+                if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+                    leaves[i] = leaf.clone()  # a node of its own, even where the module returns its input
+                    call_of_node[leaves[i].grad_fn] = len(names)
+            names.append(name)
+            return unflatten_tensors(output, leaves)
+
+        return hook
+
+    handles = [module.register_forward_hook(mark(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.enable_grad(), input_leaves(model, sample) as (data, _):
+            call_model(model, data)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    inputs: list[set[int]] = [set() for _ in names]
+    for node, call in call_of_node.items():
+        inputs[call] |= _calls_before(node, call_of_node)
+    return [Call(name, sorted(before)) for name, before in zip(names, inputs)]
+
+
+def _calls_before(node: Any, call_of_node: dict[Any, int]) -> set[int]:
+    """The calls that autograd's edges lead to from a node, without passing another call."""
+    found, visited, waiting = set(), set(), [node]
+    while waiting:
+        for before, _ in waiting.pop().next_functions:
+            if before is None or before in visited:
+                continue
+            visited.add(before)
+            if before in call_of_node:
+                found.add(call_of_node[before])
+            else:
+                waiting.append(before)
+    return found

@@ -1,0 +1,242 @@
+"""What is attached to a model while relevance flows through it: reading and masking at layers."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
+
+from crp.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
+
+
+def tap(tensor: torch.Tensor, on_relevance: Callable[[torch.Tensor], torch.Tensor | None]) -> torch.Tensor:
+    """Copy a tensor such that the relevance arriving at the copy goes through ``on_relevance`` first.
+
+    A copy, because later in-place operations would change the tensor that was read.
+    """
+    if not tensor.requires_grad:
+        return tensor
+    copy = tensor.clone()
+    copy.register_hook(on_relevance)
+    return copy
+
+
+def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Callable]) -> torch.Tensor:
+    """Send a copy of the relevance through mask functions, which may write to what they are given."""
+    relevance = relevance.clone()
+    for mask_fn in fn_list:
+        relevance = mask_fn(relevance)
+    return relevance
+
+
+class MaskHook(Hook):
+    """A zennit hook that masks the relevance arriving at a module's (first) output.
+
+    To mask by hand, register it with one of zennit's composites, before the composite that holds the rules.
+
+    Parameters
+    ----------
+    fn_list : list of callable
+        Functions ``relevance -> relevance``, applied in order, such as ``ChannelConcept.mask(0, [3])`` returns.
+    """
+
+    def __init__(self, fn_list: list[Callable]):
+        super().__init__()
+        self.fn_list = fn_list
+
+    def backward(self, module: nn.Module, relevance: torch.Tensor) -> torch.Tensor:
+        """Mask the relevance that arrives at the module."""
+        return apply_masks(relevance, self.fn_list)
+
+    def copy(self) -> MaskHook:
+        """A hook with the same list of functions."""
+        return type(self)(self.fn_list)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach to a module; the handles detach."""
+        address = LayerAddress(type(module).__name__, "", module)
+        return RemovableHandleList([
+            RemovableHandle(self),
+            tap_module(address, lambda output: None, lambda output, relevance: self.backward(module, relevance)),
+        ])
+
+
+class FeatVisHook(Hook):
+    """A zennit hook that hands the activation and the relevance of a module to an analysis, as they appear.
+
+    Parameters
+    ----------
+    FV : object
+        Its methods ``analyze_activation`` and ``analyze_relevance`` are called with
+        ``(tensor, layer_name, concept, sample_indices, targets)``.
+    concept : crp.concepts.Concept
+    layer_name : str
+    dict_inputs : dict
+        Describes the batch that is running, kept up to date by the caller: ``{"sample_indices": ..., "targets": ...}``.
+    on_device : str or torch.device, optional
+        Where to move tensors before they are analysed.
+    """
+
+    def __init__(self, FV, concept, layer_name: str, dict_inputs: dict, on_device=None):  # noqa: N803
+        super().__init__()
+        self.FV, self.concept, self.layer_name = FV, concept, layer_name
+        self.dict_inputs, self.on_device = dict_inputs, on_device
+
+    def _analyze(self, analyze: Callable, tensor: torch.Tensor):
+        batch = self.dict_inputs
+        tensor = tensor.detach() if self.on_device is None else tensor.detach().to(self.on_device)
+        analyze(tensor, self.layer_name, self.concept, batch["sample_indices"], batch["targets"])
+
+    def copy(self) -> FeatVisHook:
+        """A hook with the same arguments."""
+        return type(self)(self.FV, self.concept, self.layer_name, self.dict_inputs, self.on_device)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach to a module; the handles detach."""
+        return RemovableHandleList([
+            RemovableHandle(self),
+            tap_module(
+                LayerAddress(self.layer_name, self.layer_name, module),
+                lambda output: self._analyze(self.FV.analyze_activation, output),
+                lambda output, relevance: self._analyze(self.FV.analyze_relevance, relevance),
+            ),
+        ])
+
+
+def tap_module(address: LayerAddress, on_activation: Callable, on_relevance: Callable):
+    """Tap the tensor at an address in each call of its module.
+
+    Parameters
+    ----------
+    address : LayerAddress
+    on_activation : callable
+        Called with the tensor in the forward pass.
+    on_relevance : callable
+        Called with the tensor and the relevance that arrives there in the backward pass; may return other relevance.
+
+    Returns
+    -------
+    torch.utils.hooks.RemovableHandle
+    """
+
+    def tap_leaf(value):
+        leaves = flatten_tensors(value)
+        index = leaf_index(leaves, address)
+        tensor = leaves[index]
+        on_activation(tensor)
+        leaves[index] = tap(tensor, lambda relevance: on_relevance(tensor, relevance))
+        return unflatten_tensors(value, leaves)
+
+    if address.is_input:
+        # The rules of a composite hook a module's input too: prepended, the tap reads what leaves the rule.
+        return address.module.register_forward_pre_hook(
+            lambda module, args, kwargs: tap_leaf((args, kwargs)), prepend=True, with_kwargs=True
+        )
+    return address.module.register_forward_hook(lambda module, args, output: tap_leaf(output))
+
+
+class LayerTaps:
+    """Reads activations and reads and masks relevance at layers of a model, while it is attached.
+
+    In the backward pass the order is: record, then mask, then the rule of the module.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layers : iterable of str
+        Addresses of layers.
+
+    Attributes
+    ----------
+    outputs : dict
+        Layer -> its tensor with autograd history, in the order in which the forward pass met them. A module that is
+        called several times is read at its last call.
+    relevances : dict
+        Layer -> the relevance that arrived there in the last backward pass, before masking.
+    masks : dict
+        Layer -> mask functions. They act on every call of the module.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[str]):
+        self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys(layers)]
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.relevances: dict[str, torch.Tensor] = {}
+        self.masks: dict[str, list[Callable]] = {}
+        self._handles = []
+
+    def __enter__(self) -> LayerTaps:
+        for address in self.addresses:
+            self._handles.append(tap_module(
+                address,
+                lambda tensor, layer=address.layer: self._read(layer, tensor),
+                lambda tensor, relevance, layer=address.layer: self.receive(layer, relevance, tensor),
+            ))
+        return self
+
+    def __exit__(self, *exception):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _read(self, layer: str, tensor: torch.Tensor):
+        self.outputs.pop(layer, None)
+        self.outputs[layer] = tensor
+
+    def receive(self, layer: str, relevance: torch.Tensor, tensor: torch.Tensor | None = None) -> torch.Tensor:
+        """Record the relevance that arrives at a layer and mask it."""
+        if tensor is None or tensor is self.outputs.get(layer):
+            self.relevances[layer] = relevance.detach()
+        masks = self.masks.get(layer)
+        return apply_masks(relevance, masks) if masks else relevance
+
+
+class FiniteWatch:
+    """Finds the first module at which activations or relevance cease to be finite, while it is attached."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.activation: str | None = None
+        self.relevance: str | None = None
+        self._handles = []
+
+    def __enter__(self) -> FiniteWatch:
+        for name, module in self.model.named_modules():
+            if next(module.children(), None) is None:
+                self._handles += [
+                    module.register_forward_pre_hook(
+                        lambda module, args, name=name: self._watch(args, f"in the rule of {name!r}")
+                    ),
+                    module.register_forward_hook(
+                        lambda module, args, output, name=name: self._see_activation(output, name)
+                    ),
+                ]
+        return self
+
+    def __exit__(self, *exception):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _see_activation(self, output, name):
+        tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
+        if self.activation is None and not all(torch.isfinite(tensor).all() for tensor in tensors):
+            self.activation = name
+        self._watch(output, f"on its way to the output of {name!r}")
+
+    def _watch(self, value, where):
+        for tensor in flatten_tensors(value):
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda relevance: self._see_relevance(relevance, where))
+
+    def _see_relevance(self, relevance, where):
+        if self.relevance is None and not torch.isfinite(relevance).all():
+            self.relevance = where
+
+    def explanation(self) -> str:
+        """A sentence that names the module, or says that none was found."""
+        if self.activation is not None:
+            return f"activations become NaN or infinite in the module {self.activation!r}"
+        if self.relevance is not None:
+            return f"relevance becomes NaN or infinite {self.relevance}"
+        return "relevance is NaN or infinite; every module received and sent finite values"

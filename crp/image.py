@@ -1,0 +1,367 @@
+"""Pictures of inputs and heatmaps: images, signals and feature vectors."""
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from zennit.image import gridify, palette
+
+
+def imgify(
+    image: Any,
+    cmap: str = "bwr",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    symmetric: bool = False,
+    level: float = 1.0,
+    grid: bool | tuple[int, int] = False,
+    gridfill: int | None = None,
+    resize: int | None = None,
+    padding: bool = False,
+) -> Image.Image:
+    """Turn an array into a picture.
+
+    Parameters
+    ----------
+    image : array, tensor or PIL.Image.Image
+        [H, W], or [C, H, W] or [H, W, C] with 1 or 3 channels; with ``grid``, a batch of those.
+    cmap : str, default "bwr"
+        A colour map of zennit, for one channel.
+    vmin, vmax : float, optional
+        Values of the ends of the colour map; by default the smallest and largest.
+    symmetric : bool, default False
+        Put zero at the centre of the colour map.
+    level : float, default 1.0
+        Steepness of the colour map.
+    grid : bool or (rows, columns), default False
+        Arrange a batch in a grid, each image with its own limits.
+    gridfill : int, optional
+        Grey value of empty places of the grid.
+    resize : int, optional
+        Length of the longer side in pixels.
+    padding : bool, default False
+        Pad to a square.
+
+    Returns
+    -------
+    PIL.Image.Image
+    """
+    if not isinstance(image, Image.Image):
+        image = _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill)
+    if resize is not None:
+        scale = resize / max(image.size)
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if padding:
+        image = _pad_to_square(image)
+    return image
+
+
+def _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill):
+    array = image.detach().cpu().float().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    array = _channels_last(array, batched=bool(grid))
+    if array.dtype != np.uint8:
+        array = _to_bytes(array.astype(float), vmin, vmax, symmetric, axes=(1, 2, 3) if grid else (0, 1, 2))
+    if grid:
+        array = gridify(array, None if isinstance(grid, bool) else grid, gridfill)
+    if array.shape[2] == 3:
+        return Image.fromarray(array)
+    colours = np.asarray(palette(cmap, level), dtype=np.uint8).reshape(256, 3)
+    picture = Image.fromarray(array[:, :, 0])
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def _channels_last(array, batched):
+    axes = array.ndim - batched
+    if axes == 2:
+        return array[..., None]
+    if axes == 3 and array.shape[-3] in (1, 3) and array.shape[-1] not in (1, 3):
+        return np.moveaxis(array, -3, -1)
+    if axes == 3 and array.shape[-1] in (1, 3):
+        # a tensor [3, H, 3] or [1, H, 1] is read as channels first, as torch has it
+        return np.moveaxis(array, -3, -1) if array.shape[-3] in (1, 3) else array
+    raise ValueError(
+        f"an image is [H, W], or [C, H, W] or [H, W, C] with 1 or 3 channels{', in a batch' * batched}; "
+        f"got the shape {array.shape}. See crp.image.vis_signal and vis_features for other inputs"
+    )
+
+
+def _to_bytes(array, vmin, vmax, symmetric, axes):
+    low, high = array.min(axes, keepdims=True), array.max(axes, keepdims=True)
+    if symmetric:
+        high = np.maximum(np.abs(low), np.abs(high))
+        low = -high
+    low = low if vmin is None else np.asarray(vmin, dtype=float)
+    high = high if vmax is None else np.asarray(vmax, dtype=float)
+    constant = 0.5 if symmetric else 0.0
+    span = np.where(high > low, high - low, 1)
+    scaled = np.where(high > low, (array - low) / span, constant)
+    return (scaled * 255).clip(0, 255).round().astype(np.uint8)
+
+
+def _pad_to_square(image):
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), (255, 255, 255))
+    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def max_norm(rel: torch.Tensor) -> torch.Tensor:
+    """Divide by the largest value; all zeros stay zeros."""
+    return rel / rel.max().clamp_min(torch.finfo(rel.dtype).tiny)
+
+
+def get_crop_range(heatmap: torch.Tensor, crop_th: float) -> tuple[int, int, int, int]:
+    """The smallest rectangle with everything above a threshold.
+
+    Parameters
+    ----------
+    heatmap : torch.Tensor
+        [H, W]
+    crop_th : float
+
+    Returns
+    -------
+    row1, row2, col1, col2 : int
+        ``heatmap[row1:row2, col1:col2]`` is the rectangle; the whole heatmap if nothing lies above the threshold.
+    """
+    rows, columns = torch.where(heatmap > crop_th)
+    if len(rows) == 0:
+        return 0, heatmap.shape[0], 0, heatmap.shape[1]
+    return int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+
+
+def smooth(heatmap: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """Absolute heatmap [H, W], blurred by a Gaussian of this width in pixels and divided by its maximum."""
+    sigma = 0.3 * ((kernel_size - 1) * 0.5 - 1) + 0.8
+    blurred = gaussian_filter(
+        heatmap.detach().abs().cpu().float().numpy(), sigma, mode="mirror", radius=kernel_size // 2
+    )
+    return max_norm(torch.from_numpy(blurred)).to(heatmap.device)
+
+
+def vis_opaque_img(
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, alpha: float = 0.3, vis_th: float = 0.2,
+    crop_th: float = 0.1, kernel_size: int = 19,
+) -> list[Image.Image]:
+    """Show the parts of images with strong relevance and darken the rest.
+
+    Parameters
+    ----------
+    data_batch : torch.Tensor
+        [N, C, H, W], 1 or 3 channels.
+    heatmaps : torch.Tensor
+        [N, H, W]
+    rf : bool, default False
+        Crop to the relevant part.
+    alpha : float, default 0.3
+        Brightness of the rest.
+    vis_th : float, default 0.2
+        Smoothed relevance above this share of its maximum is shown.
+    crop_th : float, default 0.1
+        Smoothed relevance above this share of its maximum is inside the crop.
+    kernel_size : int, default 19
+        Width of the smoothing in pixels.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+    """
+    pictures = []
+    for image, heatmap in zip(data_batch, heatmaps):
+        if image.shape[-2:] != heatmap.shape:
+            raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+        smoothed = smooth(heatmap, kernel_size)
+        picture = np.asarray(imgify(image, cmap="gray").convert("RGB"), dtype=float)
+        shown = (smoothed > vis_th).cpu().numpy()[..., None]
+        picture = np.where(shown, picture, picture * alpha).astype(np.uint8)
+        if rf:
+            row1, row2, col1, col2 = get_crop_range(smoothed, crop_th)
+            picture = picture[row1:row2, col1:col2]
+        pictures.append(imgify(Image.fromarray(picture), padding=True))
+    return pictures
+
+
+def vis_img_heatmap(
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1, kernel_size: int = 19,
+    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True,
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Show images and their heatmaps.
+
+    Parameters
+    ----------
+    data_batch : torch.Tensor
+        [N, C, H, W], 1 or 3 channels.
+    heatmaps : torch.Tensor
+        [N, H, W]
+    rf : bool, default False
+        Crop both to the relevant part.
+    crop_th : float, default 0.1
+        Smoothed relevance above this share of its maximum is inside the crop.
+    kernel_size : int, default 19
+        Width of the smoothing in pixels.
+    cmap, vmin, vmax, symmetric
+        Colours of the heatmaps, as for :func:`imgify`.
+
+    Returns
+    -------
+    images, heatmaps : list of PIL.Image.Image
+    """
+    images, maps = [], []
+    for image, heatmap in zip(data_batch, heatmaps):
+        if rf:
+            if image.shape[-2:] != heatmap.shape:
+                raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+            row1, row2, col1, col2 = get_crop_range(smooth(heatmap, kernel_size), crop_th)
+            image, heatmap = image[..., row1:row2, col1:col2], heatmap[row1:row2, col1:col2]
+        images.append(imgify(image, cmap="gray", padding=True))
+        maps.append(imgify(heatmap, cmap=cmap, vmin=vmin, vmax=vmax, symmetric=symmetric, padding=True))
+    return images, maps
+
+
+def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
+    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T], feature vectors [F]."""
+    pictures = []
+    for sample in data_batch:
+        if not isinstance(sample, torch.Tensor):
+            raise TypeError("inputs of several parts have no picture: give a plot_fn, or plot_fn=None for the inputs")
+        if sample.ndim == 3 or sample.ndim == 2 and sample.shape[0] > 8:
+            pictures.append(imgify(sample, cmap="gray", padding=True))
+        elif sample.ndim == 2:
+            pictures += vis_signal(sample[None], torch.zeros(1, sample.shape[1]))
+        else:
+            pictures += vis_features(sample[None], torch.zeros(1, *sample.shape))
+    return pictures
+
+
+def vis_signal(
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1
+) -> list[Image.Image]:
+    """Draw signals as lines over their relevance: red for positive, blue for negative.
+
+    Parameters
+    ----------
+    data_batch : torch.Tensor
+        [N, C, T]; each channel is a line.
+    heatmaps : torch.Tensor
+        [N, T]
+    rf : bool, default False
+        Crop to where the absolute relevance exceeds ``crop_th`` of its maximum.
+    crop_th : float, default 0.1
+
+    Returns
+    -------
+    list of PIL.Image.Image
+    """
+
+    def draw(axes, signal, relevance):
+        first, stop = 0, len(relevance)
+        if rf:
+            _, _, first, stop = get_crop_range(max_norm(relevance.abs())[None], crop_th)
+        limit = float(relevance.abs().max()) or 1
+        times = np.arange(first, stop)
+        axes.imshow(
+            relevance[None, first:stop].numpy(), cmap="bwr", vmin=-limit, vmax=limit, aspect="auto",
+            extent=(first - 0.5, stop - 0.5, 0, 1), transform=axes.get_xaxis_transform(), alpha=0.6,
+        )
+        axes.plot(times, signal[:, first:stop].T.numpy(), color="black", linewidth=1)
+        axes.set_xlim(first - 0.5, stop - 0.5)
+
+    return [_draw_small(draw, *pair) for pair in zip(_plain(data_batch), _plain(heatmaps))]
+
+
+def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False) -> list[Image.Image]:
+    """Draw feature vectors as bars, coloured by their relevance: red for positive, blue for negative.
+
+    The attribution must keep the feature axis: ``CondAttribution(model, heatmap_axis=None)``.
+
+    Parameters
+    ----------
+    data_batch, heatmaps : torch.Tensor
+        [N, F]
+    rf : bool
+        Has no meaning here.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+    """
+    if heatmaps.shape != data_batch.shape:
+        raise ValueError(
+            f"features {tuple(data_batch.shape)} and heatmaps {tuple(heatmaps.shape)} differ in shape: "
+            "keep the feature axis with CondAttribution(model, heatmap_axis=None)"
+        )
+
+    def draw(axes, features, relevance):
+        from matplotlib import colormaps
+
+        limit = float(relevance.abs().max()) or 1
+        axes.bar(
+            np.arange(len(features)), features.numpy(), color=colormaps["bwr"](relevance.numpy() / limit / 2 + 0.5),
+            edgecolor="black", linewidth=0.4,
+        )
+        axes.axhline(0, color="black", linewidth=0.6)
+
+    return [_draw_small(draw, *pair) for pair in zip(_plain(data_batch), _plain(heatmaps))]
+
+
+def _plain(tensor):
+    return tensor.detach().cpu().float()
+
+
+def _draw_small(draw, *arguments) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2, 1.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=5)
+    draw(axes, *arguments)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content, pil_kwargs={"compress_level": 1})
+    return Image.open(content).convert("RGB")
+
+
+def plot_grid(
+    ref_c: Mapping, cmap_dim: int | None = 1, cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None,
+    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6),
+):
+    """Show references in a grid: a row per concept, or two where there are images and heatmaps.
+
+    Parameters
+    ----------
+    ref_c : dict
+        Concept id -> list of pictures or tensors, or a tuple of such lists; what ``get_max_reference`` returns.
+    cmap_dim : int or None, default 1
+        Which item of the tuple holds heatmaps, to be coloured if they are tensors; None for none.
+    cmap, vmin, vmax, symmetric, resize, padding
+        As for :func:`imgify`.
+    figsize : tuple of float, default (6, 6)
+        In inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from crp.plotting import draw_grid
+
+    if cmap_dim not in (None, 0, 1):
+        raise ValueError(f"cmap_dim is None, 0 or 1, not {cmap_dim!r}")
+
+    def pictures(items, position):
+        colours = {"cmap": "gray"}
+        if position == cmap_dim:
+            colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
+        return [imgify(item, **colours, resize=resize, padding=padding) for item in items]
+
+    rows = []
+    for concept, references in ref_c.items():
+        parts = references if isinstance(references, tuple) else (references,)
+        rows.append((str(concept), [pictures(items, position) for position, items in enumerate(parts)]))
+    return draw_grid(rows, figsize)

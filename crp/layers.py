@@ -1,0 +1,140 @@
+"""Addresses of layers, and the tensors that modules take and return.
+
+A layer is addressed as ``name`` (a module's output), ``name:in`` (its input) or ``name:1`` (its second output), where
+``name`` is the module's name in ``model.named_modules()``.
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LayerAddress:
+    """One place in a model at which relevance is read or masked.
+
+    Attributes
+    ----------
+    layer : str
+        The address as the user wrote it.
+    module_name : str
+        Name of the module in ``named_modules``.
+    module : torch.nn.Module
+    output_index : int or None
+        Which tensor of the output; ``None`` is the first one.
+    is_input : bool
+        Whether the module's input is meant instead of an output.
+    """
+
+    layer: str
+    module_name: str
+    module: nn.Module
+    output_index: int | None = None
+    is_input: bool = False
+
+
+def resolve_layer(model: nn.Module, layer: str) -> LayerAddress:
+    """Find the module that an address names.
+
+    Raises
+    ------
+    ValueError
+        If no module has this name; the message lists the nearest names.
+    """
+    modules = dict(model.named_modules())
+    if not isinstance(layer, str):
+        raise TypeError(f"a layer is named by a string, as in model.named_modules(), not by {layer!r}")
+    if layer in modules and layer:
+        return LayerAddress(layer, layer, modules[layer])
+    name, colon, part = layer.rpartition(":")
+    if colon and name in modules and name:
+        if part == "in":
+            return LayerAddress(layer, name, modules[name], is_input=True)
+        if part.isdecimal():
+            return LayerAddress(layer, name, modules[name], output_index=int(part))
+        raise ValueError(f"layer {layer!r}: after the colon comes 'in' or the number of an output, not {part!r}")
+    raise ValueError(unknown_layer_message(name if colon else layer, [known for known in modules if known]))
+
+
+def unknown_layer_message(layer: str, known: Iterable[str]) -> str:
+    """Say that a layer does not exist and which names come nearest."""
+    known = list(known)
+    nearest = difflib.get_close_matches(layer, known, n=3, cutoff=0.5)
+    if nearest:
+        return f"no layer {layer!r}; did you mean " + " or ".join(repr(name) for name in nearest) + "?"
+    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return f"no layer {layer!r}; the model has: {shown or 'no named layers'}"
+
+
+def flatten_tensors(value: Any) -> list:
+    """List the leaves of nested tuples, lists and mappings in order; ``None`` keeps its place."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in flatten_tensors(item)]
+    return [value]
+
+
+def unflatten_tensors(template: Any, leaves: list) -> Any:
+    """Rebuild the structure of ``template`` with other leaves, in the order of :func:`flatten_tensors`."""
+    remaining = iter(leaves)
+
+    def rebuild(value):
+        if type(value) is dict:
+            return {key: rebuild(item) for key, item in value.items()}
+        if isinstance(value, Mapping):
+            return type(value)(**{key: rebuild(item) for key, item in value.items()})
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*[rebuild(item) for item in value])
+        if isinstance(value, (tuple, list)):
+            return type(value)([rebuild(item) for item in value])
+        return next(remaining)
+
+    return rebuild(template)
+
+
+def leaf_index(leaves: list, address: LayerAddress) -> int:
+    """Index of the tensor that an address means among the leaves of a module's input or output.
+
+    Raises
+    ------
+    ValueError
+        If the module gives no floating-point tensor there.
+    """
+    index = address.output_index
+    if index is None:
+        index = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)), len(leaves))
+    if index >= len(leaves) or not isinstance(leaves[index], torch.Tensor):
+        found = ", ".join(type(leaf).__name__ for leaf in leaves) or "nothing"
+        side = "takes" if address.is_input else "returns"
+        raise ValueError(f"layer {address.layer!r}: the module {side} no tensor there (it {side}: {found})")
+    if not leaves[index].is_floating_point():
+        raise ValueError(f"layer {address.layer!r} holds {leaves[index].dtype} values; relevance needs floating point")
+    return index
+
+
+def get_layer_names(model: nn.Module, types: list) -> list[str]:
+    """Names of all modules of the given types, in the order of ``model.named_modules()``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    types : list of type
+        Module classes, such as ``[torch.nn.Conv2d, torch.nn.Linear]``; subclasses count.
+
+    Returns
+    -------
+    list of str
+    """
+    return [name for name, module in model.named_modules() if name and isinstance(module, tuple(types))]
+
+
+def module_order(model: nn.Module, layers: Iterable[str]) -> list[str]:
+    """Sort layer addresses by the position of their modules in ``model.named_modules()``."""
+    position = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    return sorted(layers, key=lambda layer: (position[resolve_layer(model, layer).module_name], layer))

@@ -1,0 +1,102 @@
+"""Samples of a dataset as a model takes them."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Subset
+
+
+def split_item(item: Any, target_key: str = "labels") -> tuple[Any, Any]:
+    """Split what a dataset gives into model inputs and target.
+
+    Parameters
+    ----------
+    item : tuple or dict
+        (input, target), or a dict in which ``target_key`` holds the target and the rest are model inputs.
+    target_key : str
+
+    Returns
+    -------
+    inputs, target
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the item is neither.
+    """
+    if isinstance(item, Mapping):
+        if target_key not in item:
+            raise ValueError(f"the dataset gives dicts with {sorted(item)}: say where the target is with target_key=...")
+        return {key: value for key, value in item.items() if key != target_key}, item[target_key]
+    if isinstance(item, (tuple, list)) and len(item) == 2:
+        return item[0], item[1]
+    raise TypeError(f"a dataset gives (input, target) or a dict, not {_describe(item)}")
+
+
+def with_batch_axis(inputs: Any) -> Any:
+    """Turn the inputs of one sample into tensors with a batch axis of length 1."""
+    if isinstance(inputs, Mapping):
+        return {key: with_batch_axis(value) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)) and not all(isinstance(value, (int, float)) for value in inputs):
+        return tuple(with_batch_axis(value) for value in inputs)
+    try:
+        return torch.as_tensor(inputs).unsqueeze(0)
+    except (TypeError, RuntimeError, ValueError):
+        raise TypeError(
+            f"the dataset gives {_describe(inputs)} as input; crp needs tensors or arrays "
+            "(for images, put a transform such as ToTensor into the dataset)"
+        ) from None
+
+
+def join_samples(samples: list[Any], indices: list[int]) -> Any:
+    """Join samples along their batch axis.
+
+    Raises
+    ------
+    ValueError
+        If they differ in shape; the message names two of them.
+    """
+    first = samples[0]
+    if first is None:
+        return None
+    if isinstance(first, Mapping):
+        return {key: join_samples([sample[key] for sample in samples], indices) for key in first}
+    if isinstance(first, tuple):
+        return tuple(join_samples(list(parts), indices) for parts in zip(*samples))
+    for index, sample in zip(indices, samples):
+        if sample.shape != first.shape:
+            raise ValueError(
+                f"samples {indices[0]} and {index} have the shapes {tuple(first.shape[1:])} and "
+                f"{tuple(sample.shape[1:])}; bring them to one shape in the dataset or in preprocess_fn"
+            )
+    return torch.cat(samples)
+
+
+def list_targets(target: Any) -> list[int]:
+    """The classes of a sample: one class number (also as an array of length 1), or the set bits of a multi-hot vector.
+
+    Raises
+    ------
+    TypeError
+        If the target is neither.
+    """
+    array = np.asarray(target.cpu() if isinstance(target, torch.Tensor) else target)
+    if array.size == 1 and array.dtype.kind in "iu":
+        return [int(array.item())]
+    if array.ndim == 1 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
+        return np.flatnonzero(array).tolist()
+    raise TypeError(
+        f"a target is a class number or a multi-hot vector, not {target!r}; override multitarget_to_single for others"
+    )
+
+
+def iterate_items(dataset: Any, indices: range, batch_size: int, num_workers: int) -> Iterator[list[Any]]:
+    """Lists of ``dataset[i]``, in order, read by worker processes if ``num_workers`` is positive."""
+    return iter(DataLoader(Subset(dataset, indices), batch_size, collate_fn=list, num_workers=num_workers))
+
+
+def _describe(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__qualname__}"

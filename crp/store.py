@@ -1,0 +1,502 @@
+"""The store: matrices of what every sample does to every concept, in a folder that numpy and a text editor can read.
+
+::
+
+    manifest.json                       format, versions, settings, layers
+    shards/00000000/                    consecutive samples, named by the first
+        relevance.rows.npy              sample, target, position, prediction of each row; activation.rows.npy likewise
+        L0003.relevance.value.npy       [rows, concepts] sum over positions (.maximum: the largest value, if asked for)
+        L0003.relevance.total.npy       [rows] sum of absolute values over the concepts (.maximum_total likewise)
+        L0003.relevance.position.npy    [rows, concepts] flat index of the strongest position, if there are several
+        shard.json                      size and sha256 of each file, sha256 of the manifest
+    tables/L0003.relevance.value.npy    [concepts, 40] the top rows; .value_normalised likewise
+    seal.json                           sha256 of all shards and tables: the store is complete
+
+Nothing is pickled, so opening a store runs no code.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crp.layers import unknown_layer_message
+from crp.topk import top_rows
+
+FORMAT = "crp-store"
+FORMAT_VERSION = 1
+QUANTITIES = ("relevance", "activation")
+TABLE_DEPTH = 40
+ROW_DTYPE = np.dtype([("sample", "<i8"), ("target", "<i8"), ("position", "<i8"), ("prediction", "<i8")])
+TABLE_DTYPE = np.dtype([("row", "<i8"), ("sample", "<i8"), ("position", "<i4"), ("value", "<f4")])
+MATRIX_OF = {"sum": "value", "max": "maximum"}
+TOTAL_OF = {"sum": "total", "max": "maximum_total"}
+
+
+class StoreError(ValueError):
+    """A store that is missing, unfinished, damaged, or made with other settings."""
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """A layer in a store.
+
+    Attributes
+    ----------
+    key : str
+        Short name of its files.
+    name : str
+        Name of the layer in the model.
+    concepts : int
+        Number of concepts.
+    position_shape : tuple of int or None
+        Shape of the positions of a concept; None where the concept does not know it.
+    concept : dict
+        Class and fingerprint of the concept.
+    """
+
+    key: str
+    name: str
+    concepts: int
+    position_shape: tuple[int, ...] | None
+    concept: dict
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether positions are stored."""
+        return self.position_shape is None or int(np.prod(self.position_shape)) > 1
+
+    def to_json(self) -> dict:
+        """As the manifest holds it."""
+        shape = None if self.position_shape is None else list(self.position_shape)
+        return {"key": self.key, "name": self.name, "concepts": self.concepts, "position_shape": shape,
+                "concept": self.concept}
+
+    @classmethod
+    def from_json(cls, entry: dict) -> LayerEntry:
+        """From the manifest."""
+        key, concepts, shape = entry["key"], entry["concepts"], entry["position_shape"]
+        if not re.fullmatch(r"L\d{4,9}", key) or not isinstance(concepts, int) or concepts < 1:
+            raise StoreError(f"the manifest holds an impossible layer: {entry}")
+        shape = None if shape is None else tuple(map(int, shape))
+        return cls(key, str(entry["name"]), concepts, shape, entry["concept"])
+
+
+class References(NamedTuple):
+    """The strongest samples of a concept, in descending order.
+
+    Attributes
+    ----------
+    samples : numpy.ndarray
+        [k] positions in the dataset.
+    values : numpy.ndarray
+        [k]
+    positions : numpy.ndarray
+        [k] flat index of the strongest position in the layer.
+    """
+
+    samples: np.ndarray
+    values: np.ndarray
+    positions: np.ndarray
+
+
+class ShardedMatrix:
+    """The rows of all shards as one array [rows, columns] that is read when it is indexed.
+
+    Indexing by rows and columns gives a numpy array, as numpy would; ``numpy.asarray`` reads everything.
+
+    Parameters
+    ----------
+    parts : list of numpy.ndarray
+        One array per shard, usually mapped from a file.
+    totals : list of numpy.ndarray, optional
+        [rows] per shard, to divide by.
+    """
+
+    ndim = 2
+
+    def __init__(self, parts: list[np.ndarray], totals: list[np.ndarray] | None = None):
+        self._parts, self._totals = parts, totals
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), parts[0].shape[1])
+        self.dtype = parts[0].dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"ShardedMatrix(shape={self.shape}, dtype={self.dtype}, shards={len(self._parts)})"
+
+    def __array__(self, dtype=None, copy=None):
+        array = self[:]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __getitem__(self, index):
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        if isinstance(rows, slice) and rows == slice(None):
+            return np.concatenate([self._read(i, slice(None), columns) for i in range(len(self._parts))])
+        wanted = np.arange(len(self))[rows]
+        flat = np.atleast_1d(wanted)
+        shard_of = np.searchsorted(self._ends, flat, side="right")
+        order = np.argsort(shard_of, kind="stable")
+        pieces = []
+        for shard in np.unique(shard_of):
+            local = flat[order][shard_of[order] == shard] - (self._ends[shard] - len(self._parts[shard]))
+            pieces.append(self._read(shard, local, columns))
+        if not pieces:
+            return self._read(0, np.empty(0, dtype=int), columns)
+        gathered = np.concatenate(pieces)
+        result = np.empty_like(gathered)
+        result[order] = gathered
+        return result if np.ndim(wanted) else result[0]
+
+    def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
+        """All rows in order, a few at a time."""
+        for shard, part in enumerate(self._parts):
+            for first in range(0, len(part), rows):
+                yield self._read(shard, slice(first, first + rows), slice(None))
+
+    def take_columnwise(self, rows: np.ndarray) -> np.ndarray:
+        """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
+        wanted = np.unique(rows)
+        gathered = np.empty(rows.shape, self.dtype)
+        for first in range(0, len(wanted), 1024):
+            part = wanted[first:first + 1024]
+            block = self[part]
+            column, slot = np.nonzero((rows >= part[0]) & (rows <= part[-1]))
+            gathered[column, slot] = block[np.searchsorted(part, rows[column, slot]), column]
+        return gathered
+
+    def _read(self, shard, rows, columns):
+        part = self._parts[shard]
+        values = np.array(part[rows][:, columns] if isinstance(rows, np.ndarray) else part[rows, columns])
+        if self._totals is None:
+            return values
+        total = np.maximum(self._totals[shard][rows], np.finfo(values.dtype).tiny)
+        return values / (total[:, None] if values.ndim == 2 else total)
+
+
+class ReferenceStore:
+    """What a finished sweep found, read from its folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder given to ``FeatureVisualization``.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, its sweep has not finished, or its files are damaged.
+
+    Examples
+    --------
+    >>> store = ReferenceStore("FeatureVisualization")  # doctest: +SKIP
+    >>> samples, values, positions = store.top("features.28", 5, k=8)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path):
+        read_manifest(path)
+        seal = _read_json(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
+        self._open(path, list(seal["shards"]))
+
+    @classmethod
+    def unsealed(cls, path: str | Path, shards: list[str]) -> ReferenceStore:
+        """The shards of a store that is not finished: matrices, but no tables."""
+        store = cls.__new__(cls)
+        store._open(path, shards)
+        return store
+
+    def _open(self, path, shards):
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        self.shards = shards
+        if not shards or not all(re.fullmatch(r"\d{8,}", shard) for shard in shards):
+            raise StoreError(f"{self.path}: the seal names impossible shards")
+        self._entries = {entry.name: entry for entry in map(LayerEntry.from_json, self.manifest["settings"]["layers"])}
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __repr__(self):
+        return f"ReferenceStore({str(self.path)!r}, rows={len(self.targets)}, layers={len(self._entries)})"
+
+    def identity(self) -> str:
+        """A hash that changes with the contents of the store."""
+        return file_hash(self.path / "seal.json")
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, in the order of the model."""
+        return list(self._entries)
+
+    def concepts(self, layer: str) -> range:
+        """Ids of the concepts of a layer."""
+        return range(self.entry(layer).concepts)
+
+    def entry(self, layer: str) -> LayerEntry:
+        """What the manifest says of a layer."""
+        if layer not in self._entries:
+            raise StoreError(f"{self.path}: {unknown_layer_message(layer, self._entries)}")
+        return self._entries[layer]
+
+    def rows(self, quantity: str = "relevance") -> np.ndarray:
+        """Sample, target, position and prediction of each row, as a structured array.
+
+        Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
+        """
+        return np.concatenate([self._shard_array(shard, f"{_quantity(quantity)}.rows") for shard in self.shards])
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Target of each row of relevance."""
+        return self.rows()["target"]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """Predicted class of each row of relevance; -1 for models that do not predict one class."""
+        return self.rows()["prediction"]
+
+    def values(
+        self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = False
+    ) -> ShardedMatrix:
+        """The matrix of a layer.
+
+        Parameters
+        ----------
+        layer : str
+        quantity : {"relevance", "activation"}
+        statistic : {"sum", "max"}
+            Over positions; "max" only if the sweep was asked for it.
+        normalised : bool, default False
+            Divide each row by the sum of its absolute values.
+
+        Returns
+        -------
+        ShardedMatrix
+            [rows, concepts] float32
+        """
+        parts = self._matrix(layer, quantity, MATRIX_OF, statistic)
+        return ShardedMatrix(parts, self._matrix(layer, quantity, TOTAL_OF, statistic) if normalised else None)
+
+    def positions(self, layer: str, quantity: str = "relevance") -> ShardedMatrix:
+        """Flat index of each concept's strongest position, [rows, concepts] int32."""
+        entry = self.entry(layer)
+        if entry.has_positions:
+            return ShardedMatrix([
+                self._shard_array(shard, f"{entry.key}.{_quantity(quantity)}.position") for shard in self.shards
+            ])
+        counts = [len(self._shard_array(shard, f"{_quantity(quantity)}.rows")) for shard in self.shards]
+        return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
+
+    def rows_of_target(self, target: int, quantity: str = "relevance") -> np.ndarray:
+        """Numbers of the rows of one class, ascending; for activations, of samples that have it among their targets."""
+        relevance_rows = self.rows()
+        is_target = relevance_rows["target"] == int(target)
+        if _quantity(quantity) == "relevance":
+            return np.flatnonzero(is_target)
+        return np.flatnonzero(np.isin(self.rows(quantity)["sample"], relevance_rows["sample"][is_target]))
+
+    def top(
+        self,
+        layer: str,
+        concept: int,
+        quantity: str = "relevance",
+        k: int = 8,
+        target: int | None = None,
+        *,
+        statistic: str = "sum",
+        normalised: bool = True,
+    ) -> References:
+        """The samples at which a concept is strongest.
+
+        Parameters
+        ----------
+        layer : str
+        concept : int
+        quantity : {"relevance", "activation"}
+        k : int, default 8
+            How many; fewer come back if there are fewer.
+        target : int, optional
+            Only samples of this class.
+        statistic : {"sum", "max"}
+        normalised : bool, default True
+            Rank by each sample's share of the layer instead of the raw value.
+
+        Returns
+        -------
+        References
+            ``samples, values, positions``, in descending order; on ties, the lower sample first.
+        """
+        check_concept(layer, concept, self.entry(layer).concepts)
+        if k < 0:
+            raise ValueError(f"k is not negative, as {k} is")
+        if target is None and k <= TABLE_DEPTH:
+            best = self.table(layer, quantity, statistic=statistic, normalised=normalised)[concept, :k]
+            return References(*(np.array(best[field]) for field in ("sample", "value", "position")))
+        rows = slice(None) if target is None else self.rows_of_target(target, quantity)
+        column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[rows, concept]
+        order = np.argsort(-column, kind="stable")[:k]
+        best = order if target is None else rows[order]
+        samples = self.rows(quantity)["sample"][best]
+        return References(samples, column[order], self.positions(layer, quantity)[best, concept])
+
+    def table(
+        self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = True
+    ) -> np.ndarray:
+        """The top rows of each concept: [concepts, up to 40] with the fields row, sample, position and value."""
+        self._check_statistic(statistic)
+        name = table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised)
+        return self._array(self.path / "tables" / f"{name}.npy")
+
+    def class_means(
+        self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Per class, the mean of a concept's ``n`` largest values.
+
+        Returns
+        -------
+        targets, means : numpy.ndarray
+            [classes], classes ascending.
+        """
+        column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[:, concept]
+        pairs = self.rows()
+        if _quantity(quantity) == "relevance":
+            values = column
+        else:
+            values = column[np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])]
+        order = np.lexsort((-values, pairs["target"]))
+        targets, starts, counts = np.unique(pairs["target"][order], return_index=True, return_counts=True)
+        rank = np.arange(len(order)) - np.repeat(starts, counts)
+        counted = np.repeat(np.arange(len(targets)), counts)[rank < n]
+        sums = np.bincount(counted, values[order][rank < n], len(targets))
+        return targets, sums / np.minimum(counts, n)
+
+    def sorted_rows(
+        self, layer: str, quantity: str = "relevance", target: int | None = None, *, statistic: str = "sum",
+        normalised: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples, values and positions of the top rows of all concepts at once, each [up to 40, concepts]."""
+        if target is None:
+            table = self.table(layer, quantity, statistic=statistic, normalised=normalised).T
+            return table["sample"], table["value"], table["position"]
+        rows = self.rows_of_target(target, quantity)
+        if len(rows) == 0:
+            classes = np.unique(self.targets).tolist()
+            raise StoreError(f"{self.path} holds no sample of class {target}; it holds {classes}")
+        matrix = self.values(layer, quantity, statistic=statistic, normalised=normalised)
+        blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
+        best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
+        best = rows[best]
+        positions = self.positions(layer, quantity).take_columnwise(best)
+        return self.rows(quantity)["sample"][best].T, values.T, positions.T
+
+    def to_xarray(self):
+        """The store as an ``xarray.Dataset`` with named dimensions. Needs ``pip install crp-concepts[xarray]``.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``"<layer>.<quantity>"`` [row, concept of the layer] and, per quantity, the rows' sample, target, position
+            and prediction. Everything is read into memory.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError("to_xarray needs xarray: pip install 'crp-concepts[xarray]'") from None
+        data = {}
+        for quantity in QUANTITIES:
+            rows = self.rows(quantity)
+            data.update({f"{quantity}.{name}": (f"{quantity}.row", rows[name]) for name in ROW_DTYPE.names})
+            for layer in self.layers:
+                dimensions = (f"{quantity}.row", f"{layer}.concept")
+                data[f"{layer}.{quantity}"] = (dimensions, np.asarray(self.values(layer, quantity)))
+        return xarray.Dataset(data)
+
+    def _matrix(self, layer, quantity, names, statistic):
+        self._check_statistic(statistic)
+        stem = f"{self.entry(layer).key}.{_quantity(quantity)}.{names[statistic]}"
+        return [self._shard_array(shard, stem) for shard in self.shards]
+
+    def _check_statistic(self, statistic):
+        available = stored_statistics(self.manifest["settings"]["options"]["max_target"])
+        if statistic not in available:
+            raise StoreError(
+                f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
+            )
+
+    def _shard_array(self, shard, stem):
+        return self._array(self.path / "shards" / shard / f"{stem}.npy")
+
+    def _array(self, path):
+        if str(path) not in self._arrays:
+            try:
+                self._arrays[str(path)] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{path} is missing or damaged: {error}") from error
+        return self._arrays[str(path)]
+
+
+def check_concept(layer: str, concept: int, count: int) -> None:
+    """Raise an IndexError if a layer has no such concept."""
+    if not -count <= concept < count:
+        raise IndexError(f"concept id {concept} is out of range: those of layer {layer!r} are 0 to {count - 1}")
+
+
+def table_name(key: str, quantity: str, statistic: str, normalised: bool) -> str:
+    """Name of the file with the top rows of a layer."""
+    return f"{key}.{quantity}.{MATRIX_OF[statistic]}" + ("_normalised" if normalised else "")
+
+
+def stored_statistics(max_target: str) -> list[str]:
+    """The statistics over positions that a sweep writes: always the sum, the maximum when asked for."""
+    return ["sum"] if max_target == "sum" else ["sum", "max"]
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a folder holds a store, finished or not."""
+    return (Path(path) / "manifest.json").is_file()
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether a folder holds a store whose sweep has finished."""
+    return is_store(path) and (Path(path) / "seal.json").is_file()
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it is of another format.
+    """
+    manifest = _read_json(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
+        raise StoreError(f"{path}: manifest.json is not of the format {FORMAT} version {FORMAT_VERSION}")
+    return manifest
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _quantity(quantity: str) -> str:
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity is 'relevance' or 'activation', not {quantity!r}")
+    return quantity
+
+
+def _read_json(path: Path, absent: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path.parent}: {absent}") from None
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}") from error

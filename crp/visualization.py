@@ -1,0 +1,524 @@
+"""Feature visualization: the samples of a dataset that show what a concept stands for."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from zennit.core import Composite
+
+from crp.attribution import CondAttribution
+from crp.cache import Cache
+from crp.concepts import Concept, as_ids, check_max_target
+from crp.fingerprint import fingerprint
+from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
+from crp.inputs import map_tensors
+from crp.layers import unknown_layer_message
+from crp.legacy import LegacyResults, is_legacy_folder, results_name
+from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+from crp.shards import finished_shards, seal_store
+from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
+from crp.sweep import Batch, Sweep
+
+
+@dataclass(frozen=True)
+class Results:
+    """Names one kind of results for the ``load_*`` functions of ``crp.helper``.
+
+    Attributes
+    ----------
+    PATH : Path
+    """
+
+    PATH: Path
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A heatmap to compute: one concept on one reference sample."""
+
+    key: Any
+    slot: int
+    sample: int
+    condition: dict
+
+
+class FeatureVisualization:
+    """Finds, in a dataset, the samples at which concepts are most active (ActMax) or most relevant (RelMax).
+
+    Parameters
+    ----------
+    attribution : CondAttribution
+    dataset : sequence
+        ``dataset[i]`` gives (input, target) or a dict of model inputs with a target; a target is a class number or a
+        multi-hot vector.
+    layer_map : dict, or iterable of pairs
+        Layer -> :class:`crp.concepts.Concept`.
+    preprocess_fn : callable, optional
+        Applied to the input of each sample [1, ...] before the model sees it; pictures show the input without it.
+    max_target : {"sum", "max"}
+        Whether a concept's value is the sum over positions or the largest value.
+    abs_norm : bool, default True
+        Rank samples by the concept's share of the layer: its value divided by the sum of all absolute values.
+    path : str or Path, default "FeatureVisualization"
+        Folder of the store that :meth:`run` writes (see ``crp.store``). A folder that zennit-crp 0.6.0 wrote can be
+        read.
+    device : str or torch.device, optional
+        By default that of the attribution.
+    cache : crp.cache.Cache, optional
+        Keeps pictures of references.
+    target_key : str, default "labels"
+        Where a dataset of dicts has the target.
+
+    Attributes
+    ----------
+    RelMax, ActMax, RelStats, ActStats
+        Their ``PATH`` is what ``load_maximization``, ``load_statistics`` and ``load_stat_targets`` take.
+
+    References
+    ----------
+    R. Achtibat et al. (2023). From attribution maps to human-understandable explanations through Concept Relevance
+    Propagation. Nature Machine Intelligence 5, 1006-1019.
+    """
+
+    def __init__(
+        self,
+        attribution: CondAttribution,
+        dataset: Any,
+        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]],
+        preprocess_fn: Callable | None = None,
+        max_target: str = "sum",
+        abs_norm: bool = True,
+        path: str | Path = "FeatureVisualization",
+        device: str | torch.device | None = None,
+        cache: Cache | None = None,
+        *,
+        target_key: str = "labels",
+    ):
+        check_max_target(max_target)
+        self.attribution, self.dataset, self.layer_map = attribution, dataset, dict(layer_map)
+        self.preprocess_fn, self.max_target, self.abs_norm = preprocess_fn, max_target, abs_norm
+        self.path = Path(path)
+        self.device = attribution.device if device is None else torch.device(device)
+        self.cache, self.target_key = cache, target_key
+        self.RelMax, self.ActMax, self.RelStats, self.ActStats = (
+            Results(self.path / results_name(quantity, kind, max_target, abs_norm))
+            for kind in ("Max", "Stats") for quantity in QUANTITIES
+        )
+
+    # Samples; what users override
+
+    def preprocess_data(self, data: Any) -> Any:
+        """What the model sees of an input [1, ...]."""
+        return data if self.preprocess_fn is None else self.preprocess_fn(data)
+
+    def get_data_sample(self, index: int, preprocessing: bool = True) -> tuple[Any, Any]:
+        """One sample of the dataset.
+
+        Parameters
+        ----------
+        index : int
+        preprocessing : bool, default True
+
+        Returns
+        -------
+        data : torch.Tensor, tuple or dict
+            With a batch axis of length 1, on the device.
+        target
+            As the dataset gives it.
+        """
+        return self._to_sample(self.dataset[index], preprocessing)
+
+    def multitarget_to_single(self, multi_target: Any) -> list[int]:
+        """The classes under which a sample is attributed, one pass each: all set bits of a multi-hot vector."""
+        return list_targets(multi_target)
+
+    def _to_sample(self, item, preprocessing):
+        data, target = split_item(item, self.target_key)
+        data = with_batch_axis(data)
+        if preprocessing:
+            data = self.preprocess_data(data)
+        return map_tensors(lambda tensor: tensor.to(self.device), data), target
+
+    def _load(self, start: int, stop: int, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
+        """Preprocessed samples in batches."""
+        if type(self).get_data_sample is FeatureVisualization.get_data_sample:
+            items = iterate_items(self.dataset, range(start, stop), batch_size, num_workers)
+            batches = ([self._to_sample(item, True) for item in batch] for batch in items)
+        else:
+            batches = (
+                [self.get_data_sample(i, True) for i in range(first, min(first + batch_size, stop))]
+                for first in range(start, stop, batch_size)
+            )
+        for first, samples in zip(range(start, stop, batch_size), batches):
+            indices = list(range(first, first + len(samples)))
+            data = join_samples([data for data, _ in samples], indices)
+            yield Batch(indices, data, [list(self.multitarget_to_single(target)) for _, target in samples])
+
+    # The sweep
+
+    def run(
+        self, composite: Composite, data_start: int, data_end: int, batch_size: int = 32, checkpoint: int = 500,
+        on_device: str | torch.device | None = None, *, overwrite: bool = False, num_workers: int = 0,
+    ) -> ReferenceStore:
+        """Sweep samples of the dataset and keep what each does to each concept.
+
+        Done again with the same settings, it returns at once; broken off, it goes on after the last finished shard.
+
+        Parameters
+        ----------
+        composite : zennit.core.Composite
+        data_start, data_end : int
+            Range of samples; the end is exclusive.
+        batch_size : int, default 32
+        checkpoint : int, default 500
+            Batches per shard of the store.
+        on_device : str or torch.device, optional
+            Where activations and relevances are moved to be read.
+        overwrite : bool, default False
+            Replace what another sweep left in the folder.
+        num_workers : int, default 0
+            Processes that read the dataset.
+
+        Returns
+        -------
+        ReferenceStore
+
+        Raises
+        ------
+        StoreError
+            If the folder holds a sweep with other settings; the message names them.
+        """
+        sweep = self._sweep(composite, batch_size, checkpoint, on_device, num_workers)
+        return sweep.run(data_start, data_end, overwrite)
+
+    def run_distributed(
+        self, composite: Composite, data_start: int, data_end: int, batch_size: int = 16, checkpoint: int = 500,
+        on_device: str | torch.device | None = None, *, num_workers: int = 0,
+    ) -> list[str]:
+        """Sweep a part of the dataset, in this process or another one, on this machine or another one.
+
+        After all parts, :meth:`collect_results` finishes the store.
+
+        Parameters
+        ----------
+        composite, data_start, data_end, batch_size, checkpoint, on_device, num_workers
+            As for :meth:`run`. All parts need the same batch_size and checkpoint.
+
+        Returns
+        -------
+        list of str
+            Names of the shards, for ``collect_results``.
+        """
+        sweep = self._sweep(composite, batch_size, checkpoint, on_device, num_workers)
+        return sweep.run_part(data_start, data_end)
+
+    def collect_results(
+        self, checkpoints: Iterable[str] | None = None, d_index: tuple[int, int] | None = None
+    ) -> ReferenceStore:
+        """Finish a store that :meth:`run_distributed` filled.
+
+        Parameters
+        ----------
+        checkpoints : iterable of str, optional
+            Shards that must be there.
+        d_index : (int, int), optional
+            Range of samples that must be there.
+
+        Returns
+        -------
+        ReferenceStore
+
+        Raises
+        ------
+        StoreError
+            If shards or samples are missing, or overlap.
+        """
+        shards = finished_shards(self.path)
+        missing = [shard for shard in checkpoints or [] if shard not in shards]
+        if missing:
+            raise StoreError(f"{self.path} lacks the shards {missing}")
+        if d_index is not None:
+            covered = {i for first, stop in shards.values() for i in range(first, stop)}
+            absent = [i for i in range(*d_index) if i not in covered]
+            if absent:
+                raise StoreError(f"{self.path} lacks {len(absent)} samples, from {absent[0]} to {absent[-1]}")
+        seal_store(self.path)
+        return ReferenceStore(self.path)
+
+    def _sweep(self, composite, batch_size, checkpoint, on_device, num_workers) -> Sweep:
+        return Sweep(
+            self.attribution, self.layer_map, composite, self.path,
+            lambda start, stop, size: self._load(start, stop, size, num_workers if stop - start > size else 0),
+            len(self.dataset), max_target=self.max_target, batch_size=batch_size, checkpoint=checkpoint,
+            on_device=on_device,
+        )
+
+    # References
+
+    def get_max_reference(
+        self,
+        concept_ids: Any,
+        layer_name: str,
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        rf: bool = False,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        targets: Any = None,
+        overwrite: bool = False,
+    ) -> dict[int, Any]:
+        """The samples at which concepts are most relevant or most active, with conditional heatmaps.
+
+        Parameters
+        ----------
+        concept_ids : int, list, array or tensor of int
+        layer_name : str
+        mode : {"relevance", "activation"}
+            RelMax or ActMax.
+        r_range : (int, int), default (0, 8)
+            Which references: from the first, up to but without the second, in descending order.
+        composite : zennit.core.Composite, optional
+            The rules for heatmaps; without it there are none.
+        rf : bool, default False
+            Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
+        plot_fn : callable or None
+            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. With None, the inputs and
+            heatmaps themselves come back.
+        batch_size : int, default 32
+        targets : int or list of int, optional
+            Start the heatmaps at these outputs instead of at the layer: what the concept contributes to them.
+        overwrite : bool, default False
+            Make pictures anew that the cache holds.
+
+        Returns
+        -------
+        dict
+            Concept id -> what ``plot_fn`` gives; with ``plot_fn=None`` (inputs, heatmaps), or inputs without composite.
+        """
+        wanted = {concept: (concept, None) for concept in as_ids(concept_ids)}
+        return self._references(
+            wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
+        )
+
+    def get_stats_reference(
+        self,
+        concept_id: int,
+        layer_name: str,
+        targets: Any,
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        rf: bool = False,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """The samples of single classes at which a concept is most relevant or most active.
+
+        Parameters
+        ----------
+        concept_id : int
+        layer_name : str
+        targets : int, list, array or tensor of int
+            The classes.
+        mode, r_range, composite, rf, plot_fn, batch_size, overwrite
+            As for :meth:`get_max_reference`.
+
+        Returns
+        -------
+        dict
+            ``"concept_id:target"`` -> as in :meth:`get_max_reference`.
+        """
+        concept = as_ids(concept_id)[0]
+        wanted = {f"{concept}:{target}": (concept, target) for target in as_ids(targets)}
+        return self._references(wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, None, overwrite)
+
+    def compute_stats(
+        self, concept_id: int, layer_name: str, mode: str = "relevance", top_N: int = 5, mean_N: int = 10,  # noqa: N803
+        norm: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The classes that a concept serves most.
+
+        Parameters
+        ----------
+        concept_id : int
+        layer_name : str
+        mode : {"relevance", "activation"}
+        top_N : int, default 5
+            How many classes.
+        mean_N : int, default 10
+            A class counts by the mean over its ``mean_N`` best samples.
+        norm : bool, default False
+            Divide by the value of the best class.
+
+        Returns
+        -------
+        targets : numpy.ndarray
+            [top_N] classes, the best first.
+        values : numpy.ndarray
+            [top_N]
+        """
+        self._check_reference_arguments(layer_name, mode)
+        targets, means = self._results().class_means(
+            layer_name, as_ids(concept_id)[0], mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
+        )
+        best = np.argsort(-means, kind="stable")[:top_N]
+        values = means[best]
+        return targets[best], values / values[0] if norm and len(values) and values[0] != 0 else values
+
+    def precompute_ref(
+        self,
+        layer_c_ind: Mapping[str, Any],
+        composite: Composite,
+        rf: bool = True,
+        stats: bool = False,
+        top_N: int = 4,  # noqa: N803
+        mean_N: int = 10,  # noqa: N803
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        plot_list: list[Callable] = [vis_opaque_img],  # noqa: B006
+        batch_size: int = 32,
+    ) -> None:
+        """Fill the cache with references.
+
+        Parameters
+        ----------
+        layer_c_ind : dict
+            Layer -> concept ids.
+        composite : zennit.core.Composite
+        rf : bool, default True
+        stats : bool, default False
+            Also the references in the ``top_N`` classes of each concept.
+        top_N, mean_N
+            As for :meth:`compute_stats`.
+        mode, r_range, batch_size
+            As for :meth:`get_max_reference`.
+        plot_list : list of callable
+            The plot functions to prepare.
+
+        Raises
+        ------
+        ValueError
+            If there is no cache.
+        """
+        if self.cache is None:
+            raise ValueError("there is no cache to fill: FeatureVisualization(..., cache=ImageCache())")
+        for layer, concept_ids in layer_c_ind.items():
+            for plot_fn in plot_list:
+                self.get_max_reference(concept_ids, layer, mode, r_range, composite, rf, plot_fn, batch_size)
+                for concept in as_ids(concept_ids) if stats else []:
+                    targets, _ = self.compute_stats(concept, layer, mode, top_N, mean_N)
+                    self.get_stats_reference(concept, layer, targets, mode, r_range, composite, rf, plot_fn, batch_size)
+
+    def _results(self) -> ReferenceStore | LegacyResults:
+        if not is_sealed(self.path) and is_legacy_folder(self.path):
+            return LegacyResults(self.path)
+        return ReferenceStore(self.path)
+
+    def _check_reference_arguments(self, layer_name, mode):
+        if mode not in QUANTITIES:
+            raise ValueError(f"mode is 'relevance' or 'activation', not {mode!r}")
+        if layer_name not in self.layer_map:
+            raise ValueError(f"layer_map: {unknown_layer_message(layer_name, self.layer_map)}")
+
+    def _references(
+        self, wanted: dict, layer, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
+    ) -> dict:
+        """References by key: {key: (concept, class or None)}."""
+        self._check_reference_arguments(layer, mode)
+        first, stop = r_range
+        if not 0 <= first < stop:
+            raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
+        targets = None if targets is None else as_ids(targets)
+        results = self._results()
+        cache = self.cache if plot_fn is not None else None
+        found, missing, key = {}, list(wanted), None
+        if cache is not None:
+            key = self._cache_key(results, layer, mode, r_range, composite, rf, plot_fn, targets)
+            if not overwrite:
+                found, missing = cache.load(missing, key)
+        references = {}
+        for reference_id in missing:
+            concept, target = wanted[reference_id]
+            top = results.top(
+                layer, concept, mode, stop, target, statistic=self.max_target, normalised=self.abs_norm
+            )
+            if len(top.samples) <= first:
+                where = "" if target is None else f" of class {target}"
+                raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")
+            references[reference_id] = (concept, References(*(part[first:] for part in top)))
+        made = self._pictures(references, layer, composite, rf, plot_fn, batch_size, targets)
+        if cache is not None:
+            cache.save(made, key)
+            made = cache.extend_dict(found, made)
+        return {reference_id: made[reference_id] for reference_id in wanted}
+
+    def _cache_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets) -> dict:
+        """Everything beside the concept that changes a picture of its references."""
+        return {
+            "results": results.identity(), "model": fingerprint(dict(self.attribution.model.state_dict())),
+            "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
+            "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm, "targets": targets, "rf": bool(rf),
+            "composite": None if composite is None else fingerprint(composite), "plot_fn": fingerprint(plot_fn),
+            "preprocess_fn": fingerprint(self.preprocess_fn),
+        }
+
+    def _pictures(self, references, layer, composite, rf, plot_fn, batch_size, targets) -> dict:
+        inputs = {
+            key: self._join_or_list([self.get_data_sample(int(i), preprocessing=False)[0] for i in found.samples])
+            for key, (_, found) in references.items()
+        }
+        if composite is None:
+            return inputs if plot_fn is None else {key: vis_inputs(data) for key, data in inputs.items()}
+        heatmaps = self._heatmaps(references, layer, composite, rf, batch_size, targets)
+        if plot_fn is None:
+            return {key: (inputs[key], heatmaps[key]) for key in references}
+        return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
+
+    @staticmethod
+    def _join_or_list(samples):
+        """Samples in one tensor if they have one shape."""
+        try:
+            return join_samples(samples, list(range(len(samples))))
+        except ValueError:
+            return [map_tensors(lambda tensor: tensor[0], sample) for sample in samples]
+
+    def _heatmaps(self, references, layer, composite, rf, batch_size, targets) -> dict:
+        """Conditional heatmaps on reference samples. A sample that serves several concepts is run forward once."""
+        concept_of_layer = self.layer_map[layer]
+        by_sample: dict[int, list[_Wanted]] = {}
+        for key, (concept, found) in references.items():
+            for slot, (sample, position) in enumerate(zip(found.samples.tolist(), found.positions.tolist())):
+                condition = {layer: {concept: position} if rf else [concept]}
+                if targets is not None:
+                    condition[self.attribution.MODEL_OUTPUT_NAME] = targets
+                by_sample.setdefault(sample, []).append(_Wanted(key, slot, sample, condition))
+        # samples with equally many concepts go together, so that no row of a pass stands idle
+        ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
+        found = {}
+        for first in range(0, len(ordered), batch_size):
+            samples = ordered[first:first + batch_size]
+            data = join_samples([self.get_data_sample(sample)[0] for sample in samples], samples)
+            rounds = [
+                [by_sample[sample][turn] if turn < len(by_sample[sample]) else None for sample in samples]
+                for turn in range(len(by_sample[samples[0]]))
+            ]
+            results = self.attribution.attribute_rounds(
+                data, [[None if item is None else item.condition for item in row] for row in rounds], composite,
+                mask_map={layer: concept_of_layer.mask_rf if rf else concept_of_layer.mask},
+                start_layer=layer if targets is None else None, exclude_parallel=False,
+            )
+            for row, result in zip(rounds, results):
+                for i, item in enumerate(item for item in row if item is not None):
+                    found[item.key, item.slot] = map_tensors(lambda tensor, i=i: tensor[i:i + 1], result.heatmap)
+        return {
+            key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
+            for key, (_, top) in references.items()
+        }
