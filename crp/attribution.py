@@ -479,7 +479,8 @@ class CondAttribution:
             raise ValueError("the composite is still registered on another model: call composite.remove() first")
         if self.model.training:
             warnings.warn(
-                "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()", stacklevel=3
+                "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
+                stacklevel=3,
             )
         return _Flow(
             composite, list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel

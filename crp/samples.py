@@ -29,7 +29,7 @@ def split_item(item: Any, target_key: str = "labels") -> tuple[Any, Any]:
     """
     if isinstance(item, Mapping):
         if target_key not in item:
-            raise ValueError(f"the dataset gives dicts with {sorted(item)}: say where the target is with target_key=...")
+            raise ValueError(f"the dataset gives dicts with {sorted(item)}: name the target's key with target_key=...")
         return {key: value for key, value in item.items() if key != target_key}, item[target_key]
     if isinstance(item, (tuple, list)) and len(item) == 2:
         return item[0], item[1]

@@ -465,7 +465,8 @@ class FeatureVisualization:
         return {
             "results": results.identity(), "model": fingerprint(dict(self.attribution.model.state_dict())),
             "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
-            "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm, "targets": targets, "rf": bool(rf),
+            "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm,
+            "targets": targets, "rf": bool(rf),
             "composite": None if composite is None else fingerprint(composite), "plot_fn": fingerprint(plot_fn),
             "preprocess_fn": fingerprint(self.preprocess_fn),
         }
