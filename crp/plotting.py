@@ -73,7 +73,8 @@ def draw_concept_graph(graph, feature_visualization, figsize, reference_argument
         for x, column in enumerate(columns) for y, node in enumerate(column)
     }
     strongest = max((abs(edge[2]) for edges in graph.connections.values() for edge in edges), default=1.0) or 1.0
-    for parent, edges in graph.connections.items():
+    for number, (parent, edges) in enumerate(graph.connections.items()):
+        along = 0.3 + 0.12 * (number % 3)  # where on the line its label stands, so that crossing lines keep theirs apart
         for layer, concept, relevance in edges:
             (x0, y0), (x1, y1) = place[layer, concept], place[parent]
             axes.plot(
@@ -81,7 +82,8 @@ def draw_concept_graph(graph, feature_visualization, figsize, reference_argument
                 color=POSITIVE if relevance >= 0 else NEGATIVE, solid_capstyle="round",
             )
             axes.text(
-                x0 + 0.22, y0 + (y1 - y0) * 0.06, f"{relevance:.0%}", fontsize=6, va="bottom", zorder=3,
+                x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), f"{relevance:.0%}", fontsize=7, zorder=3,
+                ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )
     pictures = _node_pictures(graph, feature_visualization, reference_arguments)
     for node, (x, y) in place.items():

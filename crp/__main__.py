@@ -1,0 +1,4 @@
+"""``python -m crp``."""
+from crp.cli import main
+
+main()

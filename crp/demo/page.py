@@ -1,0 +1,61 @@
+"""A self-contained HTML page of figures with captions."""
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+_STYLE = """
+body { font: 17px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+img { max-width: 100%; display: block; margin: 1rem auto; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem; }
+p { max-width: 46rem; } .key { color: #555; font-size: .9rem; }
+"""
+
+
+class Page:
+    """Collects figures, saves each as PNG, and writes all of them into one ``index.html``.
+
+    Parameters
+    ----------
+    folder : str or Path
+    title : str
+    introduction : str
+    """
+
+    def __init__(self, folder: str | Path, title: str, introduction: str):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._parts = [f"<h1>{html.escape(title)}</h1>", _paragraphs(introduction)]
+
+    def add(self, name: str, heading: str, caption: str, figure: Figure) -> Path:
+        """Save a figure as ``<name>.png`` and put it on the page; the figure is closed."""
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=110)
+        plt.close(figure)
+        file = self.folder / f"{name}.png"
+        file.write_bytes(content.getvalue())
+        encoded = base64.b64encode(content.getvalue()).decode()
+        self._parts.append(
+            f"<h2>{html.escape(heading)}</h2>{_paragraphs(caption)}"
+            f'<img src="data:image/png;base64,{encoded}" alt="{html.escape(heading)}">'
+        )
+        return file
+
+    def write(self) -> Path:
+        """Write ``index.html``."""
+        file = self.folder / "index.html"
+        title = self._parts[0].removeprefix("<h1>").removesuffix("</h1>")
+        file.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+            + "\n".join(self._parts) + "</html>\n", encoding="utf-8",
+        )
+        return file
+
+
+def _paragraphs(text: str) -> str:
+    return "".join(f"<p>{html.escape(part)}</p>" for part in text.split("\n\n"))

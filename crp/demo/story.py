@@ -1,0 +1,231 @@
+"""The demo: what a network that reads digits has learned, in pictures."""
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from zennit.composites import EpsilonPlusFlat
+
+from crp.attribution import AttributionGraph, CondAttribution
+from crp.concepts import ChannelConcept
+from crp.demo.digits import accuracy, digit_datasets, train_digit_network
+from crp.demo.page import Page
+from crp.graph import trace_model_graph
+from crp.image import imgify, vis_img_heatmap, vis_opaque_img
+from crp.plotting import new_figure, show_picture
+from crp.visualization import FeatureVisualization
+
+LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
+LAYER = LAYERS[-1]
+INTRODUCTION = (
+    "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are the "
+    "channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which concepts made a prediction, where they are in the image, and, "
+    "from the training images at which each concept is strongest, what it stands for.\n\n"
+    "In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in percent are of the "
+    "relevance that all concepts of a layer hold together, without regard to sign."
+)
+
+
+def run_demo(folder: str | Path = "crp-demo") -> Path:
+    """Train a network on digits, explain it, and write pictures and a page that shows them.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where ``index.html``, the pictures and the store of the sweep go.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    folder = Path(folder)
+    training, held_out = digit_datasets()
+    print(f"training a network on {len(training)} scanned digits ...")
+    model = train_digit_network(training)
+    print(f"  {accuracy(model, held_out):.1%} of {len(held_out)} held-out digits are read correctly")
+    story = Story(model, training, held_out, folder / "store")
+    page = Page(folder, "What has a network learned that reads digits?", INTRODUCTION)
+
+    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
+    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
+    print(f"sweeping {len(training)} training digits ...")
+    story.sweep()
+    concepts, shares = story.main_concepts(count=4)
+    target = story.explained_class
+    print(f"  a held-out {target} is read as {target} mostly for these concepts of {LAYER}:")
+    for number, (concept, share) in enumerate(zip(concepts, shares), 3):
+        caption, figure = story.portrait(concept, share)
+        page.add(f"{number}-concept-{concept}", f"Concept {concept} of {LAYER}", caption, figure)
+        classes, _ = story.references.compute_stats(concept, LAYER, top_N=3)
+        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {', '.join(map(str, classes))}")
+    page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
+    index = page.write()
+    print(f"pictures are in {folder}; open {index.resolve()}")
+    return index
+
+
+class Story:
+    """The demo's steps; each returns a caption and a figure.
+
+    Parameters
+    ----------
+    model : torch.nn.Sequential
+        From :func:`crp.demo.digits.train_digit_network`.
+    training, held_out : torch.utils.data.TensorDataset
+    store : Path
+        Folder of the sweep.
+    explained_class : int, default 4
+        Which digit the portraits and the graph explain.
+    """
+
+    def __init__(self, model: nn.Sequential, training, held_out, store: Path, explained_class: int = 4):
+        self.training, self.held_out = training, held_out
+        self.explained_class = explained_class
+        self.composite = EpsilonPlusFlat()
+        self.attribution = CondAttribution(model)
+        self.concept = ChannelConcept()
+        self.references = FeatureVisualization(
+            self.attribution, training, {layer: self.concept for layer in LAYERS}, path=store
+        )
+
+    def sweep(self) -> None:
+        """Collect what every training digit does to every concept."""
+        self.references.run(self.composite, 0, len(self.training), overwrite=True)
+
+    def example(self, digit: int) -> torch.Tensor:
+        """The held-out image [1, 1, H, W] of a class that the network is surest of."""
+        images, classes = self.held_out.tensors
+        images = images[classes == digit]
+        with torch.no_grad():
+            surest = self.attribution.model(images).softmax(1)[:, digit].argmax()
+        return images[surest:surest + 1]
+
+    def main_concepts(self, count: int, digit: int | None = None) -> tuple[list[int], list[float]]:
+        """The concepts most relevant for reading a digit, and their shares of the relevance."""
+        digit = self.explained_class if digit is None else digit
+        result = self.attribution(self.example(digit), [{"y": [digit]}], self.composite, record_layer=[LAYER])
+        shares = self.concept.attribute(result.relevances[LAYER], abs_norm=True)[0]
+        top = shares.topk(count)
+        return top.indices.tolist(), top.values.tolist()
+
+    def class_heatmaps(self) -> tuple[str, Figure]:
+        """One held-out digit of each class, and the relevance of its pixels."""
+        images = torch.cat([self.example(digit) for digit in range(10)])
+        heatmaps = self.attribution(images, [{"y": [digit]} for digit in range(10)], self.composite).heatmap
+        figure = new_figure((10, 2.4))
+        axes = figure.subplots(2, 10)
+        for digit, pair in enumerate(zip(*vis_img_heatmap(images, heatmaps))):
+            axes[0, digit].set_title(f"read as {digit}", fontsize=9)
+            for axis, picture in zip(axes[:, digit], pair):
+                show_picture(axis, picture)
+        caption = "One held-out digit of each class, and below it the relevance of each pixel for the class it is read as."
+        return caption, figure
+
+    def concepts_of_predictions(self, digits: tuple[int, ...] = (0, 3, 4, 7), count: int = 5) -> tuple[str, Figure]:
+        """For some digits, the most relevant concepts with their share, and a conditional heatmap for each."""
+        figure = new_figure((9.5, 1.45 * len(digits) + 0.3))
+        axes = figure.subplots(len(digits), count + 2)
+        for line, digit in zip(axes, digits):
+            image = self.example(digit)
+            concepts, shares = self.main_concepts(count, digit)
+            conditions = [{"y": [digit]}] + [{LAYER: [concept], "y": [digit]} for concept in concepts]
+            heatmaps = self.attribution(image, conditions, self.composite).heatmap
+            titles = [f"all, for {digit}"] + [
+                f"concept {concept}: {share:.0%}" for concept, share in zip(concepts, shares)
+            ]
+            show_picture(line[0], imgify(image[0], cmap="gray"))
+            line[0].set_title("image", fontsize=8)
+            for axis, heatmap, title in zip(line[1:], heatmaps, titles):
+                show_picture(axis, imgify(heatmap, symmetric=True))
+                axis.set_title(title, fontsize=8)
+        caption = (
+            f"Held-out digits, the relevance of their pixels, and then the same for one concept of {LAYER} at a time: "
+            "relevance is let through this concept only. The title gives the concept's share of the prediction."
+        )
+        return caption, figure
+
+    def portrait(self, concept: int, share: float) -> tuple[str, Figure]:
+        """What a concept stands for: where it is in the explained digit, its reference samples, its classes."""
+        crop = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
+        lines = []
+        for mode, name in (("relevance", "most relevant"), ("activation", "most active")):
+            for rf, plot_fn, what in (
+                (False, None, "the digits at which it is"), (False, vis_img_heatmap, "where it is in them"),
+                (True, crop, "the spot alone"),
+            ):
+                found = self.references.get_max_reference(
+                    concept, LAYER, mode, (0, 8), self.composite if plot_fn else None, rf, plot_fn or vis_img_heatmap
+                )[concept]
+                lines.append((f"{what}\n{name}" if plot_fn is None else what, found[1] if isinstance(found, tuple) else found))
+
+        figure = new_figure((10.5, 6.2))
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 4.2))
+        self._draw_summary(left, concept, share)
+        axes = right.subplots(len(lines), 9, width_ratios=[1.5] + [1] * 8)
+        for axis, (label, pictures) in zip(axes, lines):
+            axis[0].axis("off")
+            axis[0].text(1, 0.5, label, ha="right", va="center", fontsize=8, transform=axis[0].transAxes)
+            for place, picture in zip(axis[1:], pictures):
+                show_picture(place, picture)
+        classes, values = self.references.compute_stats(concept, LAYER, top_N=3)
+        caption = (
+            f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the left, "
+            "where it is in the image, and how strongly it serves each digit. At the right, the training digits at which "
+            "it is most relevant and most active, where it is in each of them (heatmaps on condition of this concept), "
+            f"and the spot its strongest neuron sees. It serves the {_in_words(classes[values > 0.5 * values[0]])}."
+        )
+        return caption, figure
+
+    def _draw_summary(self, figure, concept, share):
+        image = self.example(self.explained_class)
+        condition = [{LAYER: [concept], "y": [self.explained_class]}]
+        heatmap = self.attribution(image, condition, self.composite).heatmap[0]
+        top, middle, bottom = figure.subplots(3, 1, height_ratios=(1, 1, 1.2))
+        top.set_title("the image", fontsize=9)
+        show_picture(top, imgify(image[0], cmap="gray"))
+        middle.set_title(f"concept {concept}: {share:.0%}", fontsize=9)
+        show_picture(middle, imgify(heatmap, symmetric=True))
+        targets, values = self.references.compute_stats(concept, LAYER, top_N=10)
+        order = np.argsort(targets)
+        bottom.barh(targets[order], values[order], color="#c03028")
+        bottom.set_title("serves the digits", fontsize=9)
+        bottom.set(yticks=targets[order])
+        bottom.invert_yaxis()
+        bottom.xaxis.set_major_formatter("{x:.0%}")
+        bottom.xaxis.set_major_locator(_few_ticks())
+        bottom.tick_params(labelsize=8)
+        bottom.spines[["top", "right"]].set_visible(False)
+
+    def graph(self, concept: int) -> tuple[str, Figure]:
+        """The concepts of lower layers that a concept is made of, in the explained digit."""
+        image = self.example(self.explained_class)
+        layer_map = self.references.layer_map
+        model_graph = trace_model_graph(self.attribution.model, image, layer_map)
+        decompose = AttributionGraph(self.attribution, model_graph, layer_map)
+        found = decompose(image, self.composite, concept, LAYER, self.explained_class, verbose=False)
+        figure = found.plot(
+            self.references, composite=self.composite, rf=True,
+            plot_fn=partial(vis_opaque_img, kernel_size=5, vis_th=0.1, crop_th=0.05),
+        )
+        caption = (
+            f"Concept {concept} of {LAYER}, framed, in the {self.explained_class} explained above, decomposed into the "
+            "concepts of the layers below. A line is as wide as the relevance that passes; the number is its share of the "
+            "layer. Each concept is shown by the spot of the training digit at which it is most relevant."
+        )
+        return caption, figure
+
+
+def _in_words(classes) -> str:
+    words = [str(c) for c in classes]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}"
+
+
+def _few_ticks():
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(3)

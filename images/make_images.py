@@ -1,0 +1,33 @@
+"""Remakes the README's pictures: ``make images``."""
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from crp.demo.digits import digit_datasets, train_digit_network  # noqa: E402
+from crp.demo.story import Story  # noqa: E402
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Train the demo's network and draw what the README shows."""
+    training, held_out = digit_datasets()
+    with tempfile.TemporaryDirectory() as store:
+        story = Story(train_digit_network(training), training, held_out, Path(store))
+        story.sweep()
+        concepts, shares = story.main_concepts(count=1)
+        figures = {
+            "predictions": story.concepts_of_predictions((4, 7), count=5),
+            "concept": story.portrait(concepts[0], shares[0]),
+            "graph": story.graph(concepts[0]),
+        }
+        for name, (_, figure) in figures.items():
+            figure.savefig(FOLDER / f"{name}.png", dpi=90)
+
+
+main()

@@ -1,0 +1,177 @@
+import copy
+import functools
+import operator
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from zennit.canonizers import SequentialMergeBatchNorm
+from zennit.composites import EpsilonPlusFlat, LayerMapComposite, SpecialFirstLayerMapComposite
+from zennit.rules import Epsilon, Gamma, Pass, ZBox, ZPlus
+from zennit.types import Activation, Convolution, Linear
+
+from crp.concepts import ChannelConcept
+from crp.fingerprint import fingerprint, model_fingerprint
+
+
+def closure(number):
+    return lambda tensor: tensor + number
+
+
+def attach(composite):
+    """Register and remove a composite, as an attribution does."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    with composite.context(model):
+        model(torch.rand(1, 1, 5, 5, requires_grad=True)).sum().backward()
+    return composite
+
+
+BUILDERS = {
+    "default": lambda: EpsilonPlusFlat(),
+    "epsilon": lambda: EpsilonPlusFlat(epsilon=1e-3),
+    "epsilon of another size": lambda: EpsilonPlusFlat(epsilon=1e-2),
+    "canonizer": lambda: EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()]),
+    "layer map": lambda: LayerMapComposite([(Convolution, ZPlus()), (Linear, Epsilon()), (Activation, Pass())]),
+    "other order": lambda: LayerMapComposite([(Linear, Epsilon()), (Convolution, ZPlus()), (Activation, Pass())]),
+    "other rule": lambda: LayerMapComposite([(Convolution, Gamma()), (Linear, Epsilon()), (Activation, Pass())]),
+    "rule parameter": lambda: LayerMapComposite([(Convolution, Gamma(0.5)), (Linear, Epsilon()), (Activation, Pass())]),
+    "zbox": lambda: SpecialFirstLayerMapComposite(
+        [], [(Convolution, ZBox(low=torch.full((1, 1, 4, 4), -1.0), high=torch.ones(1, 1, 4, 4)))]),
+    "zbox low": lambda: SpecialFirstLayerMapComposite(
+        [], [(Convolution, ZBox(low=torch.full((1, 1, 4, 4), -2.0), high=torch.ones(1, 1, 4, 4)))]),
+    "zbox high": lambda: SpecialFirstLayerMapComposite(
+        [], [(Convolution, ZBox(low=torch.full((1, 1, 4, 4), -1.0), high=torch.full((1, 1, 4, 4), 3.0)))]),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_composite_built_twice_is_the_same_and_using_it_changes_nothing(name):
+    build = BUILDERS[name]
+    assert fingerprint(build()) == fingerprint(build())
+    if "zbox" not in name:
+        assert fingerprint(attach(build())) == fingerprint(build())
+
+
+def test_composites_that_differ_have_different_fingerprints():
+    prints = {name: fingerprint(build()) for name, build in BUILDERS.items()}
+    assert len(set(prints.values())) == len(prints)
+
+
+def test_which_of_two_shared_rules_a_layer_gets_matters():
+    epsilon, gamma = Epsilon(), Gamma()
+    one = LayerMapComposite([(Convolution, epsilon), (Linear, gamma), (Activation, epsilon)])
+    other = LayerMapComposite([(Convolution, epsilon), (Linear, gamma), (Activation, gamma)])
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_sharing_a_rule_does_not_matter():
+    shared = Epsilon()
+    together = LayerMapComposite([(Convolution, shared), (Linear, shared)])
+    apart = LayerMapComposite([(Convolution, Epsilon()), (Linear, Epsilon())])
+    assert fingerprint(together) == fingerprint(apart)
+
+
+@pytest.mark.parametrize("one, other", [
+    (closure(1), closure(2)),
+    (closure(torch.ones(3)), closure(torch.zeros(3))),
+    (lambda x: x * 2, lambda x: x * 3),
+    (lambda x: x.relu(), lambda x: x.tanh()),
+    (lambda x, low=0: x, lambda x, low=1: x),
+    (lambda x, *, low=0: x, lambda x, *, low=1: x),
+    (functools.partial(operator.add, 1), functools.partial(operator.add, 2)),
+    (functools.partial(operator.add, 1), functools.partial(operator.mul, 1)),
+    (functools.partial(sorted, reverse=True), functools.partial(sorted, reverse=False)),
+    (1, 1.0), (True, 1), ("1", 1), ([1, 2], [2, 1]), ([[1], 2], [[1, 2]]), ((1,), [1]), ({"a": 1}, {"a": 2}),
+    ({1, 2}, {1, 3}), (None, "None"), (torch.ones(2), torch.ones(2, 1)), (torch.ones(2), torch.ones(2).double()),
+    (np.ones(2), np.ones((1, 2))), (nn.ReLU, nn.Tanh), (ChannelConcept(1), ChannelConcept(-1)),
+    (range(3), range(4)), (torch.float16, torch.float32), (np.array(["a"], object), np.array(["b"], object)),
+])
+def test_values_that_differ_have_different_fingerprints(one, other):
+    assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize("one, other", [
+    (lambda x: x + 1, lambda x: x - 1),
+    (lambda x: x > 1, lambda x: x < 1),
+    (lambda x, y: x, lambda x, y: y),
+])
+def test_functions_that_differ_only_in_an_operator_or_argument_have_different_fingerprints(one, other):
+    assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize("value", [
+    closure(3), {"a": [1, (2.5, None)], "b": {3, 4}}, torch.arange(6.0).view(2, 3), np.arange(3), ChannelConcept(-1),
+    torch.ones(2, dtype=torch.bfloat16), torch.tensor(True),
+])
+def test_equal_values_have_equal_fingerprints(value):
+    other = closure(3) if callable(value) else copy.deepcopy(value)
+    assert fingerprint(value) == fingerprint(other)
+
+
+def test_a_tensor_that_is_not_contiguous_is_its_values():
+    tensor = torch.arange(6.0).view(2, 3)
+    assert fingerprint(tensor.T) == fingerprint(tensor.T.contiguous()) != fingerprint(tensor)
+
+
+def test_a_structure_that_contains_itself_has_a_fingerprint():
+    loop = []
+    loop.append(loop)
+    assert fingerprint(loop) != fingerprint([])
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+
+
+def test_a_model_is_told_apart_by_each_parameter_and_buffer():
+    prints = [model_fingerprint(small_model()), model_fingerprint(small_model())]
+    for name in small_model().state_dict():
+        model = small_model()
+        tensor = model.state_dict()[name].view(-1)
+        tensor[-1] += 1
+        prints.append(model_fingerprint(model))
+    assert prints[0] == prints[1]
+    assert len({item["weights"] for item in prints}) == len(prints) - 1
+
+
+def test_models_of_different_classes_are_told_apart():
+    class Other(nn.Sequential):
+        pass
+
+    assert model_fingerprint(Other()) != model_fingerprint(nn.Sequential())
+
+
+SCRIPT = """
+import torch
+from torch import nn
+from zennit.canonizers import SequentialMergeBatchNorm
+from zennit.composites import EpsilonPlusFlat
+from crp.concepts import ChannelConcept
+from crp.fingerprint import fingerprint, model_fingerprint
+
+torch.manual_seed(0)
+print(fingerprint([
+    EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()]), ChannelConcept(-1), {"a", "b", "c", "d", "e"},
+    lambda x, low=1: x * 3 + low, torch.arange(3), model_fingerprint(nn.Linear(2, 3)),
+]))
+"""
+
+
+def test_fingerprints_are_the_same_in_every_process():
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(SCRIPT)], env={"PYTHONHASHSEED": seed, **without_hash_seed()},
+            capture_output=True, text=True, check=True,
+        ).stdout for seed in ("1", "2")
+    }
+    assert len(prints) == 1
+
+
+def without_hash_seed():
+    return {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
