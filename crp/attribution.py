@@ -17,7 +17,15 @@ from zennit.core import Composite, Hook
 from crp.attribution_graph import AttributionGraph
 from crp.concepts import ChannelConcept, Concept
 from crp.hooks import FiniteWatch, LayerTaps
-from crp.inputs import InputLeaf, call_model, count_samples, input_leaves, list_tensors, map_tensors
+from crp.inputs import (
+    InputLeaf,
+    call_model,
+    count_samples,
+    gradient_mode,
+    input_leaves,
+    list_tensors,
+    map_tensors,
+)
 from crp.layers import flatten_tensors, unknown_layer_message
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
@@ -188,11 +196,11 @@ class CondAttribution:
         FloatingPointError
             If relevance is not finite; the message names the module where that begins.
         """
-        flow = self._check_call(
+        conditions, flow = self._check_call(
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
-        with _autograd():
-            broadcast_data, broadcast_conditions = self.broadcast(self._prepare(data), list(conditions))
+        with gradient_mode():
+            broadcast_data, broadcast_conditions = self.broadcast(self._prepare(data), conditions)
         if count_samples(broadcast_data) != len(broadcast_conditions):
             raise ValueError(
                 f"broadcast gave {count_samples(broadcast_data)} samples and {len(broadcast_conditions)} conditions"
@@ -244,16 +252,15 @@ class CondAttribution:
         ValueError, TypeError, IndexError, FloatingPointError
             As :meth:`__call__`; also if there is not exactly one sample.
         """
-        flow = self._check_call(
+        conditions, flow = self._check_call(
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
         if count_samples(data) != 1:
             raise ValueError(f"generate attributes one sample, but data holds {count_samples(data)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        with _autograd():
+        with gradient_mode():
             data = self._prepare(data)
-        conditions = list(conditions)
         batch_size = min(batch_size, len(conditions))
         data = map_tensors(lambda tensor: tensor.repeat_interleave(batch_size, 0), data)
         rounds, flows = [], []
@@ -296,14 +303,14 @@ class CondAttribution:
             Per round, the rows of the samples that take part, in their order.
         """
         conditions = [condition for row in rounds for condition in row if condition is not None]
-        flow = self._check_call(
+        _, flow = self._check_call(
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
         samples = count_samples(data)
         for row in rounds:
             if len(row) != samples or all(condition is None for condition in row):
                 raise ValueError(f"a round has a condition or None for each of the {samples} samples, and at least one")
-        with _autograd():
+        with gradient_mode():
             data = self._prepare(data)
         return self._rounds(data, rounds, [flow] * len(rounds))
 
@@ -426,17 +433,15 @@ class CondAttribution:
         torch.autograd.backward(tensor, relevance, retain_graph=generate)
 
     def heatmap_modifier(
-        self, data: torch.Tensor, on_device: str | torch.device | None = None, embedded: bool = False
+        self, data: torch.Tensor, on_device: str | torch.device | None = None
     ) -> torch.Tensor:
         """Heatmap of an input whose ``grad`` holds the relevance.
 
         Parameters
         ----------
         data : torch.Tensor
-            An input of the model, or the output of the embedding that looked it up.
+            An input of the model; or the output of the embedding that looked it up, with an attribute ``feature_axis``.
         on_device : str or torch.device, optional
-        embedded : bool, default False
-            Whether ``data`` is the output of an embedding, given only then.
 
         Returns
         -------
@@ -444,14 +449,14 @@ class CondAttribution:
         """
         heatmap = data.grad.detach()
         if self.heatmap_axis is not None:
-            heatmap = heatmap.sum(-1 if embedded else self.heatmap_axis)
+            heatmap = heatmap.sum(getattr(data, "feature_axis", self.heatmap_axis))
         return heatmap if on_device is None else heatmap.to(on_device)
 
     # Checks
 
     def _check_call(
         self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
-    ) -> _Flow:
+    ) -> tuple[list[dict], _Flow]:
         """Refuse what cannot work, before anything is attached to the model."""
         if isinstance(record_layer, str):
             raise TypeError(f"record_layer is a list of layers: [{record_layer!r}]")
@@ -482,7 +487,7 @@ class CondAttribution:
                 "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
                 stacklevel=3,
             )
-        return _Flow(
+        return conditions, _Flow(
             composite, list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
 
@@ -520,9 +525,9 @@ class CondAttribution:
             group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
             group_flow = replace(flow, init_rel=_select_rows(flow.init_rel, rows, len(conditions)))
             group_conditions = [conditions[row] for row in rows]
-            with self._forward(group_data, group_conditions, flow) as forward:
+            with self._forward(group_data, conditions, flow) as forward:  # all conditions are checked before the first
                 parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
-            gradients.append(tuple(None if leaf.is_embedded else leaf.tensor.grad for leaf in forward.leaves))
+            gradients.append(tuple(None if leaf.is_embedded else leaf.tensors[0].grad for leaf in forward.leaves))
         order = _restoring_order(groups)
         return _merge(parts, order), _merge(gradients, order)
 
@@ -560,14 +565,16 @@ class CondAttribution:
                 if self.no_param_grad:  # canonizers bring parameters of their own
                     stack.enter_context(_frozen_parameters(self.model))
             taps = stack.enter_context(LayerTaps(self.model, layers))
-            model_data, leaves = stack.enter_context(input_leaves(self.model, data))
-            with _autograd():
+            with gradient_mode():
+                model_data, leaves = stack.enter_context(input_leaves(self.model, data))
                 start = self._select_output(call_model(self.model, model_data))
             for layer in layers:
                 if layer not in taps.outputs:
                     raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-            if all(leaf.tensor is None for leaf in leaves):
-                raise ValueError("relevance reaches none of the data: integers must be looked up in an nn.Embedding")
+            if not any(leaf.tensors for leaf in leaves):
+                raise ValueError(
+                    "relevance reaches none of the data: integers must go to an nn.Embedding as they are (as int64)"
+                )
             if flow.start_layer is not None:
                 start = taps.outputs[flow.start_layer]
             else:
@@ -584,9 +591,8 @@ class CondAttribution:
         taps = forward.taps
         taps.relevances.clear()
         taps.masks.clear()
-        for leaf in forward.leaves:
-            if leaf.tensor is not None:
-                leaf.tensor.grad = None
+        for tensor in (tensor for leaf in forward.leaves for tensor in leaf.tensors):
+            tensor.grad = None
         for row in rows:
             for layer in self._condition_layers(conditions[row]):
                 mask = _mask_of(flow.mask_map, layer)
@@ -596,7 +602,7 @@ class CondAttribution:
         if flow.start_layer is not None:
             relevance = taps.receive(flow.start_layer, relevance)
         chain = self._chain(conditions[rows[0]], flow, taps.outputs)
-        with _autograd():
+        with gradient_mode():
             self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
 
         def finish(tensor):
@@ -632,13 +638,11 @@ class CondAttribution:
         return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
 
     def _heatmap(self, leaf: InputLeaf, flow: _Flow):
-        if leaf.tensor is None:
-            return None
-        if leaf.tensor.grad is None:
-            leaf.tensor.grad = torch.zeros_like(leaf.tensor)
-        if leaf.is_embedded:
-            return self.heatmap_modifier(leaf.tensor, flow.on_device, embedded=True)
-        return self.heatmap_modifier(leaf.tensor, flow.on_device)
+        for tensor in leaf.tensors:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        heatmaps = [self.heatmap_modifier(tensor, flow.on_device) for tensor in leaf.tensors]
+        return sum(heatmaps[1:], heatmaps[0]) if heatmaps else None
 
     def _select_output(self, output: Any) -> torch.Tensor:
         """The tensor that is "y"."""
@@ -683,13 +687,6 @@ class CondAttribution:
 
 
 @contextmanager
-def _autograd() -> Iterator[None]:
-    """Record gradients, whatever the caller's mode is."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextmanager
 def _frozen_parameters(model: nn.Module) -> Iterator[None]:
     """Let no parameter require gradients within the context."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -704,12 +701,23 @@ def _frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _registered(composite: Composite, model: nn.Module) -> Iterator[None]:
-    """Like ``composite.context``, which leaves hooks behind when registering fails."""
+    """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way."""
+    modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
+    tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     try:
         composite.register(model)
         yield
     finally:
         composite.remove()
+        for tensor, data in tensors:
+            if tensor.data_ptr() != data.data_ptr():
+                tensor.data = data
+        for module, parameters, attributes in modules:
+            # zennit 1.0's canonizers hide parameters behind attributes of the same name
+            for name in (parameters.keys() | module._buffers.keys()) & (vars(module).keys() - attributes):
+                del vars(module)[name]
+            module._parameters.clear()
+            module._parameters.update(parameters)
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -792,5 +800,5 @@ def _merge(parts: list, order: list[int]) -> Any:
 
 
 def _is_finite(result: AttributionResult) -> bool:
-    tensors = [leaf for leaf in flatten_tensors(tuple(result)) if isinstance(leaf, torch.Tensor)]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point())
+    leaves = flatten_tensors((result.heatmap, result.relevances))
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves if isinstance(leaf, torch.Tensor))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from crp.inputs import call_model, input_leaves
+from crp.inputs import call_model, gradient_mode, input_leaves
 from crp.layers import flatten_tensors, resolve_layer, unflatten_tensors, unknown_layer_message
 
 
@@ -154,7 +154,7 @@ def _trace_calls(model: nn.Module, sample: Any) -> list[Call]:
 
     handles = [module.register_forward_hook(mark(name)) for name, module in model.named_modules() if name]
     try:
-        with torch.enable_grad(), input_leaves(model, sample) as (data, _):
+        with gradient_mode(), input_leaves(model, sample) as (data, _):
             call_model(model, data)
     finally:
         for handle in handles:

@@ -204,11 +204,9 @@ class FiniteWatch:
         for name, module in self.model.named_modules():
             if next(module.children(), None) is None:
                 self._handles += [
-                    module.register_forward_pre_hook(
-                        lambda module, args, name=name: self._watch(args, f"in the rule of {name!r}")
-                    ),
+                    module.register_forward_pre_hook(lambda module, args, name=name: self._watch_input(args, name)),
                     module.register_forward_hook(
-                        lambda module, args, output, name=name: self._see_activation(output, name)
+                        lambda module, args, output, name=name: self._watch_output(output, name)
                     ),
                 ]
         return self
@@ -218,15 +216,22 @@ class FiniteWatch:
             handle.remove()
         self._handles.clear()
 
-    def _see_activation(self, output, name):
-        tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
-        if self.activation is None and not all(torch.isfinite(tensor).all() for tensor in tensors):
-            self.activation = name
-        self._watch(output, f"on its way to the output of {name!r}")
+    def _watch_input(self, args, name):
+        def see(relevance):
+            self._see_relevance(relevance, f"in the rule of {name!r}")
 
-    def _watch(self, value, where):
-        for tensor in flatten_tensors(value):
-            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+        return unflatten_tensors(args, [
+            tap(leaf, see) if isinstance(leaf, torch.Tensor) else leaf for leaf in flatten_tensors(args)
+        ])
+
+    def _watch_output(self, output, name):
+        for tensor in flatten_tensors(output):
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            if self.activation is None and not torch.isfinite(tensor).all():
+                self.activation = name
+            if tensor.requires_grad:
+                where = f"on its way to the output of {name!r}"
                 tensor.register_hook(lambda relevance: self._see_relevance(relevance, where))
 
     def _see_relevance(self, relevance, where):
@@ -235,8 +240,7 @@ class FiniteWatch:
 
     def explanation(self) -> str:
         """A sentence that names the module, or says that none was found."""
-        if self.activation is not None:
-            return f"activations become NaN or infinite in the module {self.activation!r}"
-        if self.relevance is not None:
-            return f"relevance becomes NaN or infinite {self.relevance}"
-        return "relevance is NaN or infinite; every module received and sent finite values"
+        if self.relevance is None:
+            return "relevance is NaN or infinite, but no module sent such values"
+        hint = f"; activations become so in the module {self.activation!r}" if self.activation is not None else ""
+        return f"relevance becomes NaN or infinite {self.relevance}{hint}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,20 +62,28 @@ def call_model(model: nn.Module, data: Any) -> Any:
     return model(data)
 
 
+@contextmanager
+def gradient_mode() -> Iterator[None]:
+    """Record gradients, whatever the caller's mode is."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 @dataclass
 class InputLeaf:
-    """A tensor at which relevance ends.
+    """A tensor of the data, and where its relevance ends.
 
     Attributes
     ----------
     source : torch.Tensor
-        The tensor of the data: itself a leaf of autograd if it holds floating-point numbers.
-    tensor : torch.Tensor or None
-        The leaf whose ``grad`` becomes the relevance: ``source``, or for integers the output of their embedding.
+        The tensor of the data.
+    tensors : list of torch.Tensor
+        The leaves of autograd whose ``grad`` becomes the relevance: ``source`` itself, or for integers the output of
+        each embedding that looks them up, with an attribute ``feature_axis``.
     """
 
     source: torch.Tensor
-    tensor: torch.Tensor | None = None
+    tensors: list[torch.Tensor] = field(default_factory=list)
 
     @property
     def is_embedded(self) -> bool:
@@ -87,7 +95,8 @@ class InputLeaf:
 def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputLeaf]]]:
     """Make model inputs into autograd leaves, for one forward pass within the context.
 
-    Integers have no gradient: the output of the embedding that looks them up becomes the leaf.
+    Integers have no gradient: the output of the embedding that looks them up becomes the leaf. To be entered, and the
+    model called, in :func:`gradient_mode`.
 
     Yields
     ------
@@ -99,22 +108,23 @@ def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputL
     leaves = []
 
     def add_leaf(tensor):
-        tensor = tensor.detach()
+        tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
         leaf = InputLeaf(tensor)
         leaves.append(leaf)
         if leaf.is_embedded:
             return tensor
-        leaf.tensor = tensor.requires_grad_()
-        with torch.enable_grad():
-            return tensor.clone()
+        leaf.tensors.append(tensor.requires_grad_())
+        return tensor.clone()
 
     def end_at_embedding(module, args, kwargs, output):
         ids = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
-        leaf = _find_ids(leaves, ids)
-        if leaf is None:
-            return None
-        leaf.tensor = output.detach().requires_grad_()
-        return leaf.tensor.clone()
+        for leaf in leaves:
+            if ids is not None and leaf.is_embedded and _share_memory(leaf.source, ids):
+                embedded = output.detach().requires_grad_()
+                embedded.feature_axis = -1
+                leaf.tensors.append(embedded)
+                return embedded.clone()
+        return None
 
     data = map_tensors(add_leaf, data)
     handles = [
@@ -128,15 +138,5 @@ def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputL
             handle.remove()
 
 
-def _find_ids(leaves: list[InputLeaf], ids: torch.Tensor | None) -> InputLeaf | None:
-    """The integer input that an embedding looks up: the same memory, else the same numbers."""
-    if ids is None:
-        return None
-    waiting = [leaf for leaf in leaves if leaf.is_embedded and leaf.tensor is None]
-    for leaf in waiting:
-        if leaf.source.untyped_storage().data_ptr() == ids.untyped_storage().data_ptr():
-            return leaf
-    for leaf in waiting:
-        if leaf.source.numel() == ids.numel() and torch.equal(leaf.source.reshape(-1).long(), ids.reshape(-1).long()):
-            return leaf
-    return None
+def _share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

@@ -14,11 +14,13 @@ class NotebookFigure(Figure):
     """A pyplot figure that a notebook shows once, whether or not it is the value of a cell."""
 
     def _ipython_display_(self):
-        if not plt.fignum_exists(self.number):  # otherwise the notebook shows it at the end of the cell
-            from IPython.core.pylabtools import print_figure
-            from IPython.display import display
+        if "inline" not in plt.get_backend():
+            raise NotImplementedError  # tells IPython to print the figure as it prints any object
+        from IPython.core.pylabtools import print_figure
+        from IPython.display import display
 
-            display({"image/png": print_figure(self, base64=True)}, raw=True)
+        display({"image/png": print_figure(self, base64=True)}, raw=True)
+        plt.close(self)  # at the end of the cell the backend shows what is still open
 
 
 def new_figure(figsize: tuple[float, float]) -> NotebookFigure:
@@ -73,10 +75,12 @@ def draw_concept_graph(graph, feature_visualization, figsize, reference_argument
         for x, column in enumerate(columns) for y, node in enumerate(column)
     }
     strongest = max((abs(edge[2]) for edges in graph.connections.values() for edge in edges), default=1.0) or 1.0
-    for number, (parent, edges) in enumerate(graph.connections.items()):
-        along = 0.3 + 0.12 * (number % 3)  # where on the line its label stands, so that crossing lines keep theirs apart
+    labelled = dict.fromkeys(place, 0)
+    for parent, edges in graph.connections.items():
         for layer, concept, relevance in edges:
             (x0, y0), (x1, y1) = place[layer, concept], place[parent]
+            along = 0.15 + 0.22 * (labelled[layer, concept] % 4)  # labels of lines from one node must not meet
+            labelled[layer, concept] += 1
             axes.plot(
                 [x0 + 0.2, x1 - 0.2], [y0, y1], linewidth=0.5 + 6 * abs(relevance) / strongest, alpha=0.6, zorder=1,
                 color=POSITIVE if relevance >= 0 else NEGATIVE, solid_capstyle="round",

@@ -37,7 +37,7 @@ def digit_datasets(size: int = 32, random_state: int = 0) -> tuple[TensorDataset
 
 
 def digit_network() -> nn.Sequential:
-    """An untrained network for images [1, 32, 32]: three convolutions, ``conv1`` to ``conv3``, and two linear layers."""
+    """An untrained network for images [1, 32, 32]: three convolutions and two linear layers."""
     return nn.Sequential(OrderedDict([
         ("conv1", nn.Conv2d(1, 12, 5, padding=2)), ("relu1", nn.ReLU()), ("pool1", nn.MaxPool2d(2)),
         ("conv2", nn.Conv2d(12, 24, 3, padding=1)), ("relu2", nn.ReLU()), ("pool2", nn.MaxPool2d(2)),

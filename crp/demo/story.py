@@ -22,9 +22,10 @@ from crp.visualization import FeatureVisualization
 LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
 LAYER = LAYERS[-1]
 INTRODUCTION = (
-    "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are the "
-    "channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which concepts made a prediction, where they are in the image, and, "
-    "from the training images at which each concept is strongest, what it stands for.\n\n"
+    "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are "
+    "the channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which "
+    "concepts made a prediction, where they are in the image, and what each stands for: the training images at which "
+    "it is strongest.\n\n"
     "In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in percent are of the "
     "relevance that all concepts of a layer hold together, without regard to sign."
 )
@@ -62,7 +63,8 @@ def run_demo(folder: str | Path = "crp-demo") -> Path:
         caption, figure = story.portrait(concept, share)
         page.add(f"{number}-concept-{concept}", f"Concept {concept} of {LAYER}", caption, figure)
         classes, _ = story.references.compute_stats(concept, LAYER, top_N=3)
-        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {', '.join(map(str, classes))}")
+        served = ", ".join(map(str, classes))
+        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {served}")
     page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
     index = page.write()
     print(f"pictures are in {folder}; open {index.resolve()}")
@@ -123,7 +125,7 @@ class Story:
             axes[0, digit].set_title(f"read as {digit}", fontsize=9)
             for axis, picture in zip(axes[:, digit], pair):
                 show_picture(axis, picture)
-        caption = "One held-out digit of each class, and below it the relevance of each pixel for the class it is read as."
+        caption = "One held-out digit of each class, and below it the relevance of each pixel for that class."
         return caption, figure
 
     def concepts_of_predictions(self, digits: tuple[int, ...] = (0, 3, 4, 7), count: int = 5) -> tuple[str, Figure]:
@@ -161,7 +163,8 @@ class Story:
                 found = self.references.get_max_reference(
                     concept, LAYER, mode, (0, 8), self.composite if plot_fn else None, rf, plot_fn or vis_img_heatmap
                 )[concept]
-                lines.append((f"{what}\n{name}" if plot_fn is None else what, found[1] if isinstance(found, tuple) else found))
+                pictures = found[1] if isinstance(found, tuple) else found
+                lines.append((f"{what}\n{name}" if plot_fn is None else what, pictures))
 
         figure = new_figure((10.5, 6.2))
         left, right = figure.subfigures(1, 2, width_ratios=(1, 4.2))
@@ -174,10 +177,10 @@ class Story:
                 show_picture(place, picture)
         classes, values = self.references.compute_stats(concept, LAYER, top_N=3)
         caption = (
-            f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the left, "
-            "where it is in the image, and how strongly it serves each digit. At the right, the training digits at which "
-            "it is most relevant and most active, where it is in each of them (heatmaps on condition of this concept), "
-            f"and the spot its strongest neuron sees. It serves the {_in_words(classes[values > 0.5 * values[0]])}."
+            f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
+            "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits at "
+            "which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
+            f"concept), and the spot its strongest neuron sees. It serves the {_in_words(classes[values > 0.5 * values[0]])}."
         )
         return caption, figure
 
@@ -214,8 +217,8 @@ class Story:
         )
         caption = (
             f"Concept {concept} of {LAYER}, framed, in the {self.explained_class} explained above, decomposed into the "
-            "concepts of the layers below. A line is as wide as the relevance that passes; the number is its share of the "
-            "layer. Each concept is shown by the spot of the training digit at which it is most relevant."
+            "concepts of the layers below. A line is as wide as the relevance that passes; its number is the share of "
+            "the layer. Each concept is shown by the spot of the training digit at which it is most relevant."
         )
         return caption, figure
 

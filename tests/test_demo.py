@@ -1,0 +1,61 @@
+"""The demo writes what it promises, from the command line."""
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from crp.demo.digits import accuracy, digit_datasets, train_digit_network
+
+PICTURES = 7
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    run = subprocess.run(
+        [sys.executable, "-m", "crp", "demo", "--out", str(folder)], capture_output=True, text=True, check=True
+    )
+    return folder, run.stdout
+
+
+def test_writes_pictures_and_a_page_that_holds_them(demo):
+    folder, _ = demo
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) == PICTURES
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert image.width > 500 and len(image.convert("L").getcolors()) > 20
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == PICTURES
+    assert "src=\"http" not in page and page.count("<h2>") == PICTURES
+
+
+def test_says_what_it_found_and_where(demo):
+    folder, output = demo
+    assert "held-out digits are read correctly" in output
+    assert output.count("% of the relevance; serves the digits") == 4
+    assert str(folder / "index.html") in output
+
+
+def test_network_reads_held_out_digits():
+    training, held_out = digit_datasets()
+    state = torch.random.get_rng_state()
+    model = train_digit_network(training)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert accuracy(model, held_out) >= 0.97
+    assert not model.training
+
+
+def test_held_out_digits_are_not_trained_on():
+    training, held_out = digit_datasets()
+    assert len(training) + len(held_out) == 1797
+    seen = {image.numpy().tobytes() for image in training.tensors[0]}
+    assert sum(image.numpy().tobytes() in seen for image in held_out.tensors[0]) == 0
+
+
+def test_command_line_help_and_version():
+    for arguments, expected in ((["--help"], "demo"), (["--version"], "crp ")):
+        run = subprocess.run([sys.executable, "-m", "crp", *arguments], capture_output=True, text=True, check=True)
+        assert expected in run.stdout

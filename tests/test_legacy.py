@@ -1,0 +1,210 @@
+import os
+from collections import OrderedDict
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import TensorDataset
+from zennit.composites import EpsilonPlusFlat
+
+from crp.attribution import CondAttribution
+from crp.cache import ImageCache
+from crp.concepts import ChannelConcept
+from crp.helper import find_files, load_maximization, load_stat_targets, load_statistics
+from crp.store import ReferenceStore, StoreError
+from crp.visualization import FeatureVisualization
+
+matplotlib.use("Agg")
+
+SAMPLES, CHANNELS, KEPT = 60, 4, 40
+TARGETS = [0, 2, 5]
+KINDS = {"relevance": "Rel", "activation": "Act"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_waiting_for_the_disk():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(OrderedDict([
+        ("features", nn.Sequential(nn.Conv2d(1, CHANNELS, 3), nn.ReLU())), ("flatten", nn.Flatten()),
+        ("out", nn.Linear(144, 6)),
+    ])).double().eval()
+
+
+def make_arrays(seed, rows=KEPT):
+    """Samples, values and rf neurons as zennit-crp sorts them, each [rows, channels]."""
+    generator = np.random.default_rng(seed)
+    samples = np.stack([generator.permutation(SAMPLES)[:rows] for _ in range(CHANNELS)], 1)
+    values = -np.sort(-generator.normal(size=(rows, CHANNELS)).astype(np.float32), axis=0)
+    return samples, values, generator.integers(0, 36, (rows, CHANNELS))
+
+
+def save(folder, stem, arrays):
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, array in zip(("data", "rel", "rf"), arrays):
+        np.save(folder / f"{stem}_{part}.npy", array)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, kind in enumerate(KINDS.values()):
+        save(tmp_path / f"{kind}Max_sum_normed", "features.0", make_arrays(number))
+        save(tmp_path / f"{kind}Max_sum_normed", "out", make_arrays(number + 10))
+        for target in TARGETS:
+            arrays = make_arrays(100 * number + target, 9)
+            save(tmp_path / f"{kind}Stats_sum_normed" / "features.0", f"{target}", arrays)
+        np.save(tmp_path / f"{kind}Stats_sum_normed" / "targets.npy", np.array(TARGETS))
+    return tmp_path
+
+
+@pytest.fixture
+def fv(folder):
+    images = torch.rand(SAMPLES, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer_map = {"features.0": ChannelConcept(), "out": ChannelConcept(), "features.1": ChannelConcept()}
+    return FeatureVisualization(
+        CondAttribution(small_model()), TensorDataset(images, torch.zeros(SAMPLES, dtype=torch.long)), layer_map,
+        path=folder,
+    )
+
+
+def arrays_of(mode, target=None):
+    number = list(KINDS).index(mode)
+    return make_arrays(number) if target is None else make_arrays(100 * number + target, 9)
+
+
+@pytest.mark.parametrize("mode", KINDS)
+@pytest.mark.parametrize("r_range", [(0, 8), (3, 5), (30, 40), (35, 99)])
+def test_references_of_an_old_folder(fv, mode, r_range):
+    samples, _, _ = arrays_of(mode)
+    found = fv.get_max_reference([0, 3], "features.0", mode, r_range, plot_fn=None)
+    for concept, inputs in found.items():
+        expected = fv.dataset.tensors[0][samples[slice(*r_range), concept]]
+        torch.testing.assert_close(inputs, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rf", [False, True])
+def test_heatmaps_on_references_of_an_old_folder(fv, rf):
+    samples, _, neurons = arrays_of("relevance")
+    _, heatmaps = fv.get_max_reference(2, "features.0", "relevance", (0, 3), EpsilonPlusFlat(), rf, None)[2]
+    for heatmap, sample, neuron in zip(heatmaps, samples[:, 2], neurons[:, 2]):
+        expected = fv.attribution(
+            fv.dataset[sample][0][None], [{"features.0": {2: [int(neuron)]} if rf else [2]}], EpsilonPlusFlat(),
+            start_layer="features.0", mask_map=ChannelConcept.mask_rf if rf else ChannelConcept.mask,
+        ).heatmap[0]
+        torch.testing.assert_close(heatmap, expected)
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_class_references_of_an_old_folder(fv, mode):
+    found = fv.get_stats_reference(1, "features.0", [5, 0], mode, (1, 4), plot_fn=None)
+    assert list(found) == ["1:5", "1:0"]
+    for target in (5, 0):
+        samples, _, _ = arrays_of(mode, target)
+        torch.testing.assert_close(found[f"1:{target}"], fv.dataset.tensors[0][samples[1:4, 1]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_class_statistics_of_an_old_folder(fv, mode):
+    means = np.array([arrays_of(mode, target)[1][:5, 3].mean() for target in TARGETS])
+    order = np.argsort(-means)
+    targets, values = fv.compute_stats(3, "features.0", mode, top_N=2, mean_N=5)
+    assert targets.tolist() == np.array(TARGETS)[order][:2].tolist()
+    np.testing.assert_allclose(values, means[order][:2], rtol=1e-6)
+    _, normed = fv.compute_stats(3, "features.0", mode, top_N=2, mean_N=5, norm=True)
+    np.testing.assert_allclose(normed, (means[order] / means[order][0])[:2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_the_functions_that_load_read_an_old_folder(fv, folder, mode):
+    kind = KINDS[mode]
+    for path in (getattr(fv, f"{kind}Max").PATH, str(folder / f"{kind}Max_sum_normed")):
+        for found, expected in zip(load_maximization(path, "features.0"), arrays_of(mode)):
+            np.testing.assert_array_equal(found, expected)
+    path = getattr(fv, f"{kind}Stats").PATH
+    assert load_stat_targets(path).tolist() == TARGETS
+    for target in TARGETS:
+        for found, expected in zip(load_statistics(path, "features.0", target), arrays_of(mode, target)):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("where", ["inside", "elsewhere"])
+def test_pictures_of_an_old_folder_are_cached(fv, folder, tmp_path_factory, where):
+    fv.cache = ImageCache(folder / "cache" if where == "inside" else tmp_path_factory.mktemp("cache"))
+    counts = []
+    fv.attribution.model.register_forward_pre_hook(lambda module, args: counts.append(1))
+    fv.get_max_reference(1, "features.0", composite=EpsilonPlusFlat())
+    made = len(counts)
+    images, heatmaps = fv.get_max_reference(1, "features.0", composite=EpsilonPlusFlat())[1]
+    assert len(counts) == made > 0
+    assert all(isinstance(picture, Image.Image) for picture in images + heatmaps)
+
+
+def test_pictures_are_made_anew_where_old_results_have_changed(fv, folder, tmp_path_factory):
+    fv.cache = ImageCache(tmp_path_factory.mktemp("cache"))
+    before = fv.get_max_reference(1, "features.0")[1]
+    save(folder / "RelMax_sum_normed", "features.0", make_arrays(77))
+    after = fv.get_max_reference(1, "features.0")[1]
+    assert any(np.asarray(one).tolist() != np.asarray(other).tolist() for one, other in zip(before, after))
+
+
+@pytest.mark.parametrize("ask", [
+    lambda fv: fv.get_max_reference(0, "features.1"), lambda fv: fv.get_stats_reference(0, "features.0", 1),
+    lambda fv: fv.get_stats_reference(0, "out", 0), lambda fv: fv.compute_stats(0, "out"),
+    lambda fv: load_maximization(fv.RelMax.PATH, "features.1"), lambda fv: load_maximization(fv.path / "None", "out"),
+    lambda fv: load_statistics(fv.RelStats.PATH, "features.0", 3), lambda fv: load_stat_targets(fv.RelMax.PATH),
+])
+def test_what_an_old_folder_does_not_hold_is_a_store_error(fv, ask):
+    with pytest.raises(StoreError):
+        ask(fv)
+
+
+def test_a_concept_beyond_those_of_an_old_folder(fv):
+    with pytest.raises(IndexError, match="0 to 3"):
+        fv.get_max_reference(CHANNELS, "features.0")
+
+
+def test_another_way_of_ranking_is_not_in_an_old_folder(fv, folder):
+    other = FeatureVisualization(fv.attribution, fv.dataset, fv.layer_map, abs_norm=False, path=folder)
+    with pytest.raises(StoreError, match="RelMax_sum_unnormed.*RelMax_sum_normed"):
+        other.get_max_reference(0, "features.0")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickled_payload_in_an_old_folder_is_not_run(fv, folder):
+    for file in folder.rglob("*.npy"):
+        np.save(file, np.array([Payload(folder / "ran")], dtype=object), allow_pickle=True)
+    for ask in (lambda: fv.get_max_reference(0, "features.0"), lambda: load_stat_targets(fv.RelStats.PATH),
+                lambda: load_statistics(fv.RelStats.PATH, "features.0", 0)):
+        with pytest.raises(ValueError):
+            ask()
+    assert not (folder / "ran").exists()
+
+
+def test_files_of_an_old_folder(folder):
+    found = find_files(folder)
+    assert set(found) == {"RelMax_sum_normed", "ActMax_sum_normed", "RelStats_sum_normed", "ActStats_sum_normed"}
+    assert len(found["RelMax_sum_normed"]) == 6 and len(found["RelStats_sum_normed"]) == 1 + 3 * len(TARGETS)
+
+
+def test_a_sweep_beside_old_results_takes_their_place(fv):
+    fv.layer_map.pop("out")
+    fv.run(EpsilonPlusFlat(), 0, SAMPLES)
+    best = ReferenceStore(fv.path).top("features.0", 1, k=3).samples
+    inputs = fv.get_max_reference(1, "features.0", r_range=(0, 3), plot_fn=None)[1]
+    torch.testing.assert_close(inputs, fv.dataset.tensors[0][best], rtol=0, atol=0)
+    np.testing.assert_array_equal(load_maximization(fv.RelMax.PATH, "features.0")[0][:3, 1], best)
