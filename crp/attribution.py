@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from zennit.core import Composite, Hook
+from zennit.rules import Pass
 
 from crp.attribution_graph import AttributionGraph
 from crp.concepts import ChannelConcept, Concept
@@ -227,8 +228,8 @@ class CondAttribution:
     ) -> Iterator[AttributionResult]:
         """Attribute one sample under many conditions, with a single forward pass.
 
-        The rules stay attached to the model until the iterator is exhausted or closed. ``.grad`` of the data is not
-        set.
+        The rules stay attached to the model until the last result is there or the iterator is closed. ``.grad`` of the
+        data is not set.
 
         Parameters
         ----------
@@ -286,7 +287,7 @@ class CondAttribution:
     ) -> Iterator[AttributionResult]:
         """Attribute samples under several conditions each, with a single forward pass.
 
-        The rules stay attached to the model until the iterator is exhausted or closed.
+        The rules stay attached to the model until the last result is there or the iterator is closed.
 
         Parameters
         ----------
@@ -316,19 +317,19 @@ class CondAttribution:
 
     def _rounds(self, data, rounds, flows):
         with self._forward(data, [condition for row in rounds for condition in row if condition], flows[0]) as forward:
-            for conditions, flow in zip(rounds, flows):
+            for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
                 parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
                 result = _merge(parts, _restoring_order(groups))
-                if not _is_finite(result):
+                if number == len(rounds) or not _is_finite(result):
                     break
                 yield result
-            else:
-                return
-        rows = sorted(row for rows in groups for row in rows)
-        raise FloatingPointError(self._explain_not_finite(
-            map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
-        ))
+        if not _is_finite(result):
+            rows = sorted(row for rows in groups for row in rows)
+            raise FloatingPointError(self._explain_not_finite(
+                map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
+            ))
+        yield result
 
     # What users override
 
@@ -702,6 +703,8 @@ def _frozen_parameters(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _registered(composite: Composite, model: nn.Module) -> Iterator[None]:
     """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way."""
+    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        composite = _without_attention(composite)
     modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
     tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     try:
@@ -718,6 +721,18 @@ def _registered(composite: Composite, model: nn.Module) -> Iterator[None]:
                 del vars(module)[name]
             module._parameters.clear()
             module._parameters.update(parameters)
+
+
+def _without_attention(composite: Composite) -> Composite:
+    """The composite, less the rule for activations that zennit gives to nn.MultiheadAttention, where it fails.
+
+    PyTorch keeps that module with the activations; its three inputs do not fit the rule. Gradients flow instead.
+    """
+    def module_map(context, name, module):
+        rule = composite.module_map(context, name, module)
+        return None if isinstance(module, nn.MultiheadAttention) and type(rule) is Pass else rule
+
+    return Composite(module_map, composite.canonizers)
 
 
 def _device_of(model: nn.Module) -> torch.device:

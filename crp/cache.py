@@ -84,8 +84,8 @@ class ImageCache(Cache):
         """
         for reference_id, value in references.items():
             parts = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(picture, Image.Image) for part in parts for picture in part):
-                raise TypeError("an ImageCache keeps PIL images; this plot_fn gives something else")
+            if not all(isinstance(part, list) and all(isinstance(i, Image.Image) for i in part) for part in parts):
+                raise TypeError("an ImageCache keeps lists of PIL images; this plot_fn gives something else")
             folder = self._folder(reference_id, key)
             temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
             temporary.mkdir(parents=True)

@@ -20,33 +20,38 @@ def model_fingerprint(model: nn.Module) -> dict[str, str]:
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 of everything a value consists of: numbers, tensors, attributes, functions with what they close over."""
-    digest = hashlib.sha256()
-    _feed(digest, value, {})
-    return digest.hexdigest()
+    """sha256 of everything a value consists of: numbers, tensors, attributes, functions with what they close over.
+
+    The code of functions is part of it as this version of Python compiles it.
+    """
+    return _digest(value, {}).hex()
 
 
-def _feed(digest, value: Any, visited: dict[int, Any]) -> None:
+def probe_indices(length: int) -> list[int]:
+    """A few indices, spread over a dataset, whose samples stand for all."""
+    return sorted({round(i * (length - 1) / 4) for i in range(5)})
+
+
+def _digest(value: Any, known: dict[int, tuple[Any, bytes]]) -> bytes:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().contiguous()
-        digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-        return
+        return _hash(f"tensor {value.dtype} {tuple(value.shape)}", value.reshape(-1).view(torch.uint8).numpy())
     if isinstance(value, np.ndarray) and value.dtype != object:
-        digest.update(f"array {value.dtype.str} {value.shape};".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-        return
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
-        digest.update(f"{type(value).__name__} {value!r};".encode())
-        return
-    if id(value) in visited:
-        digest.update(b"seen;")
-        return
-    visited[id(value)] = value
-    digest.update(f"{_name(type(value))}(".encode())
-    for part in _parts(value):
-        _feed(digest, part, visited)
-    digest.update(b");")
+        return _hash(f"array {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, range, torch.dtype, np.generic)):
+        return _hash(f"{type(value).__name__} {value!r}")
+    if id(value) not in known:
+        known[id(value)] = value, b"itself"  # keeps it alive, so that its id stays its own, and ends cycles
+        parts = [_digest(part, known) for part in _parts(value)]
+        known[id(value)] = value, _hash(f"{_name(type(value))} {len(parts)}", *parts)
+    return known[id(value)][1]
+
+
+def _hash(kind: str, *contents: Any) -> bytes:
+    digest = hashlib.sha256(kind.encode() + b"\0")
+    for content in contents:
+        digest.update(content)
+    return digest.digest()
 
 
 def _parts(value: Any) -> list:
@@ -59,23 +64,25 @@ def _parts(value: Any) -> list:
         return sorted(fingerprint(item) for item in value)
     if isinstance(value, (list, tuple)):
         return list(value)
+    if isinstance(value, np.ndarray):
+        return [value.shape, *value.reshape(-1).tolist()]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [_name(value), value.__defaults__, value.__kwdefaults__, cells, _constants(value.__code__)]
+        return [_name(value), value.__defaults__, value.__kwdefaults__, cells, _code(value.__code__)]
     attributes = getattr(value, "__dict__", None)
     if attributes is None:
         return [_name(value) if callable(value) else type(value).__name__]
     return [(key, item) for key, item in sorted(attributes.items()) if key not in _RUNTIME_STATE]
 
 
-def _constants(code: types.CodeType) -> list:
-    """What tells functions of the same name apart, such as lambdas, without depending on the version of Python."""
-    constants = [_constants(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
-    return [list(code.co_names), constants]
+def _code(code: types.CodeType) -> list:
+    """What a function does, apart from where it stands in its file."""
+    constants = [_code(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
+    return [code.co_code, code.co_names, constants]
 
 
 def _name(value: Any) -> str:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -112,7 +113,8 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     sample : torch.Tensor, tuple or dict
         Input of the model; one sample is enough.
     layer_names : list of str
-        Names as in ``model.named_modules()``.
+        Names as in ``model.named_modules()``. Those of modules that the forward pass does not call are left out, with a
+        warning.
     debug : bool, default False
         Print every module call and the calls that feed it.
 
@@ -123,16 +125,20 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     Raises
     ------
     ValueError
-        If a layer does not exist or is not used in the forward pass.
+        If a layer does not exist.
     """
     layer_names = list(layer_names)
     for layer in layer_names:
         resolve_layer(model, layer)
     calls = _trace_calls(model, sample)
+    called = {call.module for call in calls}
+    unused = [layer for layer in layer_names if layer not in called]
+    if unused:
+        warnings.warn(f"left out, because the forward pass does not call them: {', '.join(unused)}", stacklevel=2)
     if debug:
         for call in calls:
             print(f"{call.module} <- {', '.join(calls[before].module for before in call.inputs) or '(input)'}")
-    return ModelGraph(calls, layer_names)
+    return ModelGraph(calls, [layer for layer in layer_names if layer in called])
 
 
 def _trace_calls(model: nn.Module, sample: Any) -> list[Call]:

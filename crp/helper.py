@@ -13,7 +13,7 @@ from crp.hooks import LayerTaps
 from crp.image import max_norm
 from crp.inputs import call_model
 from crp.layers import get_layer_names
-from crp.legacy import find_files, load_sorted, parse_results_name
+from crp.legacy import find_files, load_sorted, load_targets, parse_results_name
 from crp.store import ReferenceStore, is_store
 
 __all__ = [
@@ -93,7 +93,7 @@ def load_stat_targets(path: str | Path) -> np.ndarray:
     """
     store, _ = _open_store(path)
     if store is None:
-        return np.load(Path(path) / "targets.npy", allow_pickle=False)
+        return load_targets(path)
     return np.unique(store.targets)
 
 

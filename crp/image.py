@@ -63,7 +63,10 @@ def imgify(
 
 
 def _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill):
-    array = image.detach().cpu().float().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    array = np.asarray(image)
     array = _channels_last(array, batched=bool(grid))
     if array.dtype != np.uint8:
         array = _to_bytes(array.astype(float), vmin, vmax, symmetric, axes=(1, 2, 3) if grid else (0, 1, 2))

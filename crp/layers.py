@@ -46,19 +46,28 @@ def resolve_layer(model: nn.Module, layer: str) -> LayerAddress:
     ValueError
         If no module has this name; the message lists the nearest names.
     """
-    modules = dict(model.named_modules())
     if not isinstance(layer, str):
         raise TypeError(f"a layer is named by a string, as in model.named_modules(), not by {layer!r}")
-    if layer in modules and layer:
-        return LayerAddress(layer, layer, modules[layer])
+    module = _find_module(model, layer)
+    if module is not None:
+        return LayerAddress(layer, layer, module)
     name, colon, part = layer.rpartition(":")
-    if colon and name in modules and name:
-        if part == "in":
-            return LayerAddress(layer, name, modules[name], is_input=True)
-        if part.isdecimal():
-            return LayerAddress(layer, name, modules[name], output_index=int(part))
-        raise ValueError(f"layer {layer!r}: after the colon comes 'in' or the number of an output, not {part!r}")
-    raise ValueError(unknown_layer_message(name if colon else layer, [known for known in modules if known]))
+    module = _find_module(model, name)
+    if module is None:
+        known = [known for known, _ in model.named_modules() if known]
+        raise ValueError(unknown_layer_message(name if colon else layer, known))
+    if part == "in":
+        return LayerAddress(layer, name, module, is_input=True)
+    if part.isdecimal():
+        return LayerAddress(layer, name, module, output_index=int(part))
+    raise ValueError(f"layer {layer!r}: after the colon comes 'in' or the number of an output, not {part!r}")
+
+
+def _find_module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name) if name else None
+    except AttributeError:
+        return None
 
 
 def unknown_layer_message(layer: str, known: Iterable[str]) -> str:
@@ -136,5 +145,5 @@ def get_layer_names(model: nn.Module, types: list) -> list[str]:
 
 def module_order(model: nn.Module, layers: Iterable[str]) -> list[str]:
     """Sort layer addresses by the position of their modules in ``model.named_modules()``."""
-    position = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    return sorted(layers, key=lambda layer: (position[resolve_layer(model, layer).module_name], layer))
+    position = {module: i for i, module in enumerate(model.modules())}
+    return sorted(layers, key=lambda layer: (position[resolve_layer(model, layer).module], layer))

@@ -73,6 +73,20 @@ def load_sorted(folder: str | Path, stem: str) -> tuple[np.ndarray, np.ndarray, 
     )
 
 
+def load_targets(folder: str | Path) -> np.ndarray:
+    """The classes of a folder of class statistics.
+
+    Raises
+    ------
+    StoreError
+        If the folder does not list them.
+    """
+    try:
+        return np.load(Path(folder) / "targets.npy", allow_pickle=False)
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no targets.npy") from None
+
+
 class LegacyResults:
     """Answers from a folder of zennit-crp, for as many samples as it kept (40 per concept).
 
@@ -87,7 +101,8 @@ class LegacyResults:
 
     def identity(self) -> str:
         """A text that changes with the folder; zennit-crp wrote no hashes."""
-        return f"{self.path.resolve()} {self.path.stat().st_mtime_ns}"
+        files = [(file, Path(file).stat()) for files in find_files(self.path).values() for file in files]
+        return " ".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
 
     def top(
         self, layer: str, concept: int, quantity: str = "relevance", k: int = 8, target: int | None = None, *,
@@ -106,7 +121,7 @@ class LegacyResults:
         self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """Per class, the mean of a concept's ``n`` largest values; as ``ReferenceStore.class_means``."""
-        targets = np.load(self._folder(quantity, "Stats", statistic, normalised) / "targets.npy", allow_pickle=False)
+        targets = load_targets(self._folder(quantity, "Stats", statistic, normalised))
         means = [
             self.top(layer, concept, quantity, n, target, statistic=statistic, normalised=normalised).values.mean()
             for target in targets

@@ -24,6 +24,7 @@ from crp.store import (
     StoreError,
     file_hash,
     is_store,
+    read_json,
     read_manifest,
     stored_statistics,
     table_name,
@@ -166,9 +167,12 @@ def finished_shards(path: Path) -> dict[str, tuple[int, int]]:
     StoreError
         If two shards overlap, or one belongs to another sweep.
     """
+    read_manifest(path)
     manifest, found, end = file_hash(path / "manifest.json"), {}, 0
     for folder in sorted((path / "shards").glob("[0-9]*"), key=lambda folder: int(folder.name)):
-        record = json.loads((folder / "shard.json").read_text())
+        record = read_json(folder / "shard.json", "the shard has no record")
+        if not isinstance(record, dict) or not {"manifest", "first", "stop", "files"} <= set(record):
+            raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks fields")
         if record["manifest"] != manifest:
             raise StoreError(f"{folder} belongs to a sweep with another manifest")
         if record["first"] < end:

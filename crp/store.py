@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,23 +138,39 @@ class ShardedMatrix:
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __getitem__(self, index):
-        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
-        if isinstance(rows, slice) and rows == slice(None):
-            return np.concatenate([self._read(i, slice(None), columns) for i in range(len(self._parts))])
-        wanted = np.arange(len(self))[rows]
-        flat = np.atleast_1d(wanted)
-        shard_of = np.searchsorted(self._ends, flat, side="right")
-        order = np.argsort(shard_of, kind="stable")
-        pieces = []
+        rows, columns = index if isinstance(index, tuple) and len(index) == 2 else (index, slice(None))
+        if isinstance(rows, slice) and rows == slice(None) and isinstance(columns, (int, np.integer, slice)):
+            return np.concatenate([self._read(shard, slice(None), columns) for shard in range(len(self._parts))])
+        if isinstance(columns, slice) and isinstance(rows, (int, np.integer, slice)):
+            wanted = np.arange(len(self))[rows]
+            result = self._gather(np.atleast_1d(wanted), lambda shard, local, _: self._read(shard, local, columns))
+            return result if np.ndim(wanted) else result[0]
+        # numpy itself says which entries are meant; the arrays of numbers take no memory before they are indexed
+        row_numbers = np.broadcast_to(np.arange(len(self))[:, None], self.shape)[index]
+        column_numbers = np.broadcast_to(np.arange(self.shape[1]), self.shape)[index]
+        return self._take(np.asarray(row_numbers), np.asarray(column_numbers))[()]
+
+    def _take(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The entries at pairs of rows and columns."""
+        flat_columns = columns.reshape(-1)
+        taken = self._gather(
+            rows.reshape(-1), lambda shard, local, places: self._read_pairs(shard, local, flat_columns[places])
+        )
+        return taken.reshape(rows.shape)
+
+    def _gather(self, rows: np.ndarray, read: Callable) -> np.ndarray:
+        """Join what ``read(shard, rows of the shard, places of these rows in the result)`` gives."""
+        shard_of = np.searchsorted(self._ends, rows, side="right")
+        pieces, places = [read(0, rows[:0], np.arange(0))], [np.arange(0)]
         for shard in np.unique(shard_of):
-            local = flat[order][shard_of[order] == shard] - (self._ends[shard] - len(self._parts[shard]))
-            pieces.append(self._read(shard, local, columns))
-        if not pieces:
-            return self._read(0, np.empty(0, dtype=int), columns)
+            place = np.flatnonzero(shard_of == shard)
+            local = rows[place] - (self._ends[shard] - len(self._parts[shard]))
+            pieces.append(read(shard, local, place))
+            places.append(place)
         gathered = np.concatenate(pieces)
         result = np.empty_like(gathered)
-        result[order] = gathered
-        return result if np.ndim(wanted) else result[0]
+        result[np.concatenate(places)] = gathered
+        return result
 
     def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
         """All rows in order, a few at a time."""
@@ -164,22 +180,21 @@ class ShardedMatrix:
 
     def take_columnwise(self, rows: np.ndarray) -> np.ndarray:
         """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
-        wanted = np.unique(rows)
-        gathered = np.empty(rows.shape, self.dtype)
-        for first in range(0, len(wanted), 1024):
-            part = wanted[first:first + 1024]
-            block = self[part]
-            column, slot = np.nonzero((rows >= part[0]) & (rows <= part[-1]))
-            gathered[column, slot] = block[np.searchsorted(part, rows[column, slot]), column]
-        return gathered
+        return self._take(rows, np.broadcast_to(np.arange(len(rows))[:, None], rows.shape))
 
     def _read(self, shard, rows, columns):
-        part = self._parts[shard]
-        values = np.array(part[rows][:, columns] if isinstance(rows, np.ndarray) else part[rows, columns])
+        values = np.array(self._parts[shard][rows, columns])
         if self._totals is None:
             return values
-        total = np.maximum(self._totals[shard][rows], np.finfo(values.dtype).tiny)
+        total = self._total(shard, rows)
         return values / (total[:, None] if values.ndim == 2 else total)
+
+    def _read_pairs(self, shard, rows, columns):
+        values = np.array(self._parts[shard][rows, columns])
+        return values if self._totals is None else values / self._total(shard, rows)
+
+    def _total(self, shard, rows):
+        return np.maximum(self._totals[shard][rows], np.finfo(self.dtype).tiny)
 
 
 class ReferenceStore:
@@ -203,7 +218,9 @@ class ReferenceStore:
 
     def __init__(self, path: str | Path):
         read_manifest(path)
-        seal = _read_json(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
+        seal = read_json(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
+        if not isinstance(seal, dict) or not isinstance(seal.get("shards"), dict):
+            raise StoreError(f"{path}: seal.json names no shards")
         self._open(path, list(seal["shards"]))
 
     @classmethod
@@ -219,7 +236,7 @@ class ReferenceStore:
         self.shards = shards
         if not shards or not all(re.fullmatch(r"\d{8,}", shard) for shard in shards):
             raise StoreError(f"{self.path}: the seal names impossible shards")
-        self._entries = {entry.name: entry for entry in map(LayerEntry.from_json, self.manifest["settings"]["layers"])}
+        self._entries = {entry.name: entry for entry in read_layers(self.manifest)}
         self._arrays: dict[str, np.ndarray] = {}
 
     def __repr__(self):
@@ -363,6 +380,7 @@ class ReferenceStore:
         targets, means : numpy.ndarray
             [classes], classes ascending.
         """
+        check_concept(layer, concept, self.entry(layer).concepts)
         column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[:, concept]
         pairs = self.rows()
         if _quantity(quantity) == "relevance":
@@ -436,7 +454,7 @@ class ReferenceStore:
         if str(path) not in self._arrays:
             try:
                 self._arrays[str(path)] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise StoreError(f"{path} is missing or damaged: {error}") from error
         return self._arrays[str(path)]
 
@@ -475,10 +493,26 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     StoreError
         If there is none, or it is of another format.
     """
-    manifest = _read_json(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
+    manifest = read_json(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
         raise StoreError(f"{path}: manifest.json is not of the format {FORMAT} version {FORMAT_VERSION}")
+    read_layers(manifest)
     return manifest
+
+
+def read_layers(manifest: dict[str, Any]) -> list[LayerEntry]:
+    """The layers that a manifest lists.
+
+    Raises
+    ------
+    StoreError
+        If what it says of them cannot be.
+    """
+    try:
+        stored_statistics(manifest["settings"]["options"]["max_target"])
+        return [LayerEntry.from_json(entry) for entry in manifest["settings"]["layers"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"the manifest lacks settings of a store: {error!r}") from error
 
 
 def file_hash(path: Path) -> str:
@@ -493,7 +527,14 @@ def _quantity(quantity: str) -> str:
     return quantity
 
 
-def _read_json(path: Path, absent: str) -> Any:
+def read_json(path: Path, absent: str) -> Any:
+    """Contents of a JSON file of a store.
+
+    Raises
+    ------
+    StoreError
+        If it is absent (then the message is ``absent``) or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

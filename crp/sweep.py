@@ -15,7 +15,7 @@ from zennit.core import Composite
 
 from crp.attribution import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
-from crp.fingerprint import fingerprint, model_fingerprint
+from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
 from crp.inputs import map_tensors
 from crp.layers import module_order
 from crp.shards import ShardWriter, check_settings, create_store, finished_shards, join_ranges, remove_store, seal_store
@@ -130,12 +130,13 @@ class Sweep:
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
         self._check_disk(stop - start)
         create_store(self.path, self.settings())
-        finished = finished_shards(self.path)
+        finished = finished_shards(self.path).values()
+        for first, end in self._parts(start, stop):
+            self._check_overlap(first, end, finished)
         shards = []
         with tqdm(total=stop - start, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
             for first, end in self._parts(start, stop):
-                if (first, end) not in finished.values():
-                    self._check_overlap(first, end, finished.values())
+                if (first, end) not in finished:
                     self._write_shard(first, end, bar)
                 else:
                     bar.update(end - first)
@@ -146,6 +147,9 @@ class Sweep:
         """Everything that decides what the store holds."""
         return {
             "model": model_fingerprint(self.attribution.model),
+            "attribution": {
+                "class": type(self.attribution).__qualname__, "output": fingerprint(self.attribution.output),
+            },
             "dataset": {"length": self.length, "samples": self._dataset_fingerprint()},
             "composite": {"class": type(self.composite).__qualname__, "rules": fingerprint(self.composite)},
             "options": {"max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint},
@@ -162,7 +166,7 @@ class Sweep:
 
     def _check_overlap(self, first, end, finished):
         for other_first, other_end in finished:
-            if first < other_end and other_first < end:
+            if first < other_end and other_first < end and (first, end) != (other_first, other_end):
                 raise StoreError(f"{self.path} already holds samples {other_first} to {other_end - 1}, which overlap "
                                  f"{first} to {end - 1}")
 
@@ -192,7 +196,7 @@ class Sweep:
 
     def _dataset_fingerprint(self) -> str | None:
         """Hash of a few samples; None if they come out differently each time."""
-        indices = sorted({round(i * (self.length - 1) / 4) for i in range(5)})
+        indices = probe_indices(self.length)
 
         def read():
             return fingerprint([(batch.data, batch.targets) for i in indices for batch in self.load(i, i + 1, 1)])

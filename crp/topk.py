@@ -28,7 +28,7 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
     best_rows = np.empty((columns, 0), dtype=np.int64)
     best_values = np.empty((columns, 0))
     first = 0
-    for block in blocks:
+    for block in blocks if k > 0 else []:
         comparable = np.where(np.isnan(block), -np.inf, block)
         if best_rows.shape[1] < k:
             rows = np.broadcast_to(np.arange(first, first + len(block)), (columns, len(block)))

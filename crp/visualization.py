@@ -13,7 +13,7 @@ from zennit.core import Composite
 from crp.attribution import CondAttribution
 from crp.cache import Cache
 from crp.concepts import Concept, as_ids, check_max_target
-from crp.fingerprint import fingerprint
+from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
 from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
 from crp.inputs import map_tensors
 from crp.layers import unknown_layer_message
@@ -463,13 +463,21 @@ class FeatureVisualization:
     def _cache_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets) -> dict:
         """Everything beside the concept that changes a picture of its references."""
         return {
-            "results": results.identity(), "model": fingerprint(dict(self.attribution.model.state_dict())),
+            "results": results.identity(), "model": model_fingerprint(self.attribution.model),
+            "attribution": fingerprint({
+                key: value for key, value in vars(self.attribution).items() if key not in ("model", "device")
+            }), "classes": [type(self.attribution).__qualname__, type(self).__qualname__],
+            "samples": self._samples_fingerprint(),
             "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
             "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm,
             "targets": targets, "rf": bool(rf),
             "composite": None if composite is None else fingerprint(composite), "plot_fn": fingerprint(plot_fn),
             "preprocess_fn": fingerprint(self.preprocess_fn),
         }
+
+    def _samples_fingerprint(self) -> str:
+        indices = probe_indices(len(self.dataset))
+        return fingerprint([self.get_data_sample(i, preprocessing) for i in indices for preprocessing in (False, True)])
 
     def _pictures(self, references, layer, composite, rf, plot_fn, batch_size, targets) -> dict:
         inputs = {
@@ -516,7 +524,7 @@ class FeatureVisualization:
                 mask_map={layer: concept_of_layer.mask_rf if rf else concept_of_layer.mask},
                 start_layer=layer if targets is None else None, exclude_parallel=False,
             )
-            for row, result in zip(rounds, results):
+            for row, result in zip(rounds, results, strict=True):
                 for i, item in enumerate(item for item in row if item is not None):
                     found[item.key, item.slot] = map_tensors(lambda tensor, i=i: tensor[i:i + 1], result.heatmap)
         return {

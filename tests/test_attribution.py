@@ -693,7 +693,7 @@ class BatchNormNet(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(4)
-        self.conv1, self.bn, self.relu = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        self.conv1, self.bn, self.relu = nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()
         self.conv2, self.fc = nn.Conv2d(4, 3, 3), nn.Linear(12, 3)
         self.unused = nn.Linear(2, 2)
         self.bn.running_mean.uniform_(-1, 1)

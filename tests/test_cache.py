@@ -30,7 +30,7 @@ def coloured():
     ([picture(i) for i in range(12)], [picture(i) for i in range(20, 32)]), tuple([picture(i)] for i in range(11)),
     [picture(1, "L")], [picture(1, "RGBA")], [picture(1, size=(1, 1)), picture(2, size=(30, 2))], [coloured()], [],
     ([], []), ([picture(1)], []), ([picture(1)],),
-], ids=str)
+])
 def test_pictures_come_back_as_they_were(tmp_path, reference):
     cache = ImageCache(tmp_path / "cache")
     cache.save({3: reference}, KEY)

@@ -174,13 +174,10 @@ def test_debug_prints_every_call(capsys):
     assert printed.count("relu <-") == 3 and "d <- relu" in printed and "a <- (input)" in printed
 
 
-def test_unknown_and_unused_layers():
+def test_unknown_layers():
     model = SharedRelu()
     with pytest.raises(ValueError, match="'rely'; did you mean 'relu'"):
         trace_model_graph(model, torch.rand(1, 2), ["rely"])
-    model.extra = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="forward pass.*'extra'"):
-        trace_model_graph(model, torch.rand(1, 2), ["extra"])
     graph = trace_model_graph(model, torch.rand(1, 2), ["a", "b"])
     with pytest.raises(ValueError, match="'bb'; did you mean 'b'"):
         graph.find_input_layers("bb")
@@ -250,3 +247,17 @@ def test_layer_names_and_output_shapes():
     assert get_layer_names(model, [nn.Conv2d, nn.Linear]) == ["0.0", "2"]
     shapes = get_output_shapes(model, torch.rand(1, 1, 4, 4), ["2", "0.0", "0.0:in"])
     assert shapes == {"2": (3,), "0.0": (2, 2, 2), "0.0:in": (1, 4, 4)}
+
+
+def test_modules_that_are_not_called_are_left_out_with_a_warning():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.warns(UserWarning, match="idle"):
+        graph = trace_model_graph(Idle(), torch.rand(1, 2), ["used", "idle"])
+    assert graph.layer_names == ["used"]

@@ -7,7 +7,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from zennit.composites import EpsilonPlusFlat
+from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
@@ -577,3 +577,27 @@ def test_a_feature_axis_in_the_middle_of_a_condition_over_two_layers():
     layer_map = {"0": ChannelConcept(2), "2": ChannelConcept()}
     result = CondAttribution(net, heatmap_axis=-1)(data, [{"2": [1], "0": [0, 2], "y": [0]}], mask_map=layer_map)
     torch.testing.assert_close(result.heatmap, gradient(first, leaf, at_first).sum(-1))
+
+
+@pytest.mark.parametrize("composite", [EpsilonPlusFlat, EpsilonPlus])
+def test_composites_that_fail_on_multihead_attention_let_gradients_through_it(composite, model_state):
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(4, 4)
+            self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.embed(x)
+            return self.head(self.attend(x, x, x)[0].mean(1))
+
+    net, data = Attending().eval(), torch.randn(2, 5, 4)
+    before, rules = model_state(net), composite()
+    result = CondAttribution(net, heatmap_axis=-1)(data, [{"y": [1]}], rules, ["attend", "embed"])
+    activation = result.activations["embed"].requires_grad_()
+    attended = net.attend(activation, activation, activation)[0]
+    expected, = torch.autograd.grad(attended, activation, result.relevances["attend"])
+    torch.testing.assert_close(result.relevances["embed"], expected)
+    assert result.heatmap.shape == (2, 5)
+    assert model_state(net) == before and len(rules.handles) == 0

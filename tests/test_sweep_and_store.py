@@ -32,10 +32,14 @@ QUANTITIES = ["relevance", "activation"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_waiting_for_the_disk():
+def quick():
+    """Do not wait for the disk, nor for threads, which the small models do not need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+    torch.set_num_threads(threads)
 
 
 def small_model(classes=CLASSES):

@@ -178,9 +178,10 @@ class Story:
         classes, values = self.references.compute_stats(concept, LAYER, top_N=3)
         caption = (
             f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
-            "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits at "
-            "which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
-            f"concept), and the spot its strongest neuron sees. It serves the {_in_words(classes[values > 0.5 * values[0]])}."
+            "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits "
+            "at which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
+            "concept), and the spot its strongest neuron sees. "
+            f"It serves the {_in_words(classes[values > 0.5 * values[0]])}."
         )
         return caption, figure
 
