@@ -449,8 +449,9 @@ class CondAttribution:
         torch.Tensor
         """
         heatmap = data.grad.detach()
-        if self.heatmap_axis is not None:
-            heatmap = heatmap.sum(getattr(data, "feature_axis", self.heatmap_axis))
+        axis = getattr(data, "feature_axis", self.heatmap_axis)
+        if self.heatmap_axis is not None and heatmap.ndim > 1:  # [B] has nothing to sum
+            heatmap = heatmap.sum(axis)
         return heatmap if on_device is None else heatmap.to(on_device)
 
     # Checks

@@ -601,3 +601,13 @@ def test_composites_that_fail_on_multihead_attention_let_gradients_through_it(co
     torch.testing.assert_close(result.relevances["embed"], expected)
     assert result.heatmap.shape == (2, 5)
     assert model_state(net) == before and len(rules.handles) == 0
+
+
+def test_an_input_with_one_number_per_sample_keeps_its_heatmap():
+    class Scaled(nn.Module):
+        def forward(self, x, scale):
+            return x * scale[:, None]
+
+    x, scale = torch.rand(2, 3), torch.rand(2)
+    heatmaps = CondAttribution(Scaled())((x, scale), [{"y": [1]}]).heatmap
+    torch.testing.assert_close(heatmaps[1], x[:, 1] ** 2 * scale)
