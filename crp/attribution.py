@@ -1,33 +1,43 @@
 """Conditional attribution: relevance from a model's output to its input, through chosen concepts only."""
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from zennit.core import Composite, Hook
-from zennit.rules import Pass
+from zennit.core import Composite
 
+from crp.attach import check_nothing_registered, frozen_parameters, registered
 from crp.attribution_graph import AttributionGraph
-from crp.concepts import ChannelConcept, Concept
+from crp.concepts import ChannelConcept
+from crp.conditions import (
+    check_conditions,
+    check_targets,
+    group_rows,
+    layers_of,
+    mask_of,
+    merge_rows,
+    output_indices,
+    restoring_order,
+    select_rows,
+)
 from crp.hooks import FiniteWatch, LayerTaps
 from crp.inputs import (
     InputLeaf,
     call_model,
     count_samples,
+    device_of,
     gradient_mode,
     input_leaves,
     list_tensors,
     map_tensors,
 )
-from crp.layers import flatten_tensors, unknown_layer_message
+from crp.layers import flatten_tensors
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -135,7 +145,7 @@ class CondAttribution:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
         self.model = model
-        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.device = torch.device(device) if device is not None else device_of(model)
         self.overwrite_data_grad = overwrite_data_grad
         self.no_param_grad = no_param_grad
         self.output = output
@@ -269,7 +279,7 @@ class CondAttribution:
             batch = conditions[first:first + batch_size]
             rows = list(range(first, first + len(batch)))
             rounds.append(batch + [None] * (batch_size - len(batch)))
-            flows.append(replace(flow, init_rel=_select_rows(init_rel, rows, len(conditions))))
+            flows.append(replace(flow, init_rel=select_rows(init_rel, rows, len(conditions))))
         results = self._rounds(data, rounds, flows)
         return iter(tqdm(results, total=len(rounds), disable=not verbose, desc="attribution"))
 
@@ -320,7 +330,7 @@ class CondAttribution:
             for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
                 parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
-                result = _merge(parts, _restoring_order(groups))
+                result = merge_rows(parts, restoring_order(groups))
                 if number == len(rounds) or not _is_finite(result):
                     break
                 yield result
@@ -392,7 +402,7 @@ class CondAttribution:
             if targets is None:
                 selected[row] = relevance[row]
                 continue
-            for index in _output_indices(targets, prediction.shape):
+            for index in output_indices(targets, prediction.shape):
                 selected[(row, *index)] = relevance[(row, *index)]
         return selected
 
@@ -462,28 +472,10 @@ class CondAttribution:
         """Refuse what cannot work, before anything is attached to the model."""
         if isinstance(record_layer, str):
             raise TypeError(f"record_layer is a list of layers: [{record_layer!r}]")
-        if isinstance(conditions, Mapping) or not isinstance(conditions, Iterable):
-            raise TypeError("conditions is a list of dicts, such as [{'layer4': [3], 'y': [0]}]")
-        conditions = list(conditions)
-        if not conditions:
-            raise ValueError("conditions is empty: give at least one, such as [{'y': [0]}]")
-        for condition in conditions:
-            if not isinstance(condition, Mapping):
-                raise TypeError(f"a condition is a dict, such as {{'layer4': [3], 'y': [0]}}, not {condition!r}")
-            if self.MODEL_OUTPUT_NAME not in condition and start_layer is None and init_rel is None:
-                raise ValueError(
-                    f"the condition {condition} does not say where relevance starts: name outputs under "
-                    f"{self.MODEL_OUTPUT_NAME!r}, or give start_layer or init_rel"
-                )
-        for module_name, module in self.model.named_modules():
-            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-            if any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
-                raise ValueError(
-                    f"a composite is still registered (on {module_name or 'the model'}), so its rules would act twice: "
-                    "call composite.remove() or leave its context (or finish the generate() that uses it) first"
-                )
-        if composite is not None and len(composite.handles) > 0:
-            raise ValueError("the composite is still registered on another model: call composite.remove() first")
+        conditions = check_conditions(
+            conditions, self.MODEL_OUTPUT_NAME, y_needed=start_layer is None and init_rel is None
+        )
+        check_nothing_registered(self.model, composite)
         if self.model.training:
             warnings.warn(
                 "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
@@ -493,20 +485,29 @@ class CondAttribution:
             composite, list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
 
-    def _check_targets(self, conditions: list[dict], shape: torch.Size) -> None:
-        for condition in conditions:
-            for index in _output_indices(condition.get(self.MODEL_OUTPUT_NAME, []), shape):
-                for position, (i, size) in enumerate(zip(index, shape[1:])):
-                    if not -size <= i < size:
-                        where = f" on axis {position + 1}" if len(shape) > 2 else ""
-                        raise IndexError(f"target {i} is out of range: the outputs{where} are 0 to {size - 1}")
+    # One pass
 
-    def _condition_layers(self, condition: dict) -> list[str]:
-        return [layer for layer in condition if layer != self.MODEL_OUTPUT_NAME]
+    def _attribute(self, data, conditions, flow: _Flow):
+        """Attribute rows that have one condition each; also return the gradients of the inputs."""
+        groups = self._group_rows(conditions, flow)
+        parts, gradients = [], []
+        for rows in groups:
+            group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
+            group_flow = replace(flow, init_rel=select_rows(flow.init_rel, rows, len(conditions)))
+            group_conditions = [conditions[row] for row in rows]
+            with self._forward(group_data, conditions, flow) as forward:  # all conditions are checked before the first
+                parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
+            gradients.append(tuple(None if leaf.is_embedded else leaf.tensors[0].grad for leaf in forward.leaves))
+        order = restoring_order(groups)
+        return merge_rows(parts, order), merge_rows(gradients, order)
+
+    def _group_rows(self, conditions: list[dict | None], flow: _Flow) -> list[list[int]]:
+        """Rows that can go together: through the same layers, or all if relevance may flow around layers."""
+        return group_rows(conditions, self.MODEL_OUTPUT_NAME if flow.exclude_parallel else None)
 
     def _chain(self, condition: dict, flow: _Flow, outputs: dict[str, torch.Tensor]) -> list[str]:
         """Layers to go through, from last to first, as the forward pass met them."""
-        layers = [layer for layer in self._condition_layers(condition) if layer != flow.start_layer]
+        layers = [layer for layer in layers_of(condition, self.MODEL_OUTPUT_NAME) if layer != flow.start_layer]
         if not flow.exclude_parallel:
             return layers
         executed = list(outputs)
@@ -517,30 +518,13 @@ class CondAttribution:
             raise ValueError(f"layer {layers[0]!r} comes after the start layer {flow.start_layer!r}")
         return layers
 
-    # One pass
-
-    def _attribute(self, data, conditions, flow: _Flow):
-        """Attribute rows that have one condition each; also return the gradients of the inputs."""
-        groups = self._group_rows(conditions, flow)
-        parts, gradients = [], []
-        for rows in groups:
-            group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
-            group_flow = replace(flow, init_rel=_select_rows(flow.init_rel, rows, len(conditions)))
-            group_conditions = [conditions[row] for row in rows]
-            with self._forward(group_data, conditions, flow) as forward:  # all conditions are checked before the first
-                parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
-            gradients.append(tuple(None if leaf.is_embedded else leaf.tensors[0].grad for leaf in forward.leaves))
-        order = _restoring_order(groups)
-        return _merge(parts, order), _merge(gradients, order)
-
-    def _group_rows(self, conditions: list[dict], flow: _Flow) -> list[list[int]]:
-        """Rows with a condition, together if they go through the same layers or relevance may flow around layers."""
-        groups = {}
-        for row, condition in enumerate(conditions):
-            if condition is not None:
-                layers = tuple(self._condition_layers(condition)) if flow.exclude_parallel else ()
-                groups.setdefault(layers, []).append(row)
-        return list(groups.values())
+    def _check_masks(self, conditions: list[dict], flow: _Flow, taps: LayerTaps) -> None:
+        """Let masks that can check themselves do so before relevance flows."""
+        for condition in conditions:
+            for layer in layers_of(condition, self.MODEL_OUTPUT_NAME):
+                mask = mask_of(flow.mask_map, layer)(0, condition[layer], layer)
+                if hasattr(mask, "check"):
+                    mask.check(taps.outputs[layer].shape)
 
     def _prepare(self, data):
         """Data on the device of the model, with gradients where they are possible."""
@@ -557,15 +541,15 @@ class CondAttribution:
     @contextmanager
     def _forward(self, data, conditions, flow: _Flow) -> Iterator[_Forward]:
         """Run the model with rules and taps attached; detach them on leaving."""
-        layers = [layer for condition in conditions for layer in self._condition_layers(condition)]
+        layers = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
         layers += flow.record_layer + ([] if flow.start_layer is None else [flow.start_layer])
         with ExitStack() as stack:
             if self.no_param_grad:
-                stack.enter_context(_frozen_parameters(self.model))
+                stack.enter_context(frozen_parameters(self.model))
             if flow.composite is not None:
-                stack.enter_context(_registered(flow.composite, self.model))
+                stack.enter_context(registered(flow.composite, self.model))
                 if self.no_param_grad:  # canonizers bring parameters of their own
-                    stack.enter_context(_frozen_parameters(self.model))
+                    stack.enter_context(frozen_parameters(self.model))
             taps = stack.enter_context(LayerTaps(self.model, layers))
             with gradient_mode():
                 model_data, leaves = stack.enter_context(input_leaves(self.model, data))
@@ -580,12 +564,12 @@ class CondAttribution:
             if flow.start_layer is not None:
                 start = taps.outputs[flow.start_layer]
             else:
-                self._check_targets(conditions, start.shape)
+                check_targets(conditions, self.MODEL_OUTPUT_NAME, start.shape)
             if not start.requires_grad:
                 raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
             for condition in conditions:
                 self._chain(condition, flow, taps.outputs)
-            _check_masks(conditions, flow, taps, self._condition_layers)
+            self._check_masks(conditions, flow, taps)
             yield _Forward(model_data, leaves, taps, start)
 
     def _backward(self, forward: _Forward, conditions, rows, flow: _Flow, retain_graph=False) -> AttributionResult:
@@ -596,8 +580,8 @@ class CondAttribution:
         for tensor in (tensor for leaf in forward.leaves for tensor in leaf.tensors):
             tensor.grad = None
         for row in rows:
-            for layer in self._condition_layers(conditions[row]):
-                mask = _mask_of(flow.mask_map, layer)
+            for layer in layers_of(conditions[row], self.MODEL_OUTPUT_NAME):
+                mask = mask_of(flow.mask_map, layer)
                 taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
 
         relevance = self._initial_relevance(forward, conditions, rows, flow)
@@ -633,7 +617,7 @@ class CondAttribution:
         if flow.start_layer is None:
             targets = [conditions[row].get(self.MODEL_OUTPUT_NAME) for row in rows]
             targets = [] if all(target is None for target in targets) else targets
-        init_rel = _select_rows(flow.init_rel, rows, len(conditions))
+        init_rel = select_rows(flow.init_rel, rows, len(conditions))
         relevance = self.relevance_init(active.clone(), targets, init_rel)
         if len(rows) == forward.count:
             return relevance
@@ -686,133 +670,6 @@ class CondAttribution:
         with FiniteWatch(self.model) as watch:
             self._attribute(data, conditions, flow)
         return watch.explanation()
-
-
-@contextmanager
-def _frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Let no parameter require gradients within the context."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _registered(composite: Composite, model: nn.Module) -> Iterator[None]:
-    """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way."""
-    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-        composite = _without_attention(composite)
-    modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
-    tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
-    try:
-        composite.register(model)
-        yield
-    finally:
-        composite.remove()
-        for tensor, data in tensors:
-            if tensor.data_ptr() != data.data_ptr():
-                tensor.data = data
-        for module, parameters, attributes in modules:
-            # zennit 1.0's canonizers hide parameters behind attributes of the same name
-            for name in (parameters.keys() | module._buffers.keys()) & (vars(module).keys() - attributes):
-                del vars(module)[name]
-            module._parameters.clear()
-            module._parameters.update(parameters)
-
-
-def _without_attention(composite: Composite) -> Composite:
-    """The composite, less the rule for activations that zennit gives to nn.MultiheadAttention, where it fails.
-
-    PyTorch keeps that module with the activations; its three inputs do not fit the rule. Gradients flow instead.
-    """
-    def module_map(context, name, module):
-        rule = composite.module_map(context, name, module)
-        return None if isinstance(module, nn.MultiheadAttention) and type(rule) is Pass else rule
-
-    return Composite(module_map, composite.canonizers)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
-def _mask_of(mask_map: Any, layer: str) -> Callable:
-    """The mask function for a layer."""
-    if isinstance(mask_map, (set, frozenset, list, tuple)):
-        mask_map = dict(mask_map)
-    if isinstance(mask_map, Mapping):
-        if layer not in mask_map:
-            raise ValueError(f"mask_map: {unknown_layer_message(layer, mask_map)}")
-        mask_map = mask_map[layer]
-    return mask_map.mask if isinstance(mask_map, Concept) else mask_map
-
-
-def _check_masks(conditions: list[dict], flow: _Flow, taps: LayerTaps, layers_of: Callable) -> None:
-    """Let masks that can check themselves do so before relevance flows."""
-    for condition in conditions:
-        for layer in layers_of(condition):
-            mask = _mask_of(flow.mask_map, layer)(0, condition[layer], layer)
-            if hasattr(mask, "check"):
-                mask.check(taps.outputs[layer].shape)
-
-
-def _output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
-    """Indices into the axes of the output after the first, from the ids under "y".
-
-    Raises
-    ------
-    TypeError
-        If an id is neither an integer nor a tuple of integers.
-    """
-    if isinstance(targets, (torch.Tensor, np.ndarray)):
-        targets = targets.tolist()
-    if isinstance(targets, (int, np.integer)):
-        targets = [targets]
-    indices = []
-    for target in targets:
-        index = target if isinstance(target, tuple) else (target,)
-        try:
-            index = tuple(operator.index(i) for i in index)
-        except TypeError:
-            raise TypeError(f"a target is an integer or a tuple of them, not {target!r}") from None
-        if len(shape) == 1 and index == (0,):
-            index = ()
-        if len(index) > len(shape) - 1:
-            raise IndexError(f"target {target!r} has more indices than the output has axes: {tuple(shape)}")
-        indices.append(index)
-    return indices
-
-
-def _select_rows(init_rel: Any, rows: list[int], count: int) -> Any:
-    """The rows of a tensor that has one for each of ``count`` conditions; anything else as it is."""
-    if isinstance(init_rel, torch.Tensor) and init_rel.ndim > 1 and len(init_rel) == count > 1:
-        return init_rel[rows]
-    return init_rel
-
-
-def _restoring_order(groups: list[list[int]]) -> list[int]:
-    """Positions of rows 0, 1, 2, ... when the groups are joined."""
-    return np.argsort([row for rows in groups for row in rows], kind="stable").tolist()
-
-
-def _merge(parts: list, order: list[int]) -> Any:
-    """Join equal structures of tensors along the batch axis, in a given order."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, torch.Tensor):
-        return torch.cat(parts)[order]
-    if isinstance(first, Mapping):
-        return {key: _merge([part[key] for part in parts], order) for key in first}
-    if isinstance(first, tuple):
-        merged = [_merge(list(items), order) for items in zip(*parts)]
-        return type(first)(*merged) if hasattr(first, "_fields") else tuple(merged)
-    return first
 
 
 def _is_finite(result: AttributionResult) -> bool:

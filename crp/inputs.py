@@ -53,6 +53,12 @@ def count_samples(data: Any) -> int:
     return lengths.pop()
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Device of a model's first parameter or buffer; the CPU without any."""
+    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
 def call_model(model: nn.Module, data: Any) -> Any:
     """Call a model with a tensor, a tuple (positional arguments) or a dict (keyword arguments)."""
     if isinstance(data, Mapping):

@@ -1,0 +1,70 @@
+"""Attaching rules to a model for a while, and leaving no trace."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from zennit.core import Composite, Hook
+from zennit.rules import Pass
+
+
+def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:
+    """Raise a ValueError if a composite is registered on the model, or this one on any."""
+    for module_name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):
+            raise ValueError(
+                f"a composite is still registered (on {module_name or 'the model'}), so its rules would act twice: "
+                "call composite.remove() or leave its context (or finish the generate() that uses it) first"
+            )
+    if composite is not None and len(composite.handles) > 0:
+        raise ValueError("the composite is still registered on another model: call composite.remove() first")
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require gradients within the context."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
+    """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way."""
+    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        composite = _without_attention(composite)
+    modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
+    tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        composite.register(model)
+        yield
+    finally:
+        composite.remove()
+        for tensor, data in tensors:
+            if tensor.data_ptr() != data.data_ptr():
+                tensor.data = data
+        for module, parameters, attributes in modules:
+            # zennit 1.0's canonizers hide parameters behind attributes of the same name
+            for name in (parameters.keys() | module._buffers.keys()) & (vars(module).keys() - attributes):
+                del vars(module)[name]
+            module._parameters.clear()
+            module._parameters.update(parameters)
+
+
+def _without_attention(composite: Composite) -> Composite:
+    """The composite, less the rule for activations that zennit gives to nn.MultiheadAttention, where it fails.
+
+    PyTorch keeps that module with the activations; its three inputs do not fit the rule. Gradients flow instead.
+    """
+    def module_map(context, name, module):
+        rule = composite.module_map(context, name, module)
+        return None if isinstance(module, nn.MultiheadAttention) and type(rule) is Pass else rule
+
+    return Composite(module_map, composite.canonizers)
