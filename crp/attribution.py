@@ -600,7 +600,8 @@ class CondAttribution:
         remaining = iter(heatmaps)
         activations = {layer: taps.outputs[layer] for layer in flow.record_layer}
         relevances = {
-            layer: taps.relevances.get(layer, torch.zeros_like(output)) for layer, output in activations.items()
+            layer: taps.relevances[layer] if layer in taps.relevances else torch.zeros_like(output)
+            for layer, output in activations.items()
         }
         return AttributionResult(
             map_tensors(lambda _: next(remaining), forward.data),

@@ -33,7 +33,7 @@ def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Callable]) -> torch.T
 class MaskHook(Hook):
     """A zennit hook that masks the relevance arriving at a module's (first) output.
 
-    To mask by hand, register it with one of zennit's composites, before the composite that holds the rules.
+    To mask by hand, register it with one of zennit's composites, beside the composite that holds the rules.
 
     Parameters
     ----------
@@ -55,10 +55,9 @@ class MaskHook(Hook):
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Attach to a module; the handles detach."""
-        address = LayerAddress(type(module).__name__, "", module)
         return RemovableHandleList([
             RemovableHandle(self),
-            tap_module(address, lambda output: None, lambda output, relevance: self.backward(module, relevance)),
+            *tap_last(module, lambda output: None, lambda output, relevance: self.backward(module, relevance)),
         ])
 
 
@@ -96,8 +95,8 @@ class FeatVisHook(Hook):
         """Attach to a module; the handles detach."""
         return RemovableHandleList([
             RemovableHandle(self),
-            tap_module(
-                LayerAddress(self.layer_name, self.layer_name, module),
+            *tap_last(
+                module,
                 lambda output: self._analyze(self.FV.analyze_activation, output),
                 lambda output, relevance: self._analyze(self.FV.analyze_relevance, relevance),
             ),
@@ -134,6 +133,21 @@ def tap_module(address: LayerAddress, on_activation: Callable, on_relevance: Cal
             lambda module, args, kwargs: tap_leaf((args, kwargs)), prepend=True, with_kwargs=True
         )
     return address.module.register_forward_hook(lambda module, args, output: tap_leaf(output))
+
+
+def tap_last(module: nn.Module, on_activation: Callable, on_relevance: Callable) -> RemovableHandleList:
+    """Tap the output of a module after all other hooks, also those that are registered later.
+
+    So relevance passes here before the rule of a composite, whichever was registered first.
+    """
+    attached = RemovableHandleList()
+    address = LayerAddress(type(module).__name__, "", module)
+
+    def attach(*_):
+        attached.remove()
+        attached.append(tap_module(address, on_activation, on_relevance))
+
+    return RemovableHandleList([module.register_forward_pre_hook(attach), attached])
 
 
 class LayerTaps:
