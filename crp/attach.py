@@ -1,6 +1,8 @@
 """Attaching rules to a model for a while, and leaving no trace."""
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,9 +10,48 @@ from torch import nn
 from zennit.core import Composite, Hook
 from zennit.rules import Pass
 
+_in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_in_use_lock = threading.Lock()
+
+
+@contextmanager
+def exclusive_use(model: nn.Module) -> Iterator[None]:
+    """Let nobody else attribute a model within the context, in any thread.
+
+    Raises
+    ------
+    RuntimeError
+        If somebody does already.
+    """
+    with _in_use_lock:
+        if model in _in_use:
+            raise RuntimeError(
+                "another attribution is using this model: finish or close its generate() first; "
+                "threads need a copy of the model each"
+            )
+        _in_use.add(model)
+    try:
+        yield
+    finally:
+        _in_use.discard(model)
+
+
+@contextmanager
+def restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass in train mode does to buffers, such as running means."""
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()] if model.training else []
+    try:
+        yield
+    finally:
+        for buffer, value in saved:
+            buffer.data.copy_(value)
+
 
 def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:
     """Raise a ValueError if a composite is registered on the model, or this one on any."""
+    if composite is not None and not isinstance(composite, Composite):
+        hint = f"; did you mean {composite.__name__}()?" if isinstance(composite, type) else ""
+        raise TypeError(f"composite is an instance of zennit.core.Composite, not {composite!r}{hint}")
     for module_name, module in model.named_modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if any(isinstance(getattr(hook, "__self__", None), Hook) for hook in hooks):

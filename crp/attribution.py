@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from zennit.core import Composite
 
-from crp.attach import check_nothing_registered, frozen_parameters, registered
+from crp.attach import check_nothing_registered, exclusive_use, frozen_parameters, registered, restored_buffers
 from crp.attribution_graph import AttributionGraph
 from crp.concepts import ChannelConcept
 from crp.conditions import (
@@ -37,7 +37,7 @@ from crp.inputs import (
     list_tensors,
     map_tensors,
 )
-from crp.layers import flatten_tensors
+from crp.layers import as_layer_list, flatten_tensors
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -48,7 +48,8 @@ class AttributionResult(NamedTuple):
     Attributes
     ----------
     heatmap : torch.Tensor, tuple or dict
-        Relevance of the input, summed over ``heatmap_axis``; the structure of the data.
+        Relevance of the input, summed over ``heatmap_axis``; the structure of the data, None for integers that no
+        embedding looks up.
     activations : dict
         Recorded layer -> its activation [B, ...].
     relevances : dict
@@ -95,7 +96,8 @@ class CondAttribution:
     """Concept-conditional attribution of a model: concept relevance propagation, CRP (Achtibat et al., 2023).
 
     Relevance starts at the model's output (or at a layer), flows backwards by the rules of a zennit composite, and is
-    masked at layers to the concepts that a condition names.
+    masked at layers to the concepts that a condition names. A module that is called several times is masked at each
+    call and read at the last. One model serves one attribution at a time; threads need a copy of it each.
 
     Parameters
     ----------
@@ -470,8 +472,6 @@ class CondAttribution:
         self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
     ) -> tuple[list[dict], _Flow]:
         """Refuse what cannot work, before anything is attached to the model."""
-        if isinstance(record_layer, str):
-            raise TypeError(f"record_layer is a list of layers: [{record_layer!r}]")
         conditions = check_conditions(
             conditions, self.MODEL_OUTPUT_NAME, y_needed=start_layer is None and init_rel is None
         )
@@ -482,7 +482,7 @@ class CondAttribution:
                 stacklevel=3,
             )
         return conditions, _Flow(
-            composite, list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
+            composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
 
     # One pass
@@ -544,6 +544,8 @@ class CondAttribution:
         layers = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
         layers += flow.record_layer + ([] if flow.start_layer is None else [flow.start_layer])
         with ExitStack() as stack:
+            stack.enter_context(exclusive_use(self.model))
+            stack.enter_context(restored_buffers(self.model))
             if self.no_param_grad:
                 stack.enter_context(frozen_parameters(self.model))
             if flow.composite is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from zennit.core import Composite
 
-from crp.concepts import as_ids
+from crp.concepts import as_id, as_layer_map
 from crp.graph import ModelGraph
 from crp.layers import unknown_layer_message
 
@@ -38,14 +38,17 @@ class ConceptGraph(NamedTuple):
         figsize : tuple of float, optional
             In inches; by default it grows with the graph.
         **reference_arguments
-            For ``feature_visualization.get_max_reference``, such as ``composite``, ``rf`` and ``plot_fn``.
+            For ``feature_visualization.get_max_reference``, such as ``composite``, ``rf`` and ``plot_fn`` (by default
+            ``crp.image.vis_opaque_img``).
 
         Returns
         -------
         matplotlib.figure.Figure
         """
-        from crp.plotting import draw_concept_graph  # matplotlib is only needed to draw
+        from crp.image import vis_opaque_img  # matplotlib is only needed to draw
+        from crp.plotting import draw_concept_graph
 
+        reference_arguments.setdefault("plot_fn", vis_opaque_img)
         return draw_concept_graph(self, feature_visualization, figsize, reference_arguments)
 
 
@@ -67,7 +70,7 @@ class AttributionGraph:
 
     def set_layer_map(self, layer_map: Mapping | Iterable) -> None:
         """Choose other layers and concepts; the model graph shows the same layers."""
-        self.layer_map = dict(layer_map)
+        self.layer_map = as_layer_map(layer_map)
         self.graph.set_layer_names(self.layer_map)
 
     def __call__(
@@ -126,11 +129,13 @@ class AttributionGraph:
         for layer in (layer_name, parent_layer):
             if layer is not None and layer not in self.layer_map:
                 raise ValueError(f"layer_map: {unknown_layer_message(layer, self.layer_map)}")
-        root = (layer_name, as_ids(concept_id)[0])
+        if any(count < 1 for count in width):
+            raise ValueError(f"width holds the numbers of children, at least 1 each, not {width}")
+        root = (layer_name, as_id(concept_id))
         base_condition = {layer_name: [root[1]]}
         start_layer = None
         if parent_layer is not None:
-            base_condition[parent_layer] = as_ids(parent_c_id)
+            base_condition[parent_layer] = [as_id(parent_c_id)]
         if target is not None:
             base_condition[self.attribution.MODEL_OUTPUT_NAME] = [target]
         else:

@@ -298,11 +298,47 @@ def as_ids(ids: Any) -> list[int]:
     if isinstance(ids, torch.Tensor):
         ids = ids.detach().cpu().numpy()
     array = np.asarray(list(ids) if isinstance(ids, (range, set, tuple)) else ids)
-    if array.size == 0:
+    if array.size == 0 and array.ndim == 1:
         return []
     if array.dtype.kind not in "iu" or array.ndim > 1:
         raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
     return [int(i) for i in np.atleast_1d(array)]
+
+
+def as_id(value: Any) -> int:
+    """One Python int from an int, or from a list, array or tensor of length 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something else is given, or several.
+    """
+    ids = as_ids(value)
+    if len(ids) != 1:
+        raise ValueError(f"one concept id is needed, not {len(ids)}")
+    return ids[0]
+
+
+def as_layer_map(layer_map: Any) -> dict[str, Concept]:
+    """Layer -> concept, from a dict or pairs.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but concepts.
+    """
+    try:
+        concepts = dict(layer_map)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "layer_map maps layers to concepts: {'layer4': ChannelConcept()}, or pairs of them; "
+            f"got {layer_map!r}"
+        ) from None
+    for layer, concept in concepts.items():
+        if not isinstance(concept, Concept):
+            hint = f"; did you mean {concept.__name__}()?" if isinstance(concept, type) else ""
+            raise TypeError(f"layer_map[{layer!r}] is {concept!r}, not a Concept{hint}")
+    return concepts
 
 
 def check_max_target(max_target: str) -> None:

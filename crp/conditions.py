@@ -1,6 +1,7 @@
 """Conditions: what they may say, and the rows of a batch that they belong to."""
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from crp.layers import unknown_layer_message
 
 
 def check_conditions(conditions: Any, output_name: str, y_needed: bool) -> list[dict]:
-    """The conditions as a list.
+    """The conditions as a list of copies.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def check_conditions(conditions: Any, output_name: str, y_needed: bool) -> list[
                 f"the condition {condition} does not say where relevance starts: name outputs under "
                 f"{output_name!r}, or give start_layer or init_rel"
             )
-    return conditions
+    return [{layer: copy.copy(ids) for layer, ids in condition.items()} for condition in conditions]
 
 
 def layers_of(condition: Mapping, output_name: str) -> list[str]:
@@ -84,6 +85,8 @@ def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
         targets = targets.tolist()
     if isinstance(targets, (int, np.integer)):
         targets = [targets]
+    if not isinstance(targets, Iterable) or isinstance(targets, (str, Mapping)):
+        raise TypeError(f"targets are integers or tuples of them, in a list; got {targets!r}")
     indices = []
     for target in targets:
         index = target if isinstance(target, tuple) else (target,)
@@ -107,6 +110,8 @@ def mask_of(mask_map: Any, layer: str) -> Callable:
         if layer not in mask_map:
             raise ValueError(f"mask_map: {unknown_layer_message(layer, mask_map)}")
         mask_map = mask_map[layer]
+    if isinstance(mask_map, type) and issubclass(mask_map, Concept):
+        raise TypeError(f"mask_map takes {mask_map.__name__}() or {mask_map.__name__}.mask, not the class")
     return mask_map.mask if isinstance(mask_map, Concept) else mask_map
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+_LIBRARIES = {"builtins", "abc", "typing", "numpy", "torch", "torchvision", "transformers", "zennit", "crp"}
 _RUNTIME_STATE = {"handles", "hook_refs", "stored_tensors", "tensor_handles", "active"}
 
 
 def model_fingerprint(model: nn.Module) -> dict[str, str]:
-    """Name of a model's class and hash of its parameters and buffers."""
-    return {"class": _name(type(model)), "weights": fingerprint(dict(model.state_dict()))}
+    """Name of a model's class, hash of its modules as they are printed, hash of its parameters and buffers."""
+    weights = fingerprint(dict(model.state_dict()))
+    return {"class": _name(type(model)), "modules": fingerprint(str(model)), "weights": weights}
 
 
 def fingerprint(value: Any) -> str:
@@ -28,7 +30,7 @@ def fingerprint(value: Any) -> str:
 
 
 def probe_indices(length: int) -> list[int]:
-    """A few indices, spread over a dataset, whose samples stand for all."""
+    """Up to five indices, spread over a dataset, whose samples stand for all."""
     return sorted({round(i * (length - 1) / 4) for i in range(5)})
 
 
@@ -76,7 +78,15 @@ def _parts(value: Any) -> list:
     attributes = getattr(value, "__dict__", None)
     if attributes is None:
         return [_name(value) if callable(value) else type(value).__name__]
-    return [(key, item) for key, item in sorted(attributes.items()) if key not in _RUNTIME_STATE]
+    state = [(key, item) for key, item in sorted(attributes.items()) if key not in _RUNTIME_STATE]
+    return state + _own_code(type(value))
+
+
+def _own_code(cls: type) -> list:
+    """The functions of a class that a user wrote; libraries are told apart by their versions."""
+    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    functions = [getattr(item, "__func__", item) for base in own for _, item in sorted(vars(base).items())]
+    return [_code(function.__code__) for function in functions if isinstance(function, types.FunctionType)]
 
 
 def _code(code: types.CodeType) -> list:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from crp.inputs import call_model, gradient_mode, input_leaves
-from crp.layers import flatten_tensors, resolve_layer, unflatten_tensors, unknown_layer_message
+from crp.layers import as_layer_list, flatten_tensors, resolve_layer, unflatten_tensors, unknown_layer_message
 
 
 class Call(NamedTuple):
@@ -127,9 +127,10 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     ValueError
         If a layer does not exist.
     """
-    layer_names = list(layer_names)
+    layer_names = as_layer_list(layer_names)
     for layer in layer_names:
-        resolve_layer(model, layer)
+        if resolve_layer(model, layer).module_name != layer:
+            raise ValueError(f"the graph knows modules, not their inputs or single outputs as {layer!r}")
     calls = _trace_calls(model, sample)
     called = {call.module for call in calls}
     unused = [layer for layer in layer_names if layer not in called]

@@ -12,7 +12,7 @@ from crp.concepts import normalise
 from crp.hooks import LayerTaps
 from crp.image import max_norm
 from crp.inputs import call_model
-from crp.layers import get_layer_names
+from crp.layers import as_layer_list, get_layer_names
 from crp.legacy import find_files, load_sorted, load_targets, parse_results_name
 from crp.store import ReferenceStore, is_store
 
@@ -39,6 +39,7 @@ def get_output_shapes(model: nn.Module, single_sample: Any, record_layers: list[
     dict
         Layer -> shape.
     """
+    record_layers = as_layer_list(record_layers)
     with torch.no_grad(), LayerTaps(model, record_layers) as taps:
         call_model(model, single_sample)
     return {layer: tuple(taps.outputs[layer].shape[1:]) for layer in record_layers}

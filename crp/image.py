@@ -116,8 +116,9 @@ def _pad_to_square(image):
 
 
 def max_norm(rel: torch.Tensor) -> torch.Tensor:
-    """Divide by the largest value; all zeros stay zeros."""
-    return rel / rel.max().clamp_min(torch.finfo(rel.dtype).tiny)
+    """Divide by the largest value, if that is positive."""
+    largest = rel.max()
+    return rel / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def get_crop_range(heatmap: torch.Tensor, crop_th: float) -> tuple[int, int, int, int]:
@@ -229,7 +230,7 @@ def vis_img_heatmap(
 
 
 def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
-    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T], feature vectors [F]."""
+    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T] of up to 8 channels, feature vectors [F]."""
     pictures = []
     for sample in data_batch:
         if not isinstance(sample, torch.Tensor):
@@ -263,6 +264,9 @@ def vis_signal(
     list of PIL.Image.Image
     """
 
+    if heatmaps.ndim != 2:
+        raise ValueError(f"heatmaps of signals are [N, T], not {tuple(heatmaps.shape)}: sum over the channels")
+
     def draw(axes, signal, relevance):
         first, stop = 0, len(relevance)
         if rf:
@@ -282,7 +286,8 @@ def vis_signal(
 def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False) -> list[Image.Image]:
     """Draw feature vectors as bars, coloured by their relevance: red for positive, blue for negative.
 
-    The attribution must keep the feature axis: ``CondAttribution(model, heatmap_axis=None)``.
+    The attribution must keep the feature axis: ``CondAttribution(model, heatmap_axis=None)``. Take a composite whose
+    rule for the first layer tells features apart: the Flat rule, as in ``EpsilonPlusFlat``, gives all of them the same.
 
     Parameters
     ----------
@@ -346,7 +351,7 @@ def plot_grid(
     cmap, vmin, vmax, symmetric, resize, padding
         As for :func:`imgify`.
     figsize : tuple of float, default (6, 6)
-        In inches.
+        In inches; flat grids are lower.
 
     Returns
     -------

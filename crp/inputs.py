@@ -41,7 +41,7 @@ def count_samples(data: Any) -> int:
     tensors = list_tensors(data)
     if not tensors:
         raise TypeError(
-            f"data is a tensor, a tuple of tensors or a dict of them (keyword arguments), not {type(data).__name__}"
+            f"data is a tensor (for arrays: torch.from_numpy), a tuple or a dict of tensors, not {type(data).__name__}"
         )
     if any(tensor.ndim == 0 for tensor in tensors):
         raise ValueError("the first axis of data holds the samples, but a tensor without axes was given")

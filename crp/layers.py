@@ -119,9 +119,9 @@ def leaf_index(leaves: list, address: LayerAddress) -> int:
     if index is None:
         index = next((i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)), len(leaves))
     if index >= len(leaves) or not isinstance(leaves[index], torch.Tensor):
-        found = ", ".join(type(leaf).__name__ for leaf in leaves) or "nothing"
+        found = ", ".join(f"{i} {type(leaf).__name__}" for i, leaf in enumerate(leaves)) or "nothing"
         side = "takes" if address.is_input else "returns"
-        raise ValueError(f"layer {address.layer!r}: the module {side} no tensor there (it {side}: {found})")
+        raise ValueError(f"layer {address.layer!r}: no tensor there; the module {side} {found}")
     if not leaves[index].is_floating_point():
         raise ValueError(f"layer {address.layer!r} holds {leaves[index].dtype} values; relevance needs floating point")
     return index
@@ -141,6 +141,13 @@ def get_layer_names(model: nn.Module, types: list) -> list[str]:
     list of str
     """
     return [name for name, module in model.named_modules() if name and isinstance(module, tuple(types))]
+
+
+def as_layer_list(layers: Any) -> list[str]:
+    """A list of layer names; a single string is refused, since it would be taken letter by letter."""
+    if isinstance(layers, str):
+        raise TypeError(f"layers come in a list: [{layers!r}]")
+    return list(layers or [])
 
 
 def module_order(model: nn.Module, layers: Iterable[str]) -> list[str]:

@@ -36,7 +36,7 @@ def draw_grid(rows: list[tuple[str, list[list[Any]]]], figsize: tuple[float, flo
     rows : list of (label, parts)
         Each part is a line of pictures; the label stands beside the first.
     figsize : tuple of float
-        In inches.
+        In inches; the height at most.
 
     Returns
     -------
@@ -46,7 +46,8 @@ def draw_grid(rows: list[tuple[str, list[list[Any]]]], figsize: tuple[float, flo
     columns = max((len(part) for _, part in lines), default=0)
     if columns == 0:
         raise ValueError("there is nothing to plot: the references are empty")
-    figure = new_figure(figsize)
+    width, height = figsize
+    figure = new_figure((width, min(height, width * len(lines) / columns + 0.2)))
     axes = figure.subplots(len(lines), columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -131,9 +132,8 @@ def _node_pictures(graph, feature_visualization, reference_arguments) -> dict:
     for layer, concept in graph.nodes:
         by_layer.setdefault(layer, []).append(concept)
     for layer, concepts in by_layer.items():
-        references = feature_visualization.get_max_reference(
-            concepts, layer, **{"r_range": (0, 1), **reference_arguments}
-        )
+        arguments = {"r_range": (0, 1), **reference_arguments}
+        references = feature_visualization.get_max_reference(concepts, layer, **arguments)
         for concept, found in references.items():
             pictures[layer, concept] = (found[0] if isinstance(found, tuple) else found)[0]
     return pictures

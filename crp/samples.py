@@ -83,6 +83,11 @@ def list_targets(target: Any) -> list[int]:
     TypeError
         If the target is neither.
     """
+    if isinstance(target, (list, tuple)):
+        raise TypeError(
+            f"a target is a class number or a multi-hot tensor, but this one is a {type(target).__name__}: {target!r}; "
+            "make it a tensor, or override multitarget_to_single"
+        )
     array = np.asarray(target.cpu() if isinstance(target, torch.Tensor) else target)
     if array.size == 1 and array.dtype.kind in "iu":
         return [int(array.item())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -40,8 +41,13 @@ def create_store(path: Path, settings: dict[str, Any]) -> None:
     StoreError
         If the store was made with other settings; the message names them.
     """
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file; a store is a folder")
     if not is_store(path):
-        (path / "shards").mkdir(parents=True, exist_ok=True)
+        for name in ("shards", "tables", "seal.json"):
+            if (path / name).exists():
+                raise StoreError(f"{path} holds {name!r} but no store: choose another path, or move it away")
+        (path / "shards").mkdir(parents=True)
         manifest = {"format": FORMAT, "version": FORMAT_VERSION, "made_with": _versions(), "settings": settings}
         temporary = path / f".manifest.{_process_tag()}"
         _write_durably(temporary, json.dumps(manifest, indent=1).encode())
@@ -68,11 +74,12 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def remove_store(path: Path) -> None:
-    """Delete a store's own files; whatever else lies in the folder stays."""
-    for name in ("seal.json", "manifest.json"):
-        (path / name).unlink(missing_ok=True)
-    for name in ("tables", "shards"):
-        shutil.rmtree(path / name, ignore_errors=True)
+    """Delete a store's own files, if there is a store; whatever else lies in the folder stays."""
+    if is_store(path):
+        (path / "seal.json").unlink(missing_ok=True)
+        for name in ("tables", "shards"):
+            shutil.rmtree(path / name, ignore_errors=True)
+        (path / "manifest.json").unlink()
 
 
 class ShardWriter:
@@ -275,8 +282,8 @@ def _process_tag() -> str:
 def _remove_dead_temporaries(folder: Path) -> None:
     """Remove temporary folders of processes of this machine that no longer run."""
     for temporary in folder.glob(".*"):
-        host, pid, _ = temporary.name.rsplit(".", 2)
-        if host.split(".", 2)[-1] == socket.gethostname() and not _is_alive(int(pid)):
+        made = re.fullmatch(r"\.\d{8,}\.(.+)\.(\d+)\.[0-9a-f]{8}", temporary.name)
+        if made and made[1] == socket.gethostname() and not _is_alive(int(made[2])):
             shutil.rmtree(temporary, ignore_errors=True)
 
 

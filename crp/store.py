@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -208,7 +209,7 @@ class ReferenceStore:
     Raises
     ------
     StoreError
-        If there is no store, its sweep has not finished, or its files are damaged.
+        If there is no store, its sweep has not finished, or its files cannot be read.
 
     Examples
     --------
@@ -350,7 +351,7 @@ class ReferenceStore:
             ``samples, values, positions``, in descending order; on ties, the lower sample first.
         """
         check_concept(layer, concept, self.entry(layer).concepts)
-        if k < 0:
+        if operator.index(k) < 0:
             raise ValueError(f"k is not negative, as {k} is")
         if target is None and k <= TABLE_DEPTH:
             best = self.table(layer, quantity, statistic=statistic, normalised=normalised)[concept, :k]
@@ -441,6 +442,8 @@ class ReferenceStore:
         return [self._shard_array(shard, stem) for shard in self.shards]
 
     def _check_statistic(self, statistic):
+        if statistic not in MATRIX_OF:
+            raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
         available = stored_statistics(self.manifest["settings"]["options"]["max_target"])
         if statistic not in available:
             raise StoreError(
@@ -461,6 +464,8 @@ class ReferenceStore:
 
 def check_concept(layer: str, concept: int, count: int) -> None:
     """Raise an IndexError if a layer has no such concept."""
+    if not hasattr(concept, "__index__"):
+        raise TypeError(f"a concept id is an integer, not {concept!r}")
     if not -count <= concept < count:
         raise IndexError(f"concept id {concept} is out of range: those of layer {layer!r} are 0 to {count - 1}")
 

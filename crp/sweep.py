@@ -32,6 +32,11 @@ from crp.store import (
 )
 
 
+def describe_concept(concept: Concept) -> dict[str, str]:
+    """What a store keeps of a concept, to know it again."""
+    return {"class": type(concept).__qualname__, "settings": fingerprint(concept)}
+
+
 @dataclass
 class Batch:
     """Samples of a dataset, ready for the model.
@@ -81,6 +86,10 @@ class Sweep:
         batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
     ):
         check_max_target(max_target)
+        if length < 1:
+            raise ValueError("the dataset is empty")
+        if not concepts:
+            raise ValueError("layer_map is empty: give it at least one layer with its concept")
         for name, value in (("batch_size", batch_size), ("checkpoint", checkpoint)):
             if value < 1:
                 raise ValueError(f"{name} is at least 1, not {value}")
@@ -190,7 +199,7 @@ class Sweep:
             entries.append(LayerEntry(
                 f"L{number:04d}", layer, concept.read(activation, layer).value.shape[1],
                 concept.position_shape(activation.shape[1:], layer),
-                {"class": type(concept).__qualname__, "settings": fingerprint(concept)},
+                describe_concept(concept),
             ))
         return entries
 
@@ -213,6 +222,9 @@ class Sweep:
     def _attribute(self, batch: Batch) -> Iterator[tuple[list[tuple[int, int | None]], AttributionResult]]:
         """Run a batch: one row per (place in the batch, target); a sample without targets has one row with none."""
         pairs = [(i, target) for i, targets in enumerate(batch.targets) for target in targets or [None]]
+        for i, target in pairs:
+            if target is not None and target < 0:
+                raise ValueError(f"sample {batch.samples[i]} has the target {target}; classes are numbered from 0")
         for first in range(0, len(pairs), self.batch_size):
             part = pairs[first:first + self.batch_size]
             data = map_tensors(lambda tensor, part=part: tensor[[i for i, _ in part]], batch.data)

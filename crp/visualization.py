@@ -1,6 +1,7 @@
 """Feature visualization: the samples of a dataset that show what a concept stands for."""
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from zennit.core import Composite
 
 from crp.attribution import CondAttribution
 from crp.cache import Cache
-from crp.concepts import Concept, as_ids, check_max_target
+from crp.concepts import Concept, as_id, as_ids, as_layer_map, check_max_target
 from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
 from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
 from crp.inputs import map_tensors
@@ -21,7 +22,7 @@ from crp.legacy import LegacyResults, is_legacy_folder, results_name
 from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
 from crp.shards import finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
-from crp.sweep import Batch, Sweep
+from crp.sweep import Batch, Sweep, describe_concept
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class FeatureVisualization:
         target_key: str = "labels",
     ):
         check_max_target(max_target)
-        self.attribution, self.dataset, self.layer_map = attribution, dataset, dict(layer_map)
+        if not isinstance(attribution, CondAttribution):
+            raise TypeError(f"attribution is a CondAttribution(model), not a {type(attribution).__name__}")
+        self.attribution, self.dataset, self.layer_map = attribution, dataset, as_layer_map(layer_map)
         self.preprocess_fn, self.max_target, self.abs_norm = preprocess_fn, max_target, abs_norm
         self.path = Path(path)
         self.device = attribution.device if device is None else torch.device(device)
@@ -289,7 +292,8 @@ class FeatureVisualization:
             Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
         plot_fn : callable or None
             ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. With None, the inputs and
-            heatmaps themselves come back.
+            heatmaps themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come
+            back instead.
         batch_size : int, default 32
         targets : int or list of int, optional
             Start the heatmaps at these outputs instead of at the layer: what the concept contributes to them.
@@ -336,7 +340,7 @@ class FeatureVisualization:
         dict
             ``"concept_id:target"`` -> as in :meth:`get_max_reference`.
         """
-        concept = as_ids(concept_id)[0]
+        concept = as_id(concept_id)
         wanted = {f"{concept}:{target}": (concept, target) for target in as_ids(targets)}
         return self._references(wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, None, overwrite)
 
@@ -366,8 +370,10 @@ class FeatureVisualization:
             [top_N]
         """
         self._check_reference_arguments(layer_name, mode)
+        if top_N < 1 or mean_N < 1:
+            raise ValueError(f"top_N and mean_N are at least 1, not {top_N} and {mean_N}")
         targets, means = self._results().class_means(
-            layer_name, as_ids(concept_id)[0], mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
+            layer_name, as_id(concept_id), mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
         )
         best = np.argsort(-means, kind="stable")[:top_N]
         values = means[best]
@@ -420,7 +426,14 @@ class FeatureVisualization:
     def _results(self) -> ReferenceStore | LegacyResults:
         if not is_sealed(self.path) and is_legacy_folder(self.path):
             return LegacyResults(self.path)
-        return ReferenceStore(self.path)
+        store = ReferenceStore(self.path)
+        length = store.manifest["settings"]["dataset"]["length"]
+        if length != len(self.dataset):
+            raise StoreError(f"{self.path} was made from {length} samples, but the dataset has {len(self.dataset)}")
+        for layer, concept in self.layer_map.items():
+            if layer in store.layers and store.entry(layer).concept != describe_concept(concept):
+                raise StoreError(f"{self.path} was made with another concept for {layer!r}: run with overwrite=True")
+        return store
 
     def _check_reference_arguments(self, layer_name, mode):
         if mode not in QUANTITIES:
@@ -433,9 +446,14 @@ class FeatureVisualization:
     ) -> dict:
         """References by key: {key: (concept, class or None)}."""
         self._check_reference_arguments(layer, mode)
-        first, stop = r_range
+        try:
+            first, stop = (operator.index(end) for end in r_range)
+        except TypeError:
+            raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
         if not 0 <= first < stop:
             raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
         targets = None if targets is None else as_ids(targets)
         results = self._results()
         cache = self.cache if plot_fn is not None else None

@@ -1,5 +1,6 @@
 """CondAttribution against the rules and the masking written out by hand, and what it may not do to model and data."""
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -1138,3 +1139,64 @@ def test_a_module_called_twice_is_masked_at_both_calls():
     close(result.heatmap, torch.ones(1, 3).double() @ kept @ weight @ kept @ weight)
     close(result.activations["mix"], x @ weight.T @ weight.T)
     close(result.relevances["mix"], torch.ones(1, 3).double())
+
+
+def test_a_model_serves_one_attribution_at_a_time():
+    net, data = conv_net(), images()
+    attribution = CondAttribution(net)
+    results = attribution.generate(data[:1], [{"conv1": [i], "y": [0]} for i in range(3)], batch_size=1, verbose=False)
+    next(results)
+    with pytest.raises(RuntimeError, match="another attribution is using this model"):
+        attribution(data, [{"y": [0]}])
+    results.close()
+    assert attribution(data, [{"y": [0]}]).heatmap.any()
+
+
+def test_threads_get_right_results_or_an_error():
+    net, data = conv_net(), images()
+    attribution = CondAttribution(net)
+    conditions = [[{"conv1": [channel], "y": [0]}] for channel in (0, 1, 2)] * 10
+    expected = [attribution(data, condition).heatmap for condition in conditions]
+
+    def attribute(condition):
+        try:
+            return attribution(data, condition).heatmap
+        except RuntimeError as error:
+            assert "using this model" in str(error)
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(attribute, conditions))
+    for heatmap, right in zip(found, expected):
+        if heatmap is not None:
+            close(heatmap, right)
+    assert any(heatmap is not None for heatmap in found)
+
+
+def test_train_mode_leaves_running_statistics_as_they_were():
+    net = BatchNormNet().train()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with pytest.warns(UserWarning, match="train mode"):
+        CondAttribution(net)(images().float(), [{"y": [0]}])
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+def test_conditions_changed_while_generating_do_not_matter():
+    net, data = conv_net(), images()[:1]
+    conditions = [{"conv1": [i], "y": [0]} for i in range(3)]
+    expected = CondAttribution(net)(data, conditions).heatmap
+    results = CondAttribution(net).generate(data, conditions, batch_size=1, verbose=False)
+    first = next(results).heatmap
+    conditions[2]["conv1"][0] = 0
+    close(torch.cat([first, *(result.heatmap for result in results)]), expected)
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    ({"composite": EpsilonPlusFlat}, TypeError, r"EpsilonPlusFlat\(\)"),
+    ({"mask_map": ChannelConcept}, TypeError, r"ChannelConcept\(\)"),
+])
+def test_classes_in_place_of_instances_are_refused_by_name(arguments, error, message):
+    with pytest.raises(error, match=message):
+        CondAttribution(conv_net())(images(), [{"conv1": [0], "y": [0]}], **arguments)
+    with pytest.raises(TypeError, match="targets are integers"):
+        CondAttribution(conv_net())(images(), [{"y": None}])

@@ -451,3 +451,11 @@ def test_an_empty_grid_is_refused(references):
     with pytest.raises(ValueError, match="empty"):
         plot_grid(references)
     assert plt.get_fignums() == []
+
+
+def test_max_norm_leaves_what_has_no_positive_value():
+    from crp.helper import max_norm
+
+    assert max_norm(torch.tensor([-1.0, -2.0])).tolist() == [-1.0, -2.0]
+    assert max_norm(torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert max_norm(torch.tensor([1.0, -4.0, 2.0])).tolist() == [0.5, -2.0, 1.0]

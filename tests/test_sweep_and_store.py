@@ -946,3 +946,65 @@ def test_a_composite_without_rules_is_swept_with_gradients(tmp_path):
     gradient, = torch.autograd.grad(output, conv)
     expected = (gradient * output).sum((2, 3))[0].detach()
     np.testing.assert_allclose(store.values("conv")[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tables", "shards"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folders_that_are_no_store_are_never_touched(tmp_path, name, overwrite):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "paper.tex").write_text("mine")
+    with pytest.raises(StoreError, match=name):
+        sweep(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name / "paper.tex").read_text() == "mine"
+
+
+def test_other_files_in_the_folder_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    sweep(tmp_path)
+    (tmp_path / "shards" / ".hidden").mkdir()
+    sweep(tmp_path, overwrite=True, batch_size=5)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_with_the_same_weights_but_other_modules_is_refused(tmp_path):
+    sweep(tmp_path)
+    other = small_model()
+    other.tanh = nn.Sigmoid()
+    with pytest.raises(StoreError, match="model.modules"):
+        sweep(tmp_path, model=other)
+
+
+def test_a_concept_whose_code_was_edited_is_refused(tmp_path):
+    class First(ChannelConcept):
+        def read(self, tensor, layer_name=None, max_target="sum"):
+            return super().read(tensor * 2, layer_name, max_target)
+
+    first = First()
+
+    class First(ChannelConcept):  # noqa: F811
+        def read(self, tensor, layer_name=None, max_target="sum"):
+            return super().read(tensor * 3, layer_name, max_target)
+
+    sweep(tmp_path, layer_map={"conv": first})
+    with pytest.raises(StoreError, match="concept"):
+        sweep(tmp_path, layer_map={"conv": First()})
+
+
+@pytest.mark.parametrize("target, error, message", [
+    ([0, 1], TypeError, "multitarget_to_single"), ((1, 0, 0), TypeError, "multitarget_to_single"),
+    (-1, ValueError, "target -1"),
+])
+def test_targets_that_could_be_misread_are_refused(tmp_path, target, error, message):
+    data = [(image, target) for image in images(3)]
+    with pytest.raises(error, match=message):
+        sweep(tmp_path, data=data)
+
+
+def test_nothing_to_sweep_is_said(tmp_path):
+    with pytest.raises(ValueError, match="dataset is empty"):
+        visualization(tmp_path, data=[]).run(EpsilonPlusFlat(), 0, 0)
+    with pytest.raises(ValueError, match="layer_map is empty"):
+        visualization(tmp_path, layer_map={}).run(EpsilonPlusFlat(), 0, 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="is a file"):
+        sweep(tmp_path / "file")

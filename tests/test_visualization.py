@@ -723,7 +723,7 @@ class Negative(FeatureVisualization):
 
 
 @pytest.mark.parametrize("what", [
-    "weights", "preprocessing", "max_target", "abs_norm", "sweep", "concept", "attribution", "samples", "dataset",
+    "weights", "preprocessing", "max_target", "abs_norm", "sweep", "attribution", "samples", "dataset",
 ])
 def test_pictures_of_another_analysis_are_not_taken_from_the_cache(tmp_path, what):
     def ask(fv):
@@ -746,8 +746,6 @@ def test_pictures_of_another_analysis_are_not_taken_from_the_cache(tmp_path, wha
     elif what == "sweep":
         other = visualization(**common)
         other.run(EpsilonPlusFlat(epsilon=1e-2), 0, SAMPLES, batch_size=7, overwrite=True)
-    elif what == "concept":
-        other = visualization(layer_map={"conv": ChannelConcept(axis=-1)}, **common)
     elif what == "attribution":
         other = visualization(**common)
         other.attribution = Absolute(other.attribution.model)
@@ -756,6 +754,35 @@ def test_pictures_of_another_analysis_are_not_taken_from_the_cache(tmp_path, wha
     else:
         other = visualization(data=TensorDataset(images() ** 2, TARGETS), **common)
     assert ask(other) > 0
+
+
+def test_a_store_made_with_another_concept_or_dataset_is_refused(tmp_path):
+    swept(tmp_path)
+    other = visualization(tmp_path, layer_map={"conv": ChannelConcept(axis=-1)})
+    with pytest.raises(StoreError, match="another concept for 'conv'"):
+        other.get_max_reference(0, "conv")
+    shorter = visualization(tmp_path, data=TensorDataset(images()[:5], TARGETS[:5]))
+    with pytest.raises(StoreError, match="the dataset has 5"):
+        shorter.get_max_reference(0, "conv")
+
+
+@pytest.mark.parametrize("ask, error, message", [
+    (lambda fv: fv.compute_stats([1, 2], "conv"), ValueError, "one concept id"),
+    (lambda fv: fv.compute_stats(1, "conv", top_N=0), ValueError, "at least 1"),
+    (lambda fv: fv.compute_stats(1, "conv", mean_N=0), ValueError, "at least 1"),
+    (lambda fv: fv.get_stats_reference([1, 2], "conv", 1), ValueError, "one concept id"),
+    (lambda fv: fv.get_max_reference(1, "conv", r_range=8), TypeError, "pair of integers"),
+    (lambda fv: fv.get_max_reference(1, "conv", r_range=(0, 8.5)), TypeError, "pair of integers"),
+    (lambda fv: fv.get_max_reference(1, "conv", batch_size=0), ValueError, "batch_size"),
+    (lambda fv: fv.run(EpsilonPlusFlat, 0, 3, overwrite=True), TypeError, r"EpsilonPlusFlat\(\)"),
+    (lambda fv: FeatureVisualization(fv.attribution.model, fv.dataset, fv.layer_map), TypeError, "CondAttribution"),
+    (lambda fv: FeatureVisualization(fv.attribution, fv.dataset, ["conv"]), TypeError, "layer_map maps layers"),
+    (lambda fv: FeatureVisualization(fv.attribution, fv.dataset, {"conv": ChannelConcept}), TypeError,
+     r"ChannelConcept\(\)"),
+])
+def test_arguments_of_the_wrong_kind_are_refused_by_name(fv, ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(fv)
 
 
 def test_precomputed_references_are_in_the_cache(cached):
