@@ -69,7 +69,7 @@ def draw_concept_graph(graph, feature_visualization, figsize, reference_argument
     """Draw a ``ConceptGraph``: layers as columns from low to high, the concept asked for at the right."""
     columns = _columns(graph)
     tallest = max(len(column) for column in columns)
-    figure = new_figure(figsize or (2.2 * len(columns) + 0.6, 1.15 * tallest + 0.8))
+    figure = new_figure(figsize or (2.4 * len(columns) + 0.6, 1.3 * tallest + 0.8))
     axes = figure.add_subplot()
     place = {
         node: (x, (len(column) - 1) / 2 - y)
@@ -87,16 +87,16 @@ def draw_concept_graph(graph, feature_visualization, figsize, reference_argument
                 color=POSITIVE if relevance >= 0 else NEGATIVE, solid_capstyle="round",
             )
             axes.text(
-                x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), f"{relevance:.0%}", fontsize=7, zorder=3,
+                x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), f"{relevance:.0%}", fontsize=9, zorder=3,
                 ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )
     pictures = _node_pictures(graph, feature_visualization, reference_arguments)
     for node, (x, y) in place.items():
-        box = axes.inset_axes([x - 0.19, y - 0.36, 0.38, 0.72], transform=axes.transData, zorder=2)
+        box = axes.inset_axes([x - 0.19, y - 0.32, 0.38, 0.68], transform=axes.transData, zorder=2)
         box.set(xticks=[], yticks=[])
         if node in pictures:
             show_picture(box, pictures[node])
-            box.set_xlabel(f"#{node[1]}", fontsize=7, labelpad=1)
+            box.set_xlabel(f"#{node[1]}", fontsize=9, labelpad=2)
         else:
             box.set_box_aspect(1)
             box.text(0.5, 0.5, f"#{node[1]}", ha="center", va="center", transform=box.transAxes)
