@@ -43,7 +43,6 @@ class _Wanted:
 
     key: Any
     slot: int
-    sample: int
     condition: dict
 
 
@@ -526,7 +525,7 @@ class FeatureVisualization:
                 condition = {layer: {concept: position} if rf else [concept]}
                 if targets is not None:
                     condition[self.attribution.MODEL_OUTPUT_NAME] = targets
-                by_sample.setdefault(sample, []).append(_Wanted(key, slot, sample, condition))
+                by_sample.setdefault(sample, []).append(_Wanted(key, slot, condition))
         # samples with equally many concepts go together, so that no row of a pass stands idle
         ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
         found = {}
