@@ -1,4 +1,6 @@
 """Fixtures that several test files share."""
+import os
+
 import pytest
 import torch
 
@@ -29,3 +31,14 @@ def model_state():
 def fixed_seed():
     """Every test starts with the same random numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Do not wait for the disk, nor for threads, which small models do not need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+    torch.set_num_threads(threads)

@@ -1,4 +1,3 @@
-import os
 from collections import OrderedDict
 
 import matplotlib
@@ -22,13 +21,7 @@ matplotlib.use("Agg")
 SAMPLES, CHANNELS, KEPT = 60, 4, 40
 TARGETS = [0, 2, 5]
 KINDS = {"relevance": "Rel", "activation": "Act"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small_model():

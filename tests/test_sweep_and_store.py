@@ -1,7 +1,6 @@
 import functools
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -29,17 +28,7 @@ from crp.visualization import FeatureVisualization
 SAMPLES, CLASSES = 13, 3
 LAYERS = {"conv": ChannelConcept(), "fc": ChannelConcept()}
 QUANTITIES = ["relevance", "activation"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Do not wait for the disk, nor for threads, which the small models do not need."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small_model(classes=CLASSES):

@@ -1,5 +1,4 @@
 import functools
-import os
 from collections import OrderedDict
 
 import matplotlib
@@ -24,17 +23,7 @@ matplotlib.use("Agg")
 
 SAMPLES, CLASSES, CHANNELS = 23, 3, 5
 MODES = ["relevance", "activation"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Do not wait for the disk, nor for threads, which the small models do not need."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small_model(seed=0):
