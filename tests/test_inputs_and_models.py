@@ -35,15 +35,15 @@ def select(output, *targets):
 
 
 RANKS = {
-    2: (nn.Linear(4, 5), (4,)), 3: (nn.Conv1d(4, 5, 3), (4, 8)), 4: (nn.Conv2d(4, 5, 3), (4, 6, 7)),
-    5: (nn.Conv3d(4, 5, 3), (4, 4, 5, 6)),
+    2: (nn.Linear, (4, 5), (4,)), 3: (nn.Conv1d, (4, 5, 3), (4, 8)), 4: (nn.Conv2d, (4, 5, 3), (4, 6, 7)),
+    5: (nn.Conv3d, (4, 5, 3), (4, 4, 5, 6)),
 }
 
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_inputs_of_any_rank(rank):
-    first, shape = RANKS[rank]
-    net = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    layer, arguments, shape = RANKS[rank]
+    net = nn.Sequential(layer(*arguments), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).eval()
     data = torch.rand(2, *shape)
     net(data)
     result = CondAttribution(net)(data, [{"0": [1, 3], "y": [2]}], record_layer=["0"])
