@@ -316,19 +316,22 @@ class CondAttribution:
             Per round, the rows of the samples that take part, in their order.
         """
         conditions = [condition for row in rounds for condition in row if condition is not None]
-        _, flow = self._check_call(
+        conditions, flow = self._check_call(
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
         )
         samples = count_samples(data)
         for row in rounds:
             if len(row) != samples or all(condition is None for condition in row):
                 raise ValueError(f"a round has a condition or None for each of the {samples} samples, and at least one")
+        copies = iter(conditions)
+        rounds = [[None if condition is None else next(copies) for condition in row] for row in rounds]
         with gradient_mode():
             data = self._prepare(data)
         return self._rounds(data, rounds, [flow] * len(rounds))
 
     def _rounds(self, data, rounds, flows):
-        with self._forward(data, [condition for row in rounds for condition in row if condition], flows[0]) as forward:
+        all_conditions = [condition for row in rounds for condition in row if condition is not None]
+        with self._forward(data, all_conditions, flows[0]) as forward:
             for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
                 parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
@@ -635,12 +638,12 @@ class CondAttribution:
 
     def _select_output(self, output: Any) -> torch.Tensor:
         """The tensor that is "y"."""
-        if isinstance(output, torch.Tensor) and not callable(self.output):
-            return output
         if callable(self.output):
             return self.output(output)
+        if isinstance(output, torch.Tensor):
+            return output
         tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
-        names = [key for key in output] if isinstance(output, Mapping) else f"{len(tensors)} tensors"
+        names = list(output) if isinstance(output, Mapping) else f"{len(tensors)} tensors"
         if self.output is None and len(tensors) == 1:
             return tensors[0]
         if self.output is None:

@@ -1200,3 +1200,14 @@ def test_classes_in_place_of_instances_are_refused_by_name(arguments, error, mes
         CondAttribution(conv_net())(images(), [{"conv1": [0], "y": [0]}], **arguments)
     with pytest.raises(TypeError, match="targets are integers"):
         CondAttribution(conv_net())(images(), [{"y": None}])
+
+
+def test_conditions_changed_between_rounds_do_not_matter():
+    net, data = conv_net(), images()[:1]
+    attribution = CondAttribution(net)
+    rounds = [[{"conv1": [i], "y": [0]}] for i in range(3)]
+    expected = attribution(data, [row[0] for row in rounds]).heatmap
+    results = attribution.attribute_rounds(data, rounds)
+    first = next(results).heatmap
+    rounds[2][0]["conv1"][0] = 0
+    close(torch.cat([first, *(result.heatmap for result in results)]), expected)
