@@ -177,7 +177,7 @@ class LayerTaps:
         self.outputs: dict[str, torch.Tensor] = {}
         self.relevances: dict[str, torch.Tensor] = {}
         self.masks: dict[str, list[Callable]] = {}
-        self._handles = []
+        self._handles = RemovableHandleList()
 
     def __enter__(self) -> LayerTaps:
         for address in self.addresses:
@@ -189,9 +189,7 @@ class LayerTaps:
         return self
 
     def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._handles.remove()
 
     def _read(self, layer: str, tensor: torch.Tensor):
         self.outputs.pop(layer, None)
@@ -212,7 +210,7 @@ class FiniteWatch:
         self.model = model
         self.activation: str | None = None
         self.relevance: str | None = None
-        self._handles = []
+        self._handles = RemovableHandleList()
 
     def __enter__(self) -> FiniteWatch:
         for name, module in self.model.named_modules():
@@ -226,9 +224,7 @@ class FiniteWatch:
         return self
 
     def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._handles.remove()
 
     def _watch_input(self, args, name):
         def see(relevance):

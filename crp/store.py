@@ -142,7 +142,10 @@ class ShardedMatrix:
         rows, columns = index if isinstance(index, tuple) and len(index) == 2 else (index, slice(None))
         if isinstance(rows, slice) and rows == slice(None) and isinstance(columns, (int, np.integer, slice)):
             return np.concatenate([self._read(shard, slice(None), columns) for shard in range(len(self._parts))])
-        if isinstance(columns, slice) and isinstance(rows, (int, np.integer, slice)):
+        whole_rows = isinstance(rows, (int, np.integer, slice)) or (
+            isinstance(rows, (list, np.ndarray)) and np.ndim(rows) == 1
+        )
+        if isinstance(columns, slice) and whole_rows:
             wanted = np.arange(len(self))[rows]
             result = self._gather(np.atleast_1d(wanted), lambda shard, local, _: self._read(shard, local, columns))
             return result if np.ndim(wanted) else result[0]
@@ -155,7 +158,7 @@ class ShardedMatrix:
         """The entries at pairs of rows and columns."""
         flat_columns = columns.reshape(-1)
         taken = self._gather(
-            rows.reshape(-1), lambda shard, local, places: self._read_pairs(shard, local, flat_columns[places])
+            rows.reshape(-1), lambda shard, local, places: self._read(shard, local, flat_columns[places])
         )
         return taken.reshape(rows.shape)
 
@@ -187,15 +190,8 @@ class ShardedMatrix:
         values = np.array(self._parts[shard][rows, columns])
         if self._totals is None:
             return values
-        total = self._total(shard, rows)
+        total = np.maximum(self._totals[shard][rows], np.finfo(self.dtype).tiny)
         return values / (total[:, None] if values.ndim == 2 else total)
-
-    def _read_pairs(self, shard, rows, columns):
-        values = np.array(self._parts[shard][rows, columns])
-        return values if self._totals is None else values / self._total(shard, rows)
-
-    def _total(self, shard, rows):
-        return np.maximum(self._totals[shard][rows], np.finfo(self.dtype).tiny)
 
 
 class ReferenceStore:
@@ -218,23 +214,21 @@ class ReferenceStore:
     """
 
     def __init__(self, path: str | Path):
-        read_manifest(path)
+        manifest = read_manifest(path)
         seal = read_json(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
         if not isinstance(seal, dict) or not isinstance(seal.get("shards"), dict):
             raise StoreError(f"{path}: seal.json names no shards")
-        self._open(path, list(seal["shards"]))
+        self._open(path, manifest, list(seal["shards"]))
 
     @classmethod
     def unsealed(cls, path: str | Path, shards: list[str]) -> ReferenceStore:
         """The shards of a store that is not finished: matrices, but no tables."""
         store = cls.__new__(cls)
-        store._open(path, shards)
+        store._open(path, read_manifest(path), shards)
         return store
 
-    def _open(self, path, shards):
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path)
-        self.shards = shards
+    def _open(self, path, manifest, shards):
+        self.path, self.manifest, self.shards = Path(path), manifest, shards
         if not shards or not all(re.fullmatch(r"\d{8,}", shard) for shard in shards):
             raise StoreError(f"{self.path}: the seal names impossible shards")
         self._entries = {entry.name: entry for entry in read_layers(self.manifest)}

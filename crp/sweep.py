@@ -1,6 +1,7 @@
 """One pass over a dataset that writes, for each layer, what every sample does to every concept."""
 from __future__ import annotations
 
+import functools
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -112,7 +113,7 @@ class Sweep:
         if overwrite:
             remove_store(self.path)
         if is_store(self.path):
-            check_settings(self.path, self.settings())
+            check_settings(self.path, self.settings)
             held = finished_shards(self.path).values()
             foreign = any(part not in self._parts(start, stop) for part in held)
             if foreign or is_sealed(self.path) and join_ranges(held) != [[start, stop]]:
@@ -138,7 +139,7 @@ class Sweep:
         if is_sealed(self.path):
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
         self._check_disk(stop - start)
-        create_store(self.path, self.settings())
+        create_store(self.path, self.settings)
         finished = finished_shards(self.path).values()
         for first, end in self._parts(start, stop):
             self._check_overlap(first, end, finished)
@@ -152,6 +153,7 @@ class Sweep:
                 shards.append(f"{first:08d}")
         return shards
 
+    @functools.cached_property
     def settings(self) -> dict:
         """Everything that decides what the store holds."""
         return {

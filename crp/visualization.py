@@ -497,8 +497,10 @@ class FeatureVisualization:
         return fingerprint([self.get_data_sample(i, preprocessing) for i in indices for preprocessing in (False, True)])
 
     def _pictures(self, references, layer, composite, rf, plot_fn, batch_size, targets) -> dict:
+        used = sorted({int(i) for _, found in references.values() for i in found.samples})
+        input_of = {i: self.get_data_sample(i, preprocessing=False)[0] for i in used}
         inputs = {
-            key: self._join_or_list([self.get_data_sample(int(i), preprocessing=False)[0] for i in found.samples])
+            key: self._join_or_list([input_of[int(i)] for i in found.samples])
             for key, (_, found) in references.items()
         }
         if composite is None:

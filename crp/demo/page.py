@@ -30,7 +30,8 @@ class Page:
     def __init__(self, folder: str | Path, title: str, introduction: str):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._parts = [f"<h1>{html.escape(title)}</h1>", _paragraphs(introduction)]
+        self._title = html.escape(title)
+        self._parts = [f"<h1>{self._title}</h1>", _paragraphs(introduction)]
 
     def add(self, name: str, heading: str, caption: str, figure: Figure) -> Path:
         """Save a figure as ``<name>.png`` and put it on the page; the figure is closed."""
@@ -49,9 +50,8 @@ class Page:
     def write(self) -> Path:
         """Write ``index.html``."""
         file = self.folder / "index.html"
-        title = self._parts[0].removeprefix("<h1>").removesuffix("</h1>")
         file.write_text(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{self._title}</title><style>{_STYLE}</style>'
             + "\n".join(self._parts) + "</html>\n", encoding="utf-8",
         )
         return file

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
@@ -156,15 +157,13 @@ class Story:
         crop = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
         lines = []
         for mode, name in (("relevance", "most relevant"), ("activation", "most active")):
-            for rf, plot_fn, what in (
-                (False, None, "the digits at which it is"), (False, vis_img_heatmap, "where it is in them"),
-                (True, crop, "the spot alone"),
-            ):
-                found = self.references.get_max_reference(
-                    concept, LAYER, mode, (0, 8), self.composite if plot_fn else None, rf, plot_fn or vis_img_heatmap
-                )[concept]
-                pictures = found[1] if isinstance(found, tuple) else found
-                lines.append((f"{what}\n{name}" if plot_fn is None else what, pictures))
+            arguments = (concept, LAYER, mode, (0, 8), self.composite)
+            images, heatmaps = self.references.get_max_reference(*arguments)[concept]
+            spots = self.references.get_max_reference(*arguments, rf=True, plot_fn=crop)[concept]
+            lines += [
+                (f"the digits at which it is\n{name}", images), ("where it is in them", heatmaps),
+                ("the spot alone", spots),
+            ]
 
         figure = new_figure((10.5, 6.2))
         left, right = figure.subfigures(1, 2, width_ratios=(1, 4.2))
@@ -201,7 +200,7 @@ class Story:
         bottom.set(yticks=targets[order])
         bottom.invert_yaxis()
         bottom.xaxis.set_major_formatter("{x:.0%}")
-        bottom.xaxis.set_major_locator(_few_ticks())
+        bottom.xaxis.set_major_locator(MaxNLocator(3))
         bottom.tick_params(labelsize=8)
         bottom.spines[["top", "right"]].set_visible(False)
 
@@ -227,9 +226,3 @@ class Story:
 def _in_words(classes) -> str:
     words = [str(c) for c in classes]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}"
-
-
-def _few_ticks():
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(3)
