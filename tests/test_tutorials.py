@@ -27,7 +27,8 @@ def test_saved_tutorial_shows_pictures_and_no_errors(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs(path, tmp_path):
+def test_tutorial_runs(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel then shows figures in the notebook
     saved = nbformat.read(path, as_version=4)
     executed = NotebookClient(
         nbformat.read(path, as_version=4), timeout=600, kernel_name="python3",
