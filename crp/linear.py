@@ -1,0 +1,214 @@
+"""Modules that are linear in their input: forward with other parameters, and the transpose of it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+from zennit.layer import Sum
+
+_CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_CONVOLVE_TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+
+
+class LinearOperation:
+    """A module as ``z = W x + b``, with parameters to be given.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether the first axis of ``x`` holds samples that do not depend on each other."""
+        return True
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+        """``W x + b``."""
+        raise NotImplementedError
+
+    def at_zero(
+        self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """``b``, the output for zeros like ``x``, perhaps as one row; None if it is zero."""
+        return self.forward(torch.zeros_like(x), weight, bias)
+
+    def transpose(self, s: torch.Tensor, weight: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
+        """``W^T s``: the gradient of ``sum(s * (W x))`` with respect to an ``x`` of the given shape."""
+        raise NotImplementedError
+
+
+class _Linear(LinearOperation):
+    def takes(self, x):
+        return x.ndim > 1
+
+    def forward(self, x, weight, bias):
+        return functional.linear(x, weight, bias)
+
+    def at_zero(self, x, weight, bias):
+        return bias
+
+    def transpose(self, s, weight, shape):
+        return s @ weight
+
+
+class _AnyConvolution(LinearOperation):
+    def __init__(self, module):
+        super().__init__(module)
+        self.axes = len(module.kernel_size)
+
+    def takes(self, x):
+        return x.ndim == self.axes + 2
+
+    def at_zero(self, x, weight, bias):
+        return None if bias is None else bias.view(-1, *[1] * self.axes)
+
+    def transpose(self, s, weight, shape):
+        if s.ndim == self.axes + 1:
+            return self.batch_transpose(s[None], weight, torch.Size((1, *shape)))[0]
+        return self.batch_transpose(s, weight, shape)
+
+    def batch_transpose(self, s, weight, shape):
+        raise NotImplementedError
+
+
+class _Convolution(_AnyConvolution):
+    def __init__(self, module):
+        super().__init__(module)
+        self.padded_before = module.padding_mode != "zeros" or isinstance(module.padding, str)
+        self.padding = (0,) * self.axes if self.padded_before else module.padding
+
+    def _pad(self, x):
+        if not self.padded_before:
+            return x
+        mode = "constant" if self.module.padding_mode == "zeros" else self.module.padding_mode
+        return functional.pad(x, self.module._reversed_padding_repeated_twice, mode=mode)
+
+    def forward(self, x, weight, bias):
+        module = self.module
+        return _CONVOLVE[self.axes](
+            self._pad(x), weight, bias, module.stride, self.padding, module.dilation, module.groups
+        )
+
+    def batch_transpose(self, s, weight, shape):
+        if self.module.groups == 1 and _is_uniform(weight):
+            one = self._padded_input_gradient(s.sum(1, keepdim=True), weight[:1, :1], (shape[0], 1, *shape[2:]))
+            return one.repeat_interleave(shape[1], 1)
+        if self.module.groups == 1:
+            s, weight = _without_silent_channels(s, weight)
+        return self._padded_input_gradient(s, weight, shape)
+
+    def _padded_input_gradient(self, s, weight, shape):
+        if not self.padded_before:
+            return self._input_gradient(s, weight, shape)
+        padded = self._pad(s.new_empty(1).expand(shape)).shape
+        return _gradient(self._pad, shape, self._input_gradient(s, weight, padded))
+
+    def _input_gradient(self, s, weight, shape):
+        module = self.module
+        return torch.ops.aten.convolution_backward(
+            s, s.new_empty(1).expand(shape), weight, None, module.stride, self.padding, module.dilation, False,
+            [0] * self.axes, module.groups, [True, False, False],
+        )[0]
+
+
+class _TransposedConvolution(_AnyConvolution):
+    def forward(self, x, weight, bias):
+        module = self.module
+        return _CONVOLVE_TRANSPOSED[self.axes](
+            x, weight, bias, module.stride, module.padding, module.output_padding, module.groups, module.dilation
+        )
+
+    def batch_transpose(self, s, weight, shape):
+        module = self.module
+        return torch.ops.aten.convolution_backward(
+            s, s.new_empty(1).expand(shape), weight, None, module.stride, module.padding, module.dilation, True,
+            module.output_padding, module.groups, [True, False, False],
+        )[0]
+
+
+class _BatchNorm(LinearOperation):
+    def takes(self, x):
+        return x.ndim > 1
+
+    def forward(self, x, weight, bias):
+        module = self.module
+        mean, variance = module.running_mean.to(x.dtype), module.running_var.to(x.dtype)
+        return functional.batch_norm(x, mean, variance, weight, bias, False, 0., module.eps)
+
+    def transpose(self, s, weight, shape):
+        scale = (self.module.running_var.to(s.dtype) + self.module.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        return s * scale.view(-1, *[1] * (s.ndim - 2))
+
+
+class _WithoutParameters(LinearOperation):
+    def takes(self, x):
+        return x.ndim > 1 and getattr(self.module, "dim", -1) == -1
+
+    def forward(self, x, weight, bias):
+        return self.module.forward(x)
+
+    def transpose(self, s, weight, shape):
+        return _gradient(self.module.forward, shape, s)
+
+
+class _Pooling(_WithoutParameters):
+    def takes(self, x):
+        return x.ndim == int(type(self.module).__name__[-2]) + 2
+
+
+_OPERATIONS: dict[type[nn.Module], type[LinearOperation]] = {
+    nn.Linear: _Linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _Convolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TransposedConvolution),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BatchNorm),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _Pooling),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _Pooling),
+    Sum: _WithoutParameters,
+}
+
+
+def linear_operation(module: nn.Module) -> LinearOperation | None:
+    """The linear operation of a module; None if it is not known, as of subclasses and reparametrised modules."""
+    operation = _OPERATIONS.get(type(module))
+    if operation is None or "forward" in vars(module) or not module._parameters.keys() <= {"weight", "bias"}:
+        return None
+    if operation in (_Linear, _Convolution, _TransposedConvolution) and "weight" not in module._parameters:
+        return None
+    if operation is _BatchNorm and (module.training or module.running_mean is None):
+        return None
+    return operation(module)
+
+
+def _without_silent_channels(s: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave out output channels at which nothing arrives, as after a mask, if they are the majority."""
+    half = s.shape[1] // 2
+    if s[0].flatten(1).any(1).sum() > half:
+        return s, weight
+    channels = (s != 0).flatten(2).any(2).any(0).nonzero()[:, 0]
+    if len(channels) == 0:
+        return s[:, :1], weight[:1]
+    return (s, weight) if len(channels) > half else (s[:, channels], weight[channels])
+
+
+def share_uniform(weight: torch.Tensor) -> torch.Tensor:
+    """A weight whose entries are all equal, as one kernel for all channels; any other as it is."""
+    if weight.ndim < 3 or weight.flatten()[0] != weight.flatten()[-1] or weight.min() != weight.max():
+        return weight
+    return weight[:1, :1].expand_as(weight)
+
+
+def _is_uniform(weight: torch.Tensor) -> bool:
+    return weight.stride()[:2] == (0, 0)
+
+
+def _gradient(function: Callable, shape: torch.Size, s: torch.Tensor) -> torch.Tensor:
+    """Gradient of ``sum(s * function(x))`` with respect to ``x``, for a linear function."""
+    with torch.enable_grad():
+        x = s.new_zeros(shape).requires_grad_()
+        return torch.autograd.grad(function(x), x, s)[0].contiguous()
