@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from crp.conditions import (
     restoring_order,
     select_rows,
 )
-from crp.hooks import FiniteWatch, LayerTaps
+from crp.hooks import FiniteWatch, ForwardStopped, LayerTaps
 from crp.inputs import (
     InputLeaf,
     call_model,
@@ -37,7 +37,9 @@ from crp.inputs import (
     list_tensors,
     map_tensors,
 )
-from crp.layers import as_layer_list, flatten_tensors
+from crp.layers import as_layer_list, flatten_tensors, unflatten_tensors
+from crp.rows import is_shared, share_rows
+from crp.rules import accelerate
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -49,11 +51,11 @@ class AttributionResult(NamedTuple):
     ----------
     heatmap : torch.Tensor, tuple or dict
         Relevance of the input, summed over ``heatmap_axis``; the structure of the data, None for integers that no
-        embedding looks up.
+        embedding looks up, and where no heatmap was asked for.
     activations : dict
-        Recorded layer -> its activation [B, ...].
+        Recorded layer -> its activation [B, ...], or what ``record_fn`` made of it.
     relevances : dict
-        Recorded layer -> its relevance [B, ...], before masking.
+        Recorded layer -> its relevance [B, ...] before masking, or what ``record_fn`` made of it.
     prediction : torch.Tensor
         The model's output [B, ...], or the start layer's activation when one is given.
     """
@@ -75,6 +77,9 @@ class _Flow:
     init_rel: torch.Tensor | float | Callable | None
     on_device: str | torch.device | None
     exclude_parallel: bool
+    heatmap: bool
+    record_fn: Callable | None
+    accelerate: bool
 
 
 @dataclass
@@ -114,6 +119,9 @@ class CondAttribution:
     heatmap_axis : int, tuple of int or None, default 1
         The axes of the input over which a heatmap sums, such as the colours of [B, C, H, W]; ``None`` keeps all. Where
         integers are looked up in an embedding, the heatmap sums the embedding's features (the last axis) instead.
+    accelerate : bool, default True
+        Replace zennit's rules by equal, faster ones (see :func:`crp.rules.accelerate`), unless ``no_param_grad`` is
+        False.
 
     Examples
     --------
@@ -143,6 +151,7 @@ class CondAttribution:
         *,
         output: str | int | Callable | None = None,
         heatmap_axis: int | tuple[int, ...] | None = 1,
+        accelerate: bool = True,
     ):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
@@ -152,6 +161,8 @@ class CondAttribution:
         self.no_param_grad = no_param_grad
         self.output = output
         self.heatmap_axis = heatmap_axis
+        self.accelerate = accelerate
+        self._read_once: set[tuple] = set()
 
     def __call__(
         self,
@@ -164,6 +175,9 @@ class CondAttribution:
         init_rel: torch.Tensor | int | Callable | None = None,
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
+        *,
+        heatmap: bool = True,
+        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
     ) -> AttributionResult:
         """Attribute samples under conditions.
 
@@ -195,6 +209,13 @@ class CondAttribution:
         exclude_parallel : bool, default True
             Let relevance flow only through the layers of a condition, not around them (as over skip connections).
             The layers of a condition must then be given from last to first.
+        heatmap : bool, default True
+            Whether relevance shall reach the data. If not, it ends at the lowest layer that is recorded or in a
+            condition, and the pass is faster.
+        record_fn : callable, optional
+            What to keep of a recorded layer's activation and relevance instead of the tensor:
+            ``(tensor, layer) -> tensor or tuple of tensors``, with the batch axis first. It saves the memory of the
+            rest.
 
         Returns
         -------
@@ -210,7 +231,8 @@ class CondAttribution:
             If relevance is not finite; the message names the module where that begins.
         """
         conditions, flow = self._check_call(
-            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
+            heatmap, record_fn,
         )
         with gradient_mode():
             broadcast_data, broadcast_conditions = self.broadcast(self._prepare(data), conditions)
@@ -237,6 +259,9 @@ class CondAttribution:
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
         verbose: bool = True,
+        *,
+        heatmap: bool = True,
+        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
     ) -> Iterator[AttributionResult]:
         """Attribute one sample under many conditions, with a single forward pass.
 
@@ -248,7 +273,7 @@ class CondAttribution:
         data : torch.Tensor, tuple or dict
             One sample, with its batch axis.
         conditions : list of dict
-        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel, heatmap, record_fn
             As for :meth:`__call__`.
         batch_size : int, default 10
             How many conditions run at once.
@@ -266,7 +291,8 @@ class CondAttribution:
             As :meth:`__call__`; also if there is not exactly one sample.
         """
         conditions, flow = self._check_call(
-            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
+            heatmap, record_fn,
         )
         if count_samples(data) != 1:
             raise ValueError(f"generate attributes one sample, but data holds {count_samples(data)}")
@@ -275,7 +301,7 @@ class CondAttribution:
         with gradient_mode():
             data = self._prepare(data)
         batch_size = min(batch_size, len(conditions))
-        data = map_tensors(lambda tensor: tensor.repeat_interleave(batch_size, 0), data)
+        data = map_tensors(lambda tensor: share_rows(tensor, batch_size), data)
         rounds, flows = [], []
         for first in range(0, len(conditions), batch_size):
             batch = conditions[first:first + batch_size]
@@ -296,6 +322,9 @@ class CondAttribution:
         init_rel: torch.Tensor | int | Callable | None = None,
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
+        *,
+        heatmap: bool = True,
+        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
     ) -> Iterator[AttributionResult]:
         """Attribute samples under several conditions each, with a single forward pass.
 
@@ -307,7 +336,7 @@ class CondAttribution:
             N samples.
         rounds : list of list
             In each round, N conditions: one per sample, or None for a sample that does not take part.
-        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel, heatmap, record_fn
             As for :meth:`__call__`.
 
         Yields
@@ -317,7 +346,8 @@ class CondAttribution:
         """
         conditions = [condition for row in rounds for condition in row if condition is not None]
         conditions, flow = self._check_call(
-            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
+            heatmap, record_fn,
         )
         samples = count_samples(data)
         for row in rounds:
@@ -330,8 +360,20 @@ class CondAttribution:
         return self._rounds(data, rounds, [flow] * len(rounds))
 
     def _rounds(self, data, rounds, flows):
-        all_conditions = [condition for row in rounds for condition in row if condition is not None]
-        with self._forward(data, all_conditions, flows[0]) as forward:
+        results = self._run_rounds(data, rounds, flows)
+        try:
+            first = next(results)
+        except RuntimeError as error:
+            if not _is_changed_input(error, flows[0]):
+                raise
+            results = self._run_rounds(data, rounds, [replace(flow, accelerate=False) for flow in flows])
+            first = next(results)
+        with closing(results):
+            yield first
+            yield from results
+
+    def _run_rounds(self, data, rounds, flows):
+        with self._repeated_forward(data, rounds, flows[0]) as forward:
             for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
                 parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
@@ -345,6 +387,20 @@ class CondAttribution:
                 map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
             ))
         yield result
+
+    @contextmanager
+    def _repeated_forward(self, data, rounds, flow: _Flow) -> Iterator[_Forward]:
+        """A forward pass for several backward passes; on copies of its rows where the model cannot take shared ones."""
+        conditions = [condition for row in rounds for condition in row if condition is not None]
+        with ExitStack() as stack:
+            try:
+                forward = stack.enter_context(self._forward(data, conditions, flow, repeated=len(rounds) > 1))
+            except RuntimeError:
+                if not any(is_shared(tensor) for tensor in list_tensors(data)):
+                    raise
+                data = map_tensors(lambda tensor: tensor.detach().contiguous(), data)
+                forward = stack.enter_context(self._forward(data, conditions, flow, repeated=len(rounds) > 1))
+            yield forward
 
     # What users override
 
@@ -402,14 +458,14 @@ class CondAttribution:
             ) from None
         if not target_list:
             return relevance
-        selected = torch.zeros_like(prediction)
+        selected = torch.zeros_like(prediction, dtype=torch.bool)
+        by_length = {}
         for row, targets in enumerate(target_list):
-            if targets is None:
-                selected[row] = relevance[row]
-                continue
-            for index in output_indices(targets, prediction.shape):
-                selected[(row, *index)] = relevance[(row, *index)]
-        return selected
+            for index in [()] if targets is None else output_indices(targets, prediction.shape):
+                by_length.setdefault(len(index), []).append((row, *index))
+        for indices in by_length.values():
+            selected[tuple(torch.tensor(indices, device=selected.device).T)] = True
+        return relevance.where(selected, torch.zeros_like(relevance))
 
     def backward(
         self,
@@ -472,7 +528,8 @@ class CondAttribution:
     # Checks
 
     def _check_call(
-        self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+        self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
+        heatmap, record_fn,
     ) -> tuple[list[dict], _Flow]:
         """Refuse what cannot work, before anything is attached to the model."""
         conditions = check_conditions(
@@ -485,13 +542,22 @@ class CondAttribution:
                 stacklevel=3,
             )
         return conditions, _Flow(
-            composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel
+            composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel,
+            heatmap, record_fn, self.accelerate and self.no_param_grad,
         )
 
     # One pass
 
     def _attribute(self, data, conditions, flow: _Flow):
         """Attribute rows that have one condition each; also return the gradients of the inputs."""
+        try:
+            return self._run(data, conditions, flow)
+        except RuntimeError as error:
+            if not _is_changed_input(error, flow):
+                raise
+            return self._run(data, conditions, replace(flow, accelerate=False))
+
+    def _run(self, data, conditions, flow: _Flow):
         groups = self._group_rows(conditions, flow)
         parts, gradients = [], []
         for rows in groups:
@@ -500,7 +566,7 @@ class CondAttribution:
             group_conditions = [conditions[row] for row in rows]
             with self._forward(group_data, conditions, flow) as forward:  # all conditions are checked before the first
                 parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
-            gradients.append(tuple(None if leaf.is_embedded else leaf.tensors[0].grad for leaf in forward.leaves))
+            gradients.append(tuple(leaf.gradient for leaf in forward.leaves))
         order = restoring_order(groups)
         return merge_rows(parts, order), merge_rows(gradients, order)
 
@@ -542,27 +608,40 @@ class CondAttribution:
         return map_tensors(prepare, data)
 
     @contextmanager
-    def _forward(self, data, conditions, flow: _Flow) -> Iterator[_Forward]:
+    def _forward(self, data, conditions, flow: _Flow, repeated: bool = False) -> Iterator[_Forward]:
         """Run the model with rules and taps attached; detach them on leaving."""
-        layers = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
-        layers += flow.record_layer + ([] if flow.start_layer is None else [flow.start_layer])
+        held = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
+        held += [] if flow.start_layer is None else [flow.start_layer]
+        layers = held + flow.record_layer
+        end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
         with ExitStack() as stack:
             stack.enter_context(exclusive_use(self.model))
             stack.enter_context(restored_buffers(self.model))
             if self.no_param_grad:
                 stack.enter_context(frozen_parameters(self.model))
             if flow.composite is not None:
-                stack.enter_context(registered(flow.composite, self.model))
+                composite = accelerate(flow.composite, repeated=repeated) if flow.accelerate else flow.composite
+                stack.enter_context(registered(composite, self.model))
                 if self.no_param_grad:  # canonizers bring parameters of their own
                     stack.enter_context(frozen_parameters(self.model))
-            taps = stack.enter_context(LayerTaps(self.model, layers))
+            stop = flow.start_layer is not None and end in self._read_once
+            taps = stack.enter_context(LayerTaps(
+                self.model, layers if flow.record_fn is None else held,
+                () if flow.record_fn is None else flow.record_layer, flow.record_fn,
+                from_layers=not flow.heatmap, stop=stop,
+            ))
             with gradient_mode():
-                model_data, leaves = stack.enter_context(input_leaves(self.model, data))
-                start = self._select_output(call_model(self.model, model_data))
+                model_data, leaves = stack.enter_context(input_leaves(self.model, data, reach=flow.heatmap))
+                try:
+                    start = self._select_output(call_model(self.model, model_data))
+                except ForwardStopped:
+                    start = None  # the start layer takes its place
             for layer in layers:
                 if layer not in taps.outputs:
                     raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-            if not any(leaf.tensors for leaf in leaves):
+            if flow.start_layer is not None and all(calls == 1 for calls in taps.calls.values()):
+                self._read_once.add(end)
+            if flow.heatmap and not any(leaf.tensors for leaf in leaves):
                 raise ValueError(
                     "relevance reaches none of the data: integers must go to an nn.Embedding as they are (as int64)"
                 )
@@ -570,7 +649,7 @@ class CondAttribution:
                 start = taps.outputs[flow.start_layer]
             else:
                 check_targets(conditions, self.MODEL_OUTPUT_NAME, start.shape)
-            if not start.requires_grad:
+            if flow.heatmap and not start.requires_grad:
                 raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
             for condition in conditions:
                 self._chain(condition, flow, taps.outputs)
@@ -593,25 +672,27 @@ class CondAttribution:
         if flow.start_layer is not None:
             relevance = taps.receive(flow.start_layer, relevance)
         chain = self._chain(conditions[rows[0]], flow, taps.outputs)
-        with gradient_mode():
-            self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
+        if forward.start.requires_grad:  # else no recorded layer comes before
+            with gradient_mode():
+                self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
 
         def finish(tensor):
+            if isinstance(tensor, tuple):
+                return unflatten_tensors(tensor, [finish(leaf) for leaf in flatten_tensors(tensor)])
             tensor = tensor.detach() if len(rows) == forward.count else tensor.detach()[rows]
+            tensor = tensor.contiguous() if is_shared(tensor) else tensor
             return tensor if flow.on_device is None else tensor.to(flow.on_device)
 
         heatmaps = [self._heatmap(leaf, flow) for leaf in forward.leaves]
         heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
         remaining = iter(heatmaps)
-        activations = {layer: taps.outputs[layer] for layer in flow.record_layer}
-        relevances = {
-            layer: taps.relevances[layer] if layer in taps.relevances else torch.zeros_like(output)
-            for layer, output in activations.items()
-        }
+        for layer in set(flow.record_layer) - taps.relevances.keys():
+            nothing = torch.zeros_like(taps.outputs[layer], device=forward.start.device)
+            taps.relevances[layer] = taps.record(layer, nothing)
         return AttributionResult(
             map_tensors(lambda _: next(remaining), forward.data),
-            {layer: finish(tensor) for layer, tensor in activations.items()},
-            {layer: finish(tensor) for layer, tensor in relevances.items()},
+            {layer: finish(taps.activations[layer]) for layer in flow.record_layer},
+            {layer: finish(taps.relevances[layer]) for layer in flow.record_layer},
             finish(forward.start),
         )
 
@@ -624,10 +705,17 @@ class CondAttribution:
             targets = [conditions[row].get(self.MODEL_OUTPUT_NAME) for row in rows]
             targets = [] if all(target is None for target in targets) else targets
         init_rel = select_rows(flow.init_rel, rows, len(conditions))
+        if is_shared(active) and not isinstance(init_rel, torch.Tensor) and self._is_same_target(targets, active.shape):
+            return share_rows(self.relevance_init(active[:1].clone(), targets and targets[:1], init_rel), len(active))
         relevance = self.relevance_init(active.clone(), targets, init_rel)
         if len(rows) == forward.count:
             return relevance
         return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
+
+    @staticmethod
+    def _is_same_target(targets, shape):
+        indices = [target if target is None else output_indices(target, shape) for target in targets or [None]]
+        return all(index == indices[0] for index in indices)
 
     def _heatmap(self, leaf: InputLeaf, flow: _Flow):
         for tensor in leaf.tensors:
@@ -678,6 +766,15 @@ class CondAttribution:
         return watch.explanation()
 
 
+def _is_changed_input(error: RuntimeError, flow: _Flow) -> bool:
+    """Whether the model writes to the input of a fast rule, of which zennit's rules hold copies."""
+    return flow.accelerate and "modified by an inplace operation" in str(error)
+
+
 def _is_finite(result: AttributionResult) -> bool:
     leaves = flatten_tensors((result.heatmap, result.relevances))
-    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves if isinstance(leaf, torch.Tensor))
+    # a sum is quicker to check, and finite unless it overflows
+    return all(
+        bool(torch.isfinite(leaf.sum()) or torch.isfinite(leaf).all())
+        for leaf in leaves if isinstance(leaf, torch.Tensor)
+    )

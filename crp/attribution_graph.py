@@ -165,7 +165,7 @@ class AttributionGraph:
         mask_map = {layer: concept.mask for layer, concept in self.layer_map.items()}
         results = self.attribution.generate(
             sample, conditions, composite, record_layer, mask_map, start_layer, batch_size=batch_size,
-            exclude_parallel=False, verbose=verbose,
+            exclude_parallel=False, verbose=verbose, heatmap=False,
         )
         found = []
         for result in results:

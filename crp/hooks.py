@@ -2,24 +2,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from crp.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
+from crp.rows import copy_rows
 
 
-def tap(tensor: torch.Tensor, on_relevance: Callable[[torch.Tensor], torch.Tensor | None]) -> torch.Tensor:
-    """Copy a tensor such that the relevance arriving at the copy goes through ``on_relevance`` first.
+class ForwardStopped(BaseException):
+    """Ends a forward pass whose rest is not needed. No error: a model that handles exceptions shall not stop it."""
 
-    A copy, because later in-place operations would change the tensor that was read.
+
+class _Beginning(torch.autograd.Function):
+    """Where an autograd graph begins without a leaf, which would accumulate gradients."""
+
+    @staticmethod
+    def forward(ctx, tensor, anchor):
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, None
+
+
+def tap(
+    tensor: torch.Tensor, on_relevance: Callable[[torch.Tensor], torch.Tensor | None], copy: bool = True
+) -> torch.Tensor:
+    """A tensor to go on with, such that relevance arriving there goes through ``on_relevance`` first.
+
+    By default a copy: whoever keeps the tensor has it as it is now, whatever is done in place to the copy.
     """
     if not tensor.requires_grad:
         return tensor
-    copy = tensor.clone()
-    copy.register_hook(on_relevance)
-    return copy
+    tensor = copy_rows(tensor) if copy else tensor
+    tensor.register_hook(on_relevance)
+    return tensor
 
 
 def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Callable]) -> torch.Tensor:
@@ -57,7 +77,7 @@ class MaskHook(Hook):
         """Attach to a module; the handles detach."""
         return RemovableHandleList([
             RemovableHandle(self),
-            *tap_last(module, lambda output: None, lambda output, relevance: self.backward(module, relevance)),
+            *tap_last(module, lambda output: tap(output, lambda relevance: self.backward(module, relevance))),
         ])
 
 
@@ -87,6 +107,10 @@ class FeatVisHook(Hook):
         tensor = tensor.detach() if self.on_device is None else tensor.detach().to(self.on_device)
         analyze(tensor, self.layer_name, self.concept, batch["sample_indices"], batch["targets"])
 
+    def _visit(self, output: torch.Tensor) -> torch.Tensor:
+        self._analyze(self.FV.analyze_activation, output)
+        return tap(output, lambda relevance: self._analyze(self.FV.analyze_relevance, relevance))
+
     def copy(self) -> FeatVisHook:
         """A hook with the same arguments."""
         return type(self)(self.FV, self.concept, self.layer_name, self.dict_inputs, self.on_device)
@@ -95,48 +119,34 @@ class FeatVisHook(Hook):
         """Attach to a module; the handles detach."""
         return RemovableHandleList([
             RemovableHandle(self),
-            *tap_last(
-                module,
-                lambda output: self._analyze(self.FV.analyze_activation, output),
-                lambda output, relevance: self._analyze(self.FV.analyze_relevance, relevance),
-            ),
+            *tap_last(module, self._visit),
         ])
 
 
-def tap_module(address: LayerAddress, on_activation: Callable, on_relevance: Callable):
-    """Tap the tensor at an address in each call of its module.
-
-    Parameters
-    ----------
-    address : LayerAddress
-    on_activation : callable
-        Called with the tensor in the forward pass.
-    on_relevance : callable
-        Called with the tensor and the relevance that arrives there in the backward pass; may return other relevance.
+def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tensor]):
+    """Visit the tensor at an address in each call of its module; the model goes on with what ``visit`` returns.
 
     Returns
     -------
     torch.utils.hooks.RemovableHandle
     """
 
-    def tap_leaf(value):
+    def visit_leaf(value):
         leaves = flatten_tensors(value)
         index = leaf_index(leaves, address)
-        tensor = leaves[index]
-        on_activation(tensor)
-        leaves[index] = tap(tensor, lambda relevance: on_relevance(tensor, relevance))
+        leaves[index] = visit(leaves[index])
         return unflatten_tensors(value, leaves)
 
     if address.is_input:
         # The rules of a composite hook a module's input too: prepended, the tap reads what leaves the rule.
         return address.module.register_forward_pre_hook(
-            lambda module, args, kwargs: tap_leaf((args, kwargs)), prepend=True, with_kwargs=True
+            lambda module, args, kwargs: visit_leaf((args, kwargs)), prepend=True, with_kwargs=True
         )
-    return address.module.register_forward_hook(lambda module, args, output: tap_leaf(output))
+    return address.module.register_forward_hook(lambda module, args, output: visit_leaf(output))
 
 
-def tap_last(module: nn.Module, on_activation: Callable, on_relevance: Callable) -> RemovableHandleList:
-    """Tap the output of a module after all other hooks, also those that are registered later.
+def tap_last(module: nn.Module, visit: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandleList:
+    """Visit the output of a module after all other hooks, also those that are registered later.
 
     So relevance passes here before the rule of a composite, whichever was registered first.
     """
@@ -145,7 +155,7 @@ def tap_last(module: nn.Module, on_activation: Callable, on_relevance: Callable)
 
     def attach(*_):
         attached.remove()
-        attached.append(tap_module(address, on_activation, on_relevance))
+        attached.append(tap_module(address, visit))
 
     return RemovableHandleList([module.register_forward_pre_hook(attach), attached])
 
@@ -153,52 +163,81 @@ def tap_last(module: nn.Module, on_activation: Callable, on_relevance: Callable)
 class LayerTaps:
     """Reads activations and reads and masks relevance at layers of a model, while it is attached.
 
-    In the backward pass the order is: record, then mask, then the rule of the module.
+    In the backward pass the order is: record, then mask, then the rule of the module. A module that is called several
+    times is read at its last call and masked at each.
 
     Parameters
     ----------
     model : torch.nn.Module
-    layers : iterable of str
-        Addresses of layers.
+    held : iterable of str
+        Addresses of layers whose tensors are kept.
+    recorded : iterable of str
+        Addresses of layers of which only what ``record_fn`` reads is kept.
+    record_fn : callable, optional
+        ``(activation or relevance, layer) -> anything``.
+    from_layers : bool, default False
+        Begin the autograd graph at the layers, where it has not begun before them: relevance ends there.
+    stop : bool, default False
+        Raise :class:`ForwardStopped` in the forward pass as soon as all layers have been read.
 
     Attributes
     ----------
     outputs : dict
-        Layer -> its tensor with autograd history, in the order in which the forward pass met them. A module that is
-        called several times is read at its last call.
-    relevances : dict
-        Layer -> the relevance that arrived there in the last backward pass, before masking.
+        Layer -> its tensor with autograd history, in the order in which the forward pass met them; for layers that are
+        not held a tensor without data.
+    activations, relevances : dict
+        Layer -> what arrived there in the forward and the last backward pass, before masking; what ``record_fn`` read.
     masks : dict
-        Layer -> mask functions. They act on every call of the module.
+        Layer -> mask functions.
+    calls : dict
+        Layer -> how often it was read.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[str]):
-        self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys(layers)]
+    def __init__(
+        self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (), record_fn: Callable | None = None,
+        *, from_layers: bool = False, stop: bool = False,
+    ):
+        self.held = set(held)
+        self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
+        self.recorded, self.record_fn = set(recorded), record_fn
+        self.from_layers, self.stop = from_layers, stop
         self.outputs: dict[str, torch.Tensor] = {}
-        self.relevances: dict[str, torch.Tensor] = {}
+        self.activations: dict[str, Any] = {}
+        self.relevances: dict[str, Any] = {}
         self.masks: dict[str, list[Callable]] = {}
+        self.calls: dict[str, int] = {}
         self._handles = RemovableHandleList()
 
     def __enter__(self) -> LayerTaps:
         for address in self.addresses:
             self._handles.append(tap_module(
-                address,
-                lambda tensor, layer=address.layer: self._read(layer, tensor),
-                lambda tensor, relevance, layer=address.layer: self.receive(layer, relevance, tensor),
+                address, lambda tensor, layer=address.layer: self._visit(layer, tensor)
             ))
         return self
 
     def __exit__(self, *exception):
         self._handles.remove()
 
-    def _read(self, layer: str, tensor: torch.Tensor):
-        self.outputs.pop(layer, None)
-        self.outputs[layer] = tensor
+    def record(self, layer: str, tensor: torch.Tensor) -> Any:
+        """What is kept of an activation or relevance."""
+        return self.record_fn(tensor.detach(), layer) if layer in self.recorded else tensor.detach()
 
-    def receive(self, layer: str, relevance: torch.Tensor, tensor: torch.Tensor | None = None) -> torch.Tensor:
-        """Record the relevance that arrives at a layer and mask it."""
-        if tensor is None or tensor is self.outputs.get(layer):
-            self.relevances[layer] = relevance.detach()
+    def _visit(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
+        if self.from_layers and not tensor.requires_grad:
+            tensor = _Beginning.apply(tensor, torch.ones((), requires_grad=True))
+        held = layer in self.held
+        self.outputs.pop(layer, None)
+        self.outputs[layer] = tensor if held else torch.empty_like(tensor, device="meta")
+        self.activations[layer] = self.record(layer, tensor)
+        self.calls[layer] = call = self.calls.get(layer, 0) + 1
+        if self.stop and len(self.outputs) == len(self.addresses):
+            raise ForwardStopped
+        return tap(tensor, lambda relevance: self.receive(layer, relevance, call), copy=held)
+
+    def receive(self, layer: str, relevance: torch.Tensor, call: int | None = None) -> torch.Tensor:
+        """Record the relevance that arrives at a layer, if at its last call, and mask it."""
+        if call is None or call == self.calls[layer]:
+            self.relevances[layer] = self.record(layer, relevance)
         masks = self.masks.get(layer)
         return apply_masks(relevance, masks) if masks else relevance
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from crp.rows import copy_rows
+
 
 def map_tensors(function: Callable[[torch.Tensor], Any], data: Any) -> Any:
     """Apply a function to the tensors of model inputs; other values stay as they are."""
@@ -96,13 +98,25 @@ class InputLeaf:
         """Whether the data are integers, such as token ids."""
         return not self.source.is_floating_point()
 
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """What autograd left of the data itself, if relevance reaches it."""
+        return self.tensors[0].grad if self.tensors and not self.is_embedded else None
+
 
 @contextmanager
-def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputLeaf]]]:
+def input_leaves(model: nn.Module, data: Any, reach: bool = True) -> Iterator[tuple[Any, list[InputLeaf]]]:
     """Make model inputs into autograd leaves, for one forward pass within the context.
 
     Integers have no gradient: the output of the embedding that looks them up becomes the leaf. To be entered, and the
     model called, in :func:`gradient_mode`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    data : torch.Tensor, tuple or dict
+    reach : bool, default True
+        Whether relevance shall reach the data; otherwise nothing becomes a leaf.
 
     Yields
     ------
@@ -119,8 +133,9 @@ def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputL
         leaves.append(leaf)
         if leaf.is_embedded:
             return tensor
-        leaf.tensors.append(tensor.requires_grad_())
-        return tensor.clone()
+        if reach:
+            leaf.tensors.append(tensor.requires_grad_())
+        return copy_rows(tensor)
 
     def end_at_embedding(module, args, kwargs, output):
         ids = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
@@ -135,7 +150,7 @@ def input_leaves(model: nn.Module, data: Any) -> Iterator[tuple[Any, list[InputL
     data = map_tensors(add_leaf, data)
     handles = [
         module.register_forward_hook(end_at_embedding, with_kwargs=True, prepend=True)
-        for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        for module in model.modules() if reach and isinstance(module, (nn.Embedding, nn.EmbeddingBag))
     ]
     try:
         yield data, leaves
