@@ -5,6 +5,7 @@ import functools
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,8 @@ class Sweep:
     def _describe_layers(self) -> list[LayerEntry]:
         """Number and positions of the concepts of each layer, from one sample."""
         batch = next(iter(self.load(0, 1, 1)))
-        _, result = next(self._attribute(batch))
+        self._check_targets(batch)
+        *_, result = next(self._attribute(batch, record_fn=None))
         entries = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
@@ -221,56 +223,90 @@ class Sweep:
             return None
         return first
 
-    def _attribute(self, batch: Batch) -> Iterator[tuple[list[tuple[int, int | None]], AttributionResult]]:
-        """Run a batch: one row per (place in the batch, target); a sample without targets has one row with none."""
-        pairs = [(i, target) for i, targets in enumerate(batch.targets) for target in targets or [None]]
-        for i, target in pairs:
-            if target is not None and target < 0:
-                raise ValueError(f"sample {batch.samples[i]} has the target {target}; classes are numbered from 0")
-        for first in range(0, len(pairs), self.batch_size):
-            part = pairs[first:first + self.batch_size]
-            data = map_tensors(lambda tensor, part=part: tensor[[i for i, _ in part]], batch.data)
-            name = self.attribution.MODEL_OUTPUT_NAME
-            conditions = [{name: [] if target is None else [target]} for _, target in part]
-            yield part, self.attribution(
-                data, conditions, self.composite, record_layer=list(self.concepts), on_device=self.on_device,
-                exclude_parallel=False,
+    def _read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
+        """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""
+        tensor = tensor if self.on_device is None else tensor.to(self.on_device)
+        kept = []
+        for statistic in stored_statistics(self.max_target):
+            value, position = self.concepts[layer].read(tensor, layer, statistic)
+            value = value.float()
+            kept += [value, value.abs().sum(1)]
+        return *kept, position.to(torch.int32)
+
+    def _attribute(
+        self, batch: Batch, record_fn: Callable | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, AttributionResult]]:
+        """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1."""
+        places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
+        targets = np.array([target for targets in batch.targets for target in targets or [-1]])
+        name = self.attribution.MODEL_OUTPUT_NAME
+        for first in range(0, len(places), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            whole = len(places) == len(batch.samples) <= self.batch_size
+            data = batch.data if whole else map_tensors(lambda tensor, part=part: tensor[places[part]], batch.data)
+            conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
+            yield places[part], targets[part], self.attribution(
+                data, conditions, self.composite, record_layer=list(self.concepts), exclude_parallel=False,
+                heatmap=False, record_fn=record_fn,
             )
 
     def _write_shard(self, first: int, stop: int, bar: tqdm) -> None:
-        with ShardWriter(self.path, first, stop) as writer:
-            for batch in self.load(first, stop, self.batch_size):
-                seen = -1
-                for pairs, result in self._attribute(batch):
-                    with_target = [row for row, (_, target) in enumerate(pairs) if target is not None]
-                    previous = [seen, *(i for i, _ in pairs)]
-                    first_of_sample = [row for row, (i, _) in enumerate(pairs) if i != previous[row]]
-                    seen = previous[-1]
-                    rows = self._rows(batch, pairs, result.prediction)
-                    self._write(writer, "relevance", rows, result.relevances, with_target)
-                    self._write(writer, "activation", rows, result.activations, first_of_sample)
+        with ShardWriter(self.path, first, stop) as writer, ThreadPoolExecutor(1) as thread:
+            written = None
+            for batch in _ahead(self.load(first, stop, self.batch_size)):
+                self._check_targets(batch)
+                last = -1
+                for places, targets, result in self._attribute(batch, self._read):
+                    if written is not None:
+                        written.result()
+                    is_first = places != np.concatenate([[last], places[:-1]])
+                    last = places[-1]
+                    rows = self._rows(batch, places, targets, result.prediction)
+                    written = thread.submit(self._write, writer, rows, result, is_first)
                 bar.update(len(batch.samples))
+            written.result()
 
-    def _rows(self, batch, pairs, prediction) -> np.ndarray:
-        rows = np.empty(len(pairs), ROW_DTYPE)
-        rows["sample"] = [batch.samples[i] for i, _ in pairs]
-        rows["target"] = [-1 if target is None else target for _, target in pairs]
+    @staticmethod
+    def _check_targets(batch: Batch) -> None:
+        for sample, targets in zip(batch.samples, batch.targets):
+            if min(targets, default=0) < 0:
+                raise ValueError(f"sample {sample} has the target {min(targets)}; classes are numbered from 0")
+
+    def _rows(self, batch, places, targets, prediction) -> np.ndarray:
+        rows = np.empty(len(places), ROW_DTYPE)
+        rows["sample"] = np.array(batch.samples)[places]
+        rows["target"] = targets
         rows["position"] = -1
         rows["prediction"] = prediction.argmax(1).cpu() if prediction.ndim == 2 else -1
         return rows
 
-    def _write(self, writer, quantity, rows, tensors, selected) -> None:
-        rows = rows[selected]
-        if quantity == "activation":
-            rows["target"] = -1
-        writer.append(f"{quantity}.rows", rows)
-        for entry in self.layers:
-            concept, tensor = self.concepts[entry.name], tensors[entry.name]
-            for statistic in stored_statistics(self.max_target):
-                value, position = concept.read(tensor, entry.name, statistic)
-                value = value[selected].float()
-                stem = f"{entry.key}.{quantity}"
-                writer.append(f"{stem}.{MATRIX_OF[statistic]}", value.cpu().numpy())
-                writer.append(f"{stem}.{TOTAL_OF[statistic]}", value.abs().sum(1).cpu().numpy())
-            if entry.has_positions:
-                writer.append(f"{stem}.position", position[selected].to(torch.int32).cpu().numpy())
+    def _write(self, writer: ShardWriter, rows: np.ndarray, result: AttributionResult, is_first: np.ndarray) -> None:
+        """Write rows: relevance of those with a target, activation of the first of each sample."""
+        for quantity, recorded, selected in (
+            ("relevance", result.relevances, rows["target"] >= 0), ("activation", result.activations, is_first)
+        ):
+            chosen = rows[selected]
+            if quantity == "activation":
+                chosen["target"] = -1
+            writer.append(f"{quantity}.rows", chosen)
+            for entry in self.layers:
+                arrays = [tensor.cpu().numpy()[selected] for tensor in recorded[entry.name]]
+                names = [name for statistic in stored_statistics(self.max_target)
+                         for name in (MATRIX_OF[statistic], TOTAL_OF[statistic])]
+                if entry.has_positions:
+                    names.append("position")
+                for name, array in zip(names, arrays):
+                    writer.append(f"{entry.key}.{quantity}.{name}", array)
+
+
+_END = object()
+
+
+def _ahead(items: Iterable) -> Iterator:
+    """The items, each fetched while the one before is in use."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, iterator, _END)
+        while (item := upcoming.result()) is not _END:
+            upcoming = thread.submit(next, iterator, _END)
+            yield item
