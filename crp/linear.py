@@ -31,6 +31,10 @@ class LinearOperation:
         """``W x + b``."""
         raise NotImplementedError
 
+    def equal_weights(self, x: torch.Tensor, weight: torch.Tensor | None) -> bool:
+        """Whether all channels of the output (on axis 1) have the same weights, as :func:`share_uniform` marks it."""
+        return False
+
     def at_zero(
         self, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
     ) -> torch.Tensor | None:
@@ -38,7 +42,10 @@ class LinearOperation:
         return self.forward(torch.zeros_like(x), weight, bias)
 
     def transpose(self, s: torch.Tensor, weight: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
-        """``W^T s``: the gradient of ``sum(s * (W x))`` with respect to an ``x`` of the given shape."""
+        """``W^T s``: the gradient of ``sum(s * (W x))`` with respect to an ``x`` of the given shape.
+
+        Where all outputs have :meth:`equal_weights`, ``s`` may be the sum over them [B, 1, ...].
+        """
         raise NotImplementedError
 
 
@@ -94,8 +101,11 @@ class _Convolution(_AnyConvolution):
             self._pad(x), weight, bias, module.stride, self.padding, module.dilation, module.groups
         )
 
+    def equal_weights(self, x, weight):
+        return self.takes(x) and self.module.groups == 1 and weight.stride()[:2] == (0, 0)
+
     def batch_transpose(self, s, weight, shape):
-        if self.module.groups == 1 and _is_uniform(weight):
+        if self.equal_weights(s, weight):
             one = self._padded_input_gradient(s.sum(1, keepdim=True), weight[:1, :1], (shape[0], 1, *shape[2:]))
             return one.repeat_interleave(shape[1], 1)
         if self.module.groups == 1:
@@ -111,7 +121,7 @@ class _Convolution(_AnyConvolution):
     def _input_gradient(self, s, weight, shape):
         module = self.module
         return torch.ops.aten.convolution_backward(
-            s, s.new_empty(1).expand(shape), weight, None, module.stride, self.padding, module.dilation, False,
+            s, _unset(s, shape), weight, None, module.stride, self.padding, module.dilation, False,
             [0] * self.axes, module.groups, [True, False, False],
         )[0]
 
@@ -126,7 +136,7 @@ class _TransposedConvolution(_AnyConvolution):
     def batch_transpose(self, s, weight, shape):
         module = self.module
         return torch.ops.aten.convolution_backward(
-            s, s.new_empty(1).expand(shape), weight, None, module.stride, module.padding, module.dilation, True,
+            s, _unset(s, shape), weight, None, module.stride, module.padding, module.dilation, True,
             module.output_padding, module.groups, [True, False, False],
         )[0]
 
@@ -203,8 +213,13 @@ def share_uniform(weight: torch.Tensor) -> torch.Tensor:
     return weight[:1, :1].expand_as(weight)
 
 
-def _is_uniform(weight: torch.Tensor) -> bool:
-    return weight.stride()[:2] == (0, 0)
+def _unset(like: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Memory that nobody touches, where PyTorch asks for an input and looks at its layout alone."""
+    memory_format = torch.contiguous_format
+    for channels_last, axes in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if like.ndim == axes and like.is_contiguous(memory_format=channels_last) and not like.is_contiguous():
+            memory_format = channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _gradient(function: Callable, shape: torch.Size, s: torch.Tensor) -> torch.Tensor:

@@ -161,12 +161,16 @@ def _example(rule_type: type[BasicHook]) -> BasicHook:
 
 @dataclass
 class _PreparedShare:
-    """A share for one input: pairs of x and W that are not zero, and the outputs that take part, if not all do."""
+    """A share for one input: pairs of x and W that are not zero, and the outputs that take part, if not all do.
+
+    It is merged where all channels of the output have the same weights and denominator, [1, 1, ...].
+    """
 
     factor: float
     denominator: torch.Tensor
     terms: list[tuple[torch.Tensor, torch.Tensor | None]]
     outputs: torch.Tensor | None
+    merged: bool
 
 
 class FastRule(Replacement):
@@ -209,8 +213,9 @@ class FastRule(Replacement):
     def call(self, module, x, output):
         """The output, and relevance by the formula of the rule."""
         shared = self.shares(x)
-        reads_output, version = type(self.rule) in _READ_OUTPUT, output._version
-        kept_output = output if reads_output else None
+        reads_output = type(self.rule) in _READ_OUTPUT
+        kept_output = self._keep(module, output) if reads_output else None
+        version = kept_output._version if reads_output else None
         prepared = None
 
         def relevance_of_input(relevance, x):
@@ -230,6 +235,12 @@ class FastRule(Replacement):
             return share_rows(result, count) if shared else result
 
         return output, relevance_of_input
+
+    @staticmethod
+    def _keep(module, output):
+        """The output; a copy, which no in-place activation changes, where that costs less than to compute it again."""
+        weight = own_parameters(module)[0]
+        return output if weight is None or output.numel() > weight.numel() else output.clone()
 
     def _prepare(self, module, x, output):
         """The shares that are not zero; ``output`` is what the module gave, if that is at hand."""
@@ -256,8 +267,15 @@ class FastRule(Replacement):
         if not terms:
             return None
         outputs = {None: None, POSITIVE: lambda: output > 0, NEGATIVE: lambda: output < 0}[share.outputs]
+        denominator = self._stabilized(z, in_place=z is not output)
+        merged = (
+            outputs is None and isinstance(denominator, torch.Tensor) and len(denominator) == 1
+            and all(self.operation.equal_weights(modified, weight) for modified, weight in terms)
+            and torch.equal(denominator, denominator[:, :1].expand_as(denominator))
+        )
         return _PreparedShare(
-            self.factors[share.factor], self._stabilized(z, in_place=z is not output), terms, outputs and outputs()
+            self.factors[share.factor], denominator[:, :1] if merged else denominator, terms, outputs and outputs(),
+            merged,
         )
 
     def _modified_input(self, index, x):
@@ -280,10 +298,11 @@ class FastRule(Replacement):
     def _relevance(self, relevance, shares, shape):
         total = None
         for share in shares:
-            if self.adds_epsilon and not self.repeated and relevance.shape == share.denominator.shape:
-                s = torch.div(relevance, share.denominator, out=share.denominator)
+            arriving = relevance.sum(1, keepdim=True) if share.merged else relevance
+            if self.adds_epsilon and not self.repeated and arriving.shape == share.denominator.shape:
+                s = torch.div(arriving, share.denominator, out=share.denominator)
             else:
-                s = relevance / share.denominator
+                s = arriving / share.denominator
             if share.outputs is not None:
                 s = s * share.outputs
             if share.factor != 1:
