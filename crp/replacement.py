@@ -33,8 +33,8 @@ class Replacement(Hook):
         self._inputs: list[torch.Tensor | None] = []
 
     def applies(self, x: torch.Tensor) -> bool:
-        """Whether a call with this input is replaced."""
-        return x.requires_grad
+        """Whether a call with this input is replaced: relevance comes back through it, or equal rows need one."""
+        return x.requires_grad or self.shares(x)
 
     def shares(self, x: torch.Tensor) -> bool:
         """Whether one row stands for all rows of this input."""
@@ -66,7 +66,7 @@ class Replacement(Hook):
         if x is None:
             return None
         alone = (distinct_rows(x) if self.shares(x) else x).detach()
-        if getattr(module, "inplace", False) and x.is_leaf:
+        if getattr(module, "inplace", False) and x.is_leaf and x.requires_grad:
             alone = alone.clone()
         return ((alone, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): alone})
 
@@ -74,6 +74,8 @@ class Replacement(Hook):
         x = self._inputs.pop()
         if x is None:
             return None
+        if not x.requires_grad:
+            return share_rows(output, len(x))
         if torch.is_autocast_enabled(x.device.type):
             output = output.to(precision(output))
         output, relevance_of_input = self.call(module, x, output)
@@ -129,7 +131,7 @@ class SharedMaxPool(Replacement):
 
     def applies(self, x):
         """PyTorch takes care of batches whose rows differ."""
-        return x.requires_grad and is_shared(x) and x.dtype == precision(x)
+        return is_shared(x) and x.dtype == precision(x)
 
     def call(self, module, x, output):
         """The output, and the gradient at the indices of the maxima."""

@@ -346,3 +346,12 @@ def test_parameters_get_gradients_where_they_are_asked_for(model, image):
         CondAttribution(model, no_param_grad=False, accelerate=accelerate)(image, [{"y": [0]}], EpsilonPlus())
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(*gradients)
+
+
+def test_equal_rows_are_run_once_without_heatmap_too(model, image):
+    conditions = [{"6": [c], "y": [1]} for c in range(4)]
+    with Convolutions() as count:
+        list(CondAttribution(model).generate(
+            image, conditions, EpsilonPlusFlat(), ["3"], batch_size=4, verbose=False, heatmap=False
+        ))
+    assert {batch for batch, *_ in count.forward} == {1}
