@@ -37,7 +37,7 @@ from crp.inputs import (
     list_tensors,
     map_tensors,
 )
-from crp.layers import as_layer_list, flatten_tensors, unflatten_tensors
+from crp.layers import as_layer_list, flatten_tensors
 from crp.rows import is_shared, share_rows
 from crp.rules import accelerate
 
@@ -162,6 +162,8 @@ class CondAttribution:
         self.output = output
         self.heatmap_axis = heatmap_axis
         self.accelerate = accelerate
+        self._writes_to_inputs = False
+        self._attached: Composite | None = None
         self._read_once: set[tuple] = set()
 
     def __call__(
@@ -214,8 +216,8 @@ class CondAttribution:
             condition, and the pass is faster.
         record_fn : callable, optional
             What to keep of a recorded layer's activation and relevance instead of the tensor:
-            ``(tensor, layer) -> tensor or tuple of tensors``, with the batch axis first. It saves the memory of the
-            rest.
+            ``(tensor, layer) -> tensor or (nested) tuple of tensors``, with the batch axis first. It saves the memory
+            of the rest.
 
         Returns
         -------
@@ -359,13 +361,35 @@ class CondAttribution:
             data = self._prepare(data)
         return self._rounds(data, rounds, [flow] * len(rounds))
 
+    @contextmanager
+    def attached(self, composite: Composite | None) -> Iterator[None]:
+        """Leave the rules of a composite on the model between calls with it.
+
+        Each call attaches them and takes them off again; where many short calls follow each other, once is enough.
+        Within the context, calls need the same composite.
+
+        Parameters
+        ----------
+        composite : zennit.core.Composite, optional
+        """
+        self._check_free(composite)
+        with self._rules(composite, self._accelerates):
+            self._attached = composite
+            try:
+                yield
+            finally:
+                self._attached = None
+
+    @property
+    def _accelerates(self) -> bool:
+        return self.accelerate and self.no_param_grad and not self._writes_to_inputs
+
     def _rounds(self, data, rounds, flows):
         results = self._run_rounds(data, rounds, flows)
         try:
             first = next(results)
         except RuntimeError as error:
-            if not _is_changed_input(error, flows[0]):
-                raise
+            self._give_up_acceleration(error, flows[0])
             results = self._run_rounds(data, rounds, [replace(flow, accelerate=False) for flow in flows])
             first = next(results)
         with closing(results):
@@ -535,7 +559,7 @@ class CondAttribution:
         conditions = check_conditions(
             conditions, self.MODEL_OUTPUT_NAME, y_needed=start_layer is None and init_rel is None
         )
-        check_nothing_registered(self.model, composite)
+        self._check_free(composite)
         if self.model.training:
             warnings.warn(
                 "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
@@ -543,8 +567,14 @@ class CondAttribution:
             )
         return conditions, _Flow(
             composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel,
-            heatmap, record_fn, self.accelerate and self.no_param_grad,
+            heatmap, record_fn, self._accelerates,
         )
+
+    def _check_free(self, composite: Composite | None) -> None:
+        if self._attached is None:
+            check_nothing_registered(self.model, composite)
+        elif composite is not self._attached:
+            raise ValueError("the rules of another composite are attached: leave the context of attached() first")
 
     # One pass
 
@@ -553,9 +583,15 @@ class CondAttribution:
         try:
             return self._run(data, conditions, flow)
         except RuntimeError as error:
-            if not _is_changed_input(error, flow):
-                raise
+            self._give_up_acceleration(error, flow)
             return self._run(data, conditions, replace(flow, accelerate=False))
+
+    def _give_up_acceleration(self, error: RuntimeError, flow: _Flow) -> None:
+        """Remember that the model writes to the input of a fast rule, of which zennit's rules hold copies."""
+        is_changed_input = "modified by an inplace operation" in str(error)
+        if not flow.accelerate or not is_changed_input or self._attached is not None:
+            raise error
+        self._writes_to_inputs = True
 
     def _run(self, data, conditions, flow: _Flow):
         groups = self._group_rows(conditions, flow)
@@ -608,6 +644,20 @@ class CondAttribution:
         return map_tensors(prepare, data)
 
     @contextmanager
+    def _rules(self, composite: Composite | None, accelerated: bool, repeated: bool = False) -> Iterator[None]:
+        """Have the rules of a composite on the model, whose parameters and buffers stay as they are."""
+        with ExitStack() as stack:
+            stack.enter_context(restored_buffers(self.model))
+            if self.no_param_grad:
+                stack.enter_context(frozen_parameters(self.model))
+            if composite is not None:
+                composite = accelerate(composite, repeated=repeated) if accelerated else composite
+                stack.enter_context(registered(composite, self.model))
+                if self.no_param_grad:  # canonizers bring parameters of their own
+                    stack.enter_context(frozen_parameters(self.model))
+            yield
+
+    @contextmanager
     def _forward(self, data, conditions, flow: _Flow, repeated: bool = False) -> Iterator[_Forward]:
         """Run the model with rules and taps attached; detach them on leaving."""
         held = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
@@ -616,14 +666,8 @@ class CondAttribution:
         end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
         with ExitStack() as stack:
             stack.enter_context(exclusive_use(self.model))
-            stack.enter_context(restored_buffers(self.model))
-            if self.no_param_grad:
-                stack.enter_context(frozen_parameters(self.model))
-            if flow.composite is not None:
-                composite = accelerate(flow.composite, repeated=repeated) if flow.accelerate else flow.composite
-                stack.enter_context(registered(composite, self.model))
-                if self.no_param_grad:  # canonizers bring parameters of their own
-                    stack.enter_context(frozen_parameters(self.model))
+            if self._attached is None:
+                stack.enter_context(self._rules(flow.composite, flow.accelerate, repeated))
             stop = flow.start_layer is not None and end in self._read_once
             taps = stack.enter_context(LayerTaps(
                 self.model, layers if flow.record_fn is None else held,
@@ -678,7 +722,7 @@ class CondAttribution:
 
         def finish(tensor):
             if isinstance(tensor, tuple):
-                return unflatten_tensors(tensor, [finish(leaf) for leaf in flatten_tensors(tensor)])
+                return tuple(finish(item) for item in tensor)
             tensor = tensor.detach() if len(rows) == forward.count else tensor.detach()[rows]
             tensor = tensor.contiguous() if is_shared(tensor) else tensor
             return tensor if flow.on_device is None else tensor.to(flow.on_device)
@@ -764,11 +808,6 @@ class CondAttribution:
         with FiniteWatch(self.model) as watch:
             self._attribute(data, conditions, flow)
         return watch.explanation()
-
-
-def _is_changed_input(error: RuntimeError, flow: _Flow) -> bool:
-    """Whether the model writes to the input of a fast rule, of which zennit's rules hold copies."""
-    return flow.accelerate and "modified by an inplace operation" in str(error)
 
 
 def _is_finite(result: AttributionResult) -> bool:

@@ -145,7 +145,8 @@ class Sweep:
         for first, end in self._parts(start, stop):
             self._check_overlap(first, end, finished)
         shards = []
-        with tqdm(total=stop - start, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
+        bar = tqdm(total=stop - start, unit="sample", desc=f"sweep of {len(self.layers)} layers")
+        with bar, self.attribution.attached(self.composite):
             for first, end in self._parts(start, stop):
                 if (first, end) not in finished:
                     self._write_shard(first, end, bar)

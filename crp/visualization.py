@@ -483,7 +483,7 @@ class FeatureVisualization:
             "results": results.identity(), "model": model_fingerprint(self.attribution.model),
             "attribution": fingerprint({
                 key: value for key, value in vars(self.attribution).items()
-                if key not in ("model", "device", "accelerate", "_read_once")
+                if key not in ("model", "device", "accelerate") and not key.startswith("_")
             }), "classes": [type(self.attribution).__qualname__, type(self).__qualname__],
             "samples": self._samples_fingerprint(),
             "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
