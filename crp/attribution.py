@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from zennit.core import Composite
 
 from crp.attach import check_nothing_registered, exclusive_use, frozen_parameters, registered, restored_buffers
 from crp.attribution_graph import AttributionGraph
+from crp.audit import Audit, AuditMode
+from crp.composites import gives_relevance
 from crp.concepts import ChannelConcept
 from crp.conditions import (
     check_conditions,
@@ -42,6 +45,9 @@ from crp.rows import is_shared, share_rows
 from crp.rules import accelerate
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
+
+
+_OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
 
 
 class AttributionResult(NamedTuple):
@@ -163,6 +169,7 @@ class CondAttribution:
         self.heatmap_axis = heatmap_axis
         self.accelerate = accelerate
         self._writes_to_inputs = False
+        self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
         self._attached: Composite | None = None
         self._read_once: set[tuple] = set()
 
@@ -246,6 +253,7 @@ class CondAttribution:
         if not _is_finite(result):
             raise FloatingPointError(self._explain_not_finite(broadcast_data, broadcast_conditions, flow))
         self._set_caller_grad(data, broadcast_data, gradients)
+        self._warn_if_not_conserved(broadcast_data, broadcast_conditions, flow, result)
         return result
 
     def generate(
@@ -360,6 +368,53 @@ class CondAttribution:
         with gradient_mode():
             data = self._prepare(data)
         return self._rounds(data, rounds, [flow] * len(rounds))
+
+    def audit(
+        self, data: Any, composite: Composite, conditions: list[dict] | None = None, *, tolerance: float = 0.01
+    ) -> Audit:
+        """Measure, operation by operation, where relevance is created or lost on its way to the input.
+
+        LRP is meant to conserve relevance. Where an operation has no rule that fits, it does not, and heatmaps are
+        wrong without any other sign. Relevance starts with 1 at one output of each sample.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            A few samples.
+        composite : zennit.core.Composite
+        conditions : list of dict, optional
+            One, or one per sample, with outputs under "y"; by default the largest output of each sample.
+        tolerance : float, default 0.01
+            How much of the relevance that arrives an operation may create or lose without being called a fault.
+
+        Returns
+        -------
+        Audit
+            Prints as a table; ``plot`` draws it.
+
+        Raises
+        ------
+        ValueError
+            If conditions name layers, whose masks take relevance away on purpose.
+        """
+        init_rel = 1. if conditions is not None else _one_at_the_largest
+        conditions = [{}] if conditions is None else conditions
+        conditions, flow = self._check_call(conditions, composite, [], None, None, init_rel, None, False, True, None)
+        if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
+            raise ValueError(f"an audit has no masks: conditions name outputs under {self.MODEL_OUTPUT_NAME!r} only")
+        with gradient_mode():
+            data, conditions = self.broadcast(self._prepare(data), conditions)
+
+        def run(flow):
+            mode, rows = AuditMode(self.model), list(range(len(conditions)))
+            with self._forward(data, conditions, flow, around=mode) as forward:
+                self._backward(forward, conditions, rows, flow)
+                start = float(self._initial_relevance(forward, conditions, rows, flow).sum(dtype=torch.float64))
+                total = sum(float(tensor.grad.sum(dtype=torch.float64))
+                            for leaf in forward.leaves for tensor in leaf.tensors)
+                return mode.audit(total, start, tolerance)
+
+        return self._with_rules_that_fit(run, flow)
 
     @contextmanager
     def attached(self, composite: Composite | None) -> Iterator[None]:
@@ -580,11 +635,14 @@ class CondAttribution:
 
     def _attribute(self, data, conditions, flow: _Flow):
         """Attribute rows that have one condition each; also return the gradients of the inputs."""
+        return self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
+
+    def _with_rules_that_fit(self, run: Callable[[_Flow], Any], flow: _Flow) -> Any:
         try:
-            return self._run(data, conditions, flow)
+            return run(flow)
         except RuntimeError as error:
             self._give_up_acceleration(error, flow)
-            return self._run(data, conditions, replace(flow, accelerate=False))
+            return run(replace(flow, accelerate=False))
 
     def _give_up_acceleration(self, error: RuntimeError, flow: _Flow) -> None:
         """Remember that the model writes to the input of a fast rule, of which zennit's rules hold copies."""
@@ -658,8 +716,10 @@ class CondAttribution:
             yield
 
     @contextmanager
-    def _forward(self, data, conditions, flow: _Flow, repeated: bool = False) -> Iterator[_Forward]:
-        """Run the model with rules and taps attached; detach them on leaving."""
+    def _forward(
+        self, data, conditions, flow: _Flow, repeated: bool = False, around: AbstractContextManager | None = None
+    ) -> Iterator[_Forward]:
+        """Run the model, within a context, with rules and taps attached; detach them on leaving."""
         held = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
         held += [] if flow.start_layer is None else [flow.start_layer]
         layers = held + flow.record_layer
@@ -677,7 +737,9 @@ class CondAttribution:
             with gradient_mode():
                 model_data, leaves = stack.enter_context(input_leaves(self.model, data, reach=flow.heatmap))
                 try:
-                    start = self._select_output(call_model(self.model, model_data))
+                    with around or nullcontext():
+                        output = call_model(self.model, model_data)
+                    start = self._select_output(output)
                 except ForwardStopped:
                     start = None  # the start layer takes its place
             for layer in layers:
@@ -801,6 +863,34 @@ class CondAttribution:
         reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
         torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
 
+    def _warn_if_not_conserved(self, data, conditions, flow: _Flow, result: AttributionResult) -> None:
+        """Warn, once for a composite, if heatmaps hold far more or less relevance than the outputs they start from."""
+        has_masks = any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions)
+        own = (getattr(type(self), name) is not getattr(CondAttribution, name) for name in _OVERRIDABLE)
+        if flow.composite is None or flow.composite in self._audited or has_masks or any(own):
+            return
+        if flow.start_layer is not None or not flow.heatmap:
+            return
+        named = all(self.MODEL_OUTPUT_NAME in condition for condition in conditions)
+        targets = [condition[self.MODEL_OUTPUT_NAME] for condition in conditions] if named else []
+        start = _sum_of_samples(self.relevance_init(result.prediction.clone(), targets, flow.init_rel))
+        end = sum(_sum_of_samples(heatmap) for heatmap in list_tensors(result.heatmap))
+        ratio = float((end * start.sign()).sum() / start.abs().sum())
+        if not abs(ratio) < float("inf") or 0.5 <= ratio <= 2 or not gives_relevance(flow.composite, self.model):
+            return
+        self._audited.add(flow.composite)
+        few = slice(0, 4)
+        audit = self.audit(
+            map_tensors(lambda tensor: tensor[few], data), flow.composite, conditions[few] if named else None
+        )
+        if not 0.5 <= audit.accounted <= 2:
+            warnings.warn(
+                f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
+                f"{sum(audit.sinks.values()):.3g} in biases and stabilizers. attribution.audit(data, composite) shows "
+                "where the rest is created or lost; crp.composites.default_composite(model) chooses canonizers",
+                stacklevel=3,
+            )
+
     def _explain_not_finite(self, data, conditions, flow: _Flow) -> str:
         """Repeat a pass and name the module where values cease to be finite."""
         if not all(torch.isfinite(tensor).all() for tensor in list_tensors(data)):
@@ -808,6 +898,15 @@ class CondAttribution:
         with FiniteWatch(self.model) as watch:
             self._attribute(data, conditions, flow)
         return watch.explanation()
+
+
+def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().double().cpu().flatten(1).sum(1) if tensor.ndim > 1 else tensor.detach().double().cpu()
+
+
+def _one_at_the_largest(prediction: torch.Tensor) -> torch.Tensor:
+    flat = prediction.flatten(1) if prediction.ndim > 1 else prediction[:, None]
+    return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(prediction.shape)
 
 
 def _is_finite(result: AttributionResult) -> bool:
