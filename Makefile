@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test check images lint clean
+.PHONY: demo test check images bench lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m crp demo
@@ -16,6 +16,9 @@ check: test
 
 images: $(VENV)/installed
 	$(RUN) images/make_images.py
+
+bench: $(VENV)/installed
+	$(RUN) benchmarks/run_all.py
 
 lint: $(VENV)/installed-test
 	$(RUN) -m ruff check .

@@ -5,9 +5,14 @@ import tempfile
 from pathlib import Path
 
 import matplotlib
+import torch
+import torchvision
+from zennit.composites import EpsilonPlusFlat
 
 matplotlib.use("Agg")
 
+from crp.attribution import CondAttribution  # noqa: E402
+from crp.audit import Audit  # noqa: E402
 from crp.demo.digits import digit_datasets, train_digit_network  # noqa: E402
 from crp.demo.story import Story  # noqa: E402
 
@@ -28,6 +33,14 @@ def main() -> None:
         }
         for name, (_, figure) in figures.items():
             figure.savefig(FOLDER / f"{name}.png", dpi=90)
+    leaking_audit().plot((9, 3.2)).savefig(FOLDER / "audit.png", dpi=90)
+
+
+def leaking_audit() -> Audit:
+    """An audit of a ResNet-18 with random weights, without a canonizer."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18().eval()
+    return CondAttribution(model).audit(torch.randn(2, 3, 64, 64), EpsilonPlusFlat())
 
 
 main()

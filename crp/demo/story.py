@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
-from zennit.composites import EpsilonPlusFlat
 
 from crp.attribution import AttributionGraph, CondAttribution
+from crp.composites import default_composite
 from crp.concepts import ChannelConcept
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 from crp.demo.page import Page
@@ -89,7 +89,7 @@ class Story:
     def __init__(self, model: nn.Sequential, training, held_out, store: Path, explained_class: int = 4):
         self.training, self.held_out = training, held_out
         self.explained_class = explained_class
-        self.composite = EpsilonPlusFlat()
+        self.composite = default_composite(model)
         self.attribution = CondAttribution(model)
         self.concept = ChannelConcept()
         self.references = FeatureVisualization(

@@ -1,0 +1,43 @@
+"""Peak memory of a process that sweeps all 16 layers of VGG16 (batch 8), the model itself included."""
+import resource
+import tempfile
+
+from common import Row, deviation, photographs, vgg16, zennit_pass
+from torch import nn
+from zennit.composites import EpsilonPlusFlat
+
+from crp.attribution import CondAttribution
+from crp.concepts import ChannelConcept
+from crp.helper import get_layer_names
+from crp.visualization import FeatureVisualization
+
+
+def peak() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    """Measure and print the row."""
+    model, composite, dataset = vgg16(), EpsilonPlusFlat(), photographs(32)
+    layers = get_layer_names(model, [nn.Conv2d, nn.Linear])
+    at_first = peak()
+    with tempfile.TemporaryDirectory() as folder:
+        visualization = FeatureVisualization(
+            CondAttribution(model), dataset, {layer: ChannelConcept() for layer in layers}, path=folder
+        )
+        store = visualization.run(composite, 0, len(dataset), batch_size=8)
+        of_sweep = peak()
+        images, targets = dataset[:8]
+        _, relevances = zennit_pass(model, composite, images, targets, layers)
+        error = max(
+            deviation(store.values(layer)[:8], ChannelConcept().read(relevance).value)
+            for layer, relevance in relevances.items()
+        )
+    print(f"with the model and the images alone: {at_first:.2f} GB; after a pass of zennit's: {peak():.2f} GB")
+    Row(
+        "peak memory, sweep of VGG16's 16 layers, batch 8", "nothing", of_sweep, 2.3, (of_sweep, of_sweep), "GB", error
+    ).print()
+
+
+main()
