@@ -10,7 +10,7 @@ from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.visualization import FeatureVisualization
 
-LAYER, CONCEPTS, BATCH, SAMPLES = "features.21", list(range(8)), 16, 128
+LAYER, CONCEPTS, BATCH, SAMPLES = "features.21", list(range(8)), 16, 64
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def compare(model, composite, dataset: TensorDataset, visualization: FeatureVisu
         return torch.cat(heatmaps)
 
     error = deviation(ours(), zennit())
-    ratios, = time_in_turn(ours, zennit, repeats=3)
+    ratios, = time_in_turn(ours, zennit, repeats=2)
     ratio_row(f"get_max_reference, 8 concepts x 8, {LAYER}", "zennit's passes", .40, ratios, error).print()
     return f"the 64 references are {len(set(samples))} different samples of {len(dataset)}"
 
