@@ -32,7 +32,7 @@ class Row:
     Attributes
     ----------
     work, over : str
-        What was done, and what it is compared with.
+        What was done, and what it is compared with; empty for what is no ratio.
     measured : float
     reach : float
         What it should not exceed.
@@ -56,7 +56,8 @@ class Row:
         """Print the row for a reader and, as JSON, for ``run_all.py``."""
         unit = self.unit and f" {self.unit}"
         low, high = self.spread
-        print(f"{self.work} over {self.over}: {self.measured:.3f}{unit} ({low:.3f} to {high:.3f}); "
+        over = self.over and f" over {self.over}"
+        print(f"{self.work}{over}: {self.measured:.3f}{unit} ({low:.3f} to {high:.3f}); "
               f"to reach: {self.reach}{unit}; deviation of results: {self.deviation:.1e}")
         print(json.dumps(asdict(self)))
 

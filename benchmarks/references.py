@@ -39,7 +39,7 @@ def compare(model, composite, dataset: TensorDataset, visualization: FeatureVisu
         """A pass for each 16 of the 64 samples, relevance starting with one channel's activation."""
         heatmaps = []
         for first in range(0, len(samples), BATCH):
-            part, kept = [], {}
+            kept = {}
             images = dataset[samples[first:first + BATCH]][0].requires_grad_()
             with composite.context(model):
                 handle = model.get_submodule(LAYER).register_forward_hook(

@@ -38,8 +38,7 @@ def table(rows: list[dict]) -> str:
         digits = 0 if row["unit"] == "ms" and row["measured"] >= 10 else 2
         unit = row["unit"] and f" {row['unit']}"
         low, high = (f"{value:.{digits}f}" for value in row["spread"])
-        over = "" if row["over"] == "nothing" else row["over"]
-        lines.append(f"| {row['work']} | {over} | {row['measured']:.{digits}f}{unit} | {low} to {high} | "
+        lines.append(f"| {row['work']} | {row['over']} | {row['measured']:.{digits}f}{unit} | {low} to {high} | "
                      f"{row['reach']}{unit} |")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "zennit", "numpy"))
     largest = max(row["deviation"] for row in rows)

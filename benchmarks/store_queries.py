@@ -78,7 +78,7 @@ def main() -> None:
             median, low, high = measure(
                 lambda layer, fresh=fresh, arguments=arguments: fresh.top(layer, CONCEPT, **arguments), store.layers
             )
-            Row(f"top references, {name}, 50,000 x 13,416", "nothing", median, reach, (low, high), "ms").print()
+            Row(f"top references, {name}, 50,000 x 13,416", "", median, reach, (low, high), "ms").print()
     finally:
         shutil.rmtree(folder)
 

@@ -36,7 +36,7 @@ def main() -> None:
         )
     print(f"with the model and the images alone: {at_first:.2f} GB; after a pass of zennit's: {peak():.2f} GB")
     Row(
-        "peak memory, sweep of VGG16's 16 layers, batch 8", "nothing", of_sweep, 2.3, (of_sweep, of_sweep), "GB", error
+        "peak memory, sweep of VGG16's 16 layers, batch 8", "", of_sweep, 2.3, (of_sweep, of_sweep), "GB", error
     ).print()
 
 

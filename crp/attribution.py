@@ -901,7 +901,7 @@ class CondAttribution:
 
 
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().double().cpu().flatten(1).sum(1) if tensor.ndim > 1 else tensor.detach().double().cpu()
+    return tensor.detach().reshape(len(tensor), -1).sum(1, dtype=torch.float64).cpu()
 
 
 def _one_at_the_largest(prediction: torch.Tensor) -> torch.Tensor:

@@ -139,19 +139,19 @@ class Audit:
         ]
         return [header, *lines]
 
-    def _summary(self) -> list[str]:
+    def _summary(self) -> str:
         sinks = ", ".join(f"{amount:.3g} to {name}" for name, amount in self.sinks.items())
         faults = self.faults
         verdict = (
             f"{len(faults)} of {len(self.operations)} operations create or lose relevance"
             if faults else f"all {len(self.operations)} operations conserve relevance"
         )
-        return [f"Of relevance 1 at the output, {self.total:.5g} arrives at the input; {sinks} ({verdict})."]
+        return f"Of relevance 1 at the output, {self.total:.5g} arrives at the input; {sinks} ({verdict})."
 
     def __str__(self):
         hidden = len(self.faults) - 20
         return "\n".join([
-            *self._summary(), *([self.table()] if self.faults else []),
+            self._summary(), *([self.table()] if self.faults else []),
             *([f"... and {hidden} more"] if hidden > 0 else []), *(f"Note: {note}" for note in self.notes),
         ])
 
