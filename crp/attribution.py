@@ -406,10 +406,11 @@ class CondAttribution:
             data, conditions = self.broadcast(self._prepare(data), conditions)
 
         def run(flow):
-            mode, rows = AuditMode(self.model), list(range(len(conditions)))
+            mode, rows, started = AuditMode(self.model), list(range(len(conditions))), []
             with self._forward(data, conditions, flow, around=mode) as forward:
+                forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
                 self._backward(forward, conditions, rows, flow)
-                start = float(self._initial_relevance(forward, conditions, rows, flow).sum(dtype=torch.float64))
+                start = sum(started)
                 total = sum(float(tensor.grad.sum(dtype=torch.float64))
                             for leaf in forward.leaves for tensor in leaf.tensors)
                 return mode.audit(total, start, tolerance)
@@ -782,12 +783,8 @@ class CondAttribution:
             with gradient_mode():
                 self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
 
-        def finish(tensor):
-            if isinstance(tensor, tuple):
-                return tuple(finish(item) for item in tensor)
-            tensor = tensor.detach() if len(rows) == forward.count else tensor.detach()[rows]
-            tensor = tensor.contiguous() if is_shared(tensor) else tensor
-            return tensor if flow.on_device is None else tensor.to(flow.on_device)
+        def finish(result):
+            return _finished(result, rows if len(rows) < forward.count else slice(None), flow.on_device)
 
         heatmaps = [self._heatmap(leaf, flow) for leaf in forward.leaves]
         heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
@@ -898,6 +895,15 @@ class CondAttribution:
         with FiniteWatch(self.model) as watch:
             self._attribute(data, conditions, flow)
         return watch.explanation()
+
+
+def _finished(result: Any, rows: list[int] | slice, on_device: str | torch.device | None) -> Any:
+    """Rows of a tensor, or of the tensors in a tuple, as they are given to the caller."""
+    if isinstance(result, tuple):
+        return tuple(_finished(item, rows, on_device) for item in result)
+    tensor = result.detach()[rows]
+    tensor = tensor.contiguous() if is_shared(tensor) else tensor
+    return tensor if on_device is None else tensor.to(on_device)
 
 
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from zennit.core import BasicHook, Hook, ParamMod
 from zennit.rules import Pass
 from zennit.types import BatchNorm
 
-from crp.layers import flatten_tensors
+from crp.layers import flatten_tensors, unflatten_tensors
 from crp.operations import OperationMode, operation_name, rule_of, source_line
 from crp.replacement import PassThrough
 from crp.rules import FORMULAS, FastRule
@@ -317,17 +317,12 @@ def _edges(values: Any) -> set:
 
 def _watch_constants(args: tuple) -> tuple[tuple, list[torch.Tensor]]:
     """Let floating-point constants among tensors that are joined have gradients, to see what falls on them."""
-    constants = []
-
-    def watch(value):
-        if isinstance(value, (tuple, list)):
-            return type(value)(watch(item) for item in value)
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.requires_grad:
-            value = value.detach().requires_grad_()
-            constants.append(value)
-        return value
-
-    return tuple(watch(value) for value in args), constants
+    leaves, constants = flatten_tensors(args), []
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.requires_grad:
+            leaves[i] = leaf.detach().requires_grad_()
+            constants.append(leaves[i])
+    return unflatten_tensors(args, leaves), constants
 
 
 def _nodes_between(outputs: list[torch.Tensor], edges: set) -> Iterable[tuple[Any, list[tuple[int, tuple]]]]:

@@ -217,6 +217,7 @@ class LayerTaps:
 
     def __exit__(self, *exception):
         self._handles.remove()
+        self.outputs.clear()  # they hold their hooks, which hold this
 
     def record(self, layer: str, tensor: torch.Tensor) -> Any:
         """What is kept of an activation or relevance."""

@@ -6,7 +6,7 @@ A layer is addressed as ``name`` (a module's output), ``name:in`` (its input) or
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,20 +91,19 @@ def flatten_tensors(value: Any) -> list:
 
 def unflatten_tensors(template: Any, leaves: list) -> Any:
     """Rebuild the structure of ``template`` with other leaves, in the order of :func:`flatten_tensors`."""
-    remaining = iter(leaves)
+    return _rebuild(template, iter(leaves))
 
-    def rebuild(value):
-        if type(value) is dict:
-            return {key: rebuild(item) for key, item in value.items()}
-        if isinstance(value, Mapping):
-            return type(value)(**{key: rebuild(item) for key, item in value.items()})
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*[rebuild(item) for item in value])
-        if isinstance(value, (tuple, list)):
-            return type(value)([rebuild(item) for item in value])
-        return next(remaining)
 
-    return rebuild(template)
+def _rebuild(value: Any, remaining: Iterator) -> Any:
+    if type(value) is dict:
+        return {key: _rebuild(item, remaining) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return type(value)(**{key: _rebuild(item, remaining) for key, item in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[_rebuild(item, remaining) for item in value])
+    if isinstance(value, (tuple, list)):
+        return type(value)([_rebuild(item, remaining) for item in value])
+    return next(remaining)
 
 
 def leaf_index(leaves: list, address: LayerAddress) -> int:

@@ -164,6 +164,19 @@ def test_on_ties_the_lower_row_and_the_first_position_win():
     assert order.T.tolist() == [list(range(300))] * 2 and not position.any() and (value == 3).all()
 
 
+@pytest.mark.parametrize("shape, axis", [
+    ((2, 3, 56, 56), 1), ((2, 40, 40, 3), -1), ((2, 2, 1031), 1), ((1, 2, 8, 16, 16), 1), ((2, 3, 1024), 1),
+])
+@pytest.mark.parametrize("max_target", ["sum", "max"])
+def test_many_positions(shape, axis, max_target):
+    few_values = torch.randint(-4, 5, shape).double()  # so that the largest occurs often
+    for tensor in (few_values, torch.randn(shape, dtype=torch.float64), -few_values.abs() - 1):
+        value, position = ChannelConcept(axis).read(tensor, "layer", max_target)
+        expected_value, expected_position = value_by_loops(tensor, axis, max_target)
+        torch.testing.assert_close(value, expected_value)
+        assert torch.equal(position, expected_position)
+
+
 def test_reference_sampling_refuses_other_targets():
     with pytest.raises(ValueError, match="'sum' or 'max'"):
         ChannelConcept().reference_sampling(torch.ones(1, 1), max_target="mean")
