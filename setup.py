@@ -18,7 +18,8 @@ setup(
     packages=find_packages(include=["crp", "crp.*"]),
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.2", "zennit>=0.5.1", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib>=3.6", "tqdm",
+        "torch>=2.2", "zennit>=0.5.1", "numpy", "scipy", "scikit-learn>=1.5", "hdbscan>=0.8.40", "pillow",
+        "matplotlib>=3.6", "tqdm",
     ],
     extras_require={
         "xarray": ["xarray"],

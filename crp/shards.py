@@ -77,7 +77,7 @@ def remove_store(path: Path) -> None:
     """Delete a store's own files, if there is a store; whatever else lies in the folder stays."""
     if is_store(path):
         (path / "seal.json").unlink(missing_ok=True)
-        for name in ("tables", "shards"):
+        for name in ("patterns", "tables", "shards"):
             shutil.rmtree(path / name, ignore_errors=True)
         (path / "manifest.json").unlink()
 

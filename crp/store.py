@@ -11,6 +11,7 @@
         shard.json                      size and sha256 of each file, sha256 of the manifest
     tables/L0003.relevance.value.npy    [concepts, 40] the top rows; .value_normalised likewise
     seal.json                           sha256 of all shards and tables: the store is complete
+    patterns/L0003.activation.npz       clusters of the rows of a matrix, if they have been looked for
 
 Nothing is pickled, so opening a store runs no code.
 """
@@ -407,6 +408,38 @@ class ReferenceStore:
         best = rows[best]
         positions = self.positions(layer, quantity).take_columnwise(best)
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
+
+    def patterns(self, layer: str, quantity: str = "activation"):
+        """The patterns that ``FeatureVisualization.find_patterns`` wrote beside the matrices.
+
+        Parameters
+        ----------
+        layer : str
+        quantity : {"activation", "relevance"}
+
+        Returns
+        -------
+        crp.patterns.Patterns
+
+        Raises
+        ------
+        StoreError
+            If there are none, or they were found before the store was made anew.
+        """
+        from crp.patterns import Patterns
+
+        path = self.patterns_path(layer, quantity)
+        how = f"FeatureVisualization.find_patterns({layer!r}, {quantity!r})"
+        if not path.is_file():
+            raise StoreError(f"{self.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
+        patterns = Patterns.load(path, self.values(layer, quantity))
+        if (patterns.options["source"] or {}).get("store") != self.identity():
+            raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
+        return patterns
+
+    def patterns_path(self, layer: str, quantity: str) -> Path:
+        """Where patterns of a layer are kept."""
+        return self.path / "patterns" / f"{self.entry(layer).key}.{_quantity(quantity)}.npz"
 
     def to_xarray(self):
         """The store as an ``xarray.Dataset`` with named dimensions. Needs ``pip install crp-concepts[xarray]``.

@@ -19,6 +19,7 @@ from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
 from crp.inputs import map_tensors
 from crp.layers import unknown_layer_message
 from crp.legacy import LegacyResults, is_legacy_folder, results_name
+from crp.patterns import Patterns, find_patterns
 from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
 from crp.shards import finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
@@ -378,6 +379,78 @@ class FeatureVisualization:
         values = means[best]
         return targets[best], values / values[0] if norm and len(values) and values[0] != 0 else values
 
+    # Patterns
+
+    def find_patterns(self, layer_name: str, mode: str = "activation", **options) -> Patterns:
+        """Cluster the samples by what a layer's concepts do in them, and keep the patterns in the store.
+
+        Parameters
+        ----------
+        layer_name : str
+        mode : {"activation", "relevance"}
+        **options
+            As for :func:`crp.patterns.find_patterns`.
+
+        Returns
+        -------
+        Patterns
+            ``store.patterns(layer_name, mode)`` reads them again.
+        """
+        self._check_reference_arguments(layer_name, mode)
+        store = self._results()
+        if not isinstance(store, ReferenceStore):
+            raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
+        patterns = find_patterns((store, layer_name, mode), **options)
+        path = store.patterns_path(layer_name, mode)
+        path.parent.mkdir(exist_ok=True)
+        patterns.save(path)
+        return patterns
+
+    def get_pattern_reference(
+        self,
+        pattern_ids: Any,
+        layer_name: str,
+        mode: str = "activation",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        targets: Any = None,
+    ) -> dict[int, Any]:
+        """The samples that belong to patterns most firmly, with heatmaps of the layer: where all its concepts look.
+
+        Parameters
+        ----------
+        pattern_ids : int, list, array or tensor of int
+        layer_name, mode
+            Which patterns, found before by :meth:`find_patterns`.
+        r_range : (int, int), default (0, 8)
+            Which samples: from the first, up to but without the second, the firmest first.
+        composite, plot_fn, batch_size, targets
+            As for :meth:`get_max_reference`.
+
+        Returns
+        -------
+        dict
+            Pattern -> as in :meth:`get_max_reference`.
+        """
+        self._check_reference_arguments(layer_name, mode)
+        first, stop = _check_range(r_range)
+        _check_batch_size(batch_size)
+        store = self._results()
+        patterns = store.patterns(layer_name, mode)
+        concepts = list(store.concepts(layer_name))
+        references = {}
+        for pattern in as_ids(pattern_ids):
+            rows = patterns.most_stable(pattern, stop)[first:]
+            if len(rows) == 0:
+                raise ValueError(f"r_range starts at {first}, but pattern {pattern} has {patterns.sizes[pattern]} rows")
+            found = References(patterns.samples[rows], patterns.probability[rows], np.zeros_like(rows))
+            references[pattern] = (concepts, found)
+        targets = None if targets is None else as_ids(targets)
+        return self._pictures(references, layer_name, composite, False, plot_fn, batch_size, targets)
+
     def precompute_ref(
         self,
         layer_c_ind: Mapping[str, Any],
@@ -445,14 +518,8 @@ class FeatureVisualization:
     ) -> dict:
         """References by key: {key: (concept, class or None)}."""
         self._check_reference_arguments(layer, mode)
-        try:
-            first, stop = (operator.index(end) for end in r_range)
-        except TypeError:
-            raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
-        if not 0 <= first < stop:
-            raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        first, stop = _check_range(r_range)
+        _check_batch_size(batch_size)
         targets = None if targets is None else as_ids(targets)
         results = self._results()
         cache = self.cache if plot_fn is not None else None
@@ -470,7 +537,7 @@ class FeatureVisualization:
             if len(top.samples) <= first:
                 where = "" if target is None else f" of class {target}"
                 raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")
-            references[reference_id] = (concept, References(*(part[first:] for part in top)))
+            references[reference_id] = ([concept], References(*(part[first:] for part in top)))
         made = self._pictures(references, layer, composite, rf, plot_fn, batch_size, targets)
         if cache is not None:
             cache.save(made, key)
@@ -523,9 +590,9 @@ class FeatureVisualization:
         """Conditional heatmaps on reference samples. A sample that serves several concepts is run forward once."""
         concept_of_layer = self.layer_map[layer]
         by_sample: dict[int, list[_Wanted]] = {}
-        for key, (concept, found) in references.items():
+        for key, (concepts, found) in references.items():
             for slot, (sample, position) in enumerate(zip(found.samples.tolist(), found.positions.tolist())):
-                condition = {layer: {concept: position} if rf else [concept]}
+                condition = {layer: dict.fromkeys(concepts, position) if rf else concepts}
                 if targets is not None:
                     condition[self.attribution.MODEL_OUTPUT_NAME] = targets
                 by_sample.setdefault(sample, []).append(_Wanted(key, slot, condition))
@@ -551,3 +618,18 @@ class FeatureVisualization:
             key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
             for key, (_, top) in references.items()
         }
+
+
+def _check_range(r_range: Any) -> tuple[int, int]:
+    try:
+        first, stop = (operator.index(end) for end in r_range)
+    except TypeError:
+        raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
+    if not 0 <= first < stop:
+        raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
+    return first, stop
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
