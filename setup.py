@@ -23,7 +23,11 @@ setup(
     ],
     extras_require={
         "xarray": ["xarray"],
-        "test": ["pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray", "ruff"],
+        "umap": ["umap-learn>=0.5.7"],
+        "test": [
+            "pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray", "umap-learn>=0.5.7",
+            "ruff",
+        ],
     },
     entry_points={"console_scripts": ["crp=crp.cli:main"]},
 )

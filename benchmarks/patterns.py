@@ -1,4 +1,4 @@
-"""Patterns of 50,000 rows of 512 units by default, against the clustering of all rows, and the memory it takes."""
+"""Patterns of 50,000 rows of 512 units by default, with the memory it takes, against clustering without a sample."""
 import resource
 import time
 
@@ -39,10 +39,11 @@ def main() -> None:
     print(f"{patterns}; adjusted Rand against what was planted: {agreement:.3f}", flush=True)
     Row("patterns of 50,000 x 512", "", seconds, 60, (seconds, seconds), "s").print()
     Row("patterns of 50,000 x 512: memory", "", memory, 4, (memory, memory), "GB").print()
-    start = time.perf_counter()
-    everything = find_patterns(values, min_pattern_size=50, fit_samples=ROWS, reduce=False)
-    print(f"all rows, all units: {everything} in {time.perf_counter() - start:.0f} s; adjusted Rand of the default "
-          f"against it: {adjusted_rand_score(everything.labels, patterns.labels):.3f}")
+    few = values[:15_000]
+    everything = find_patterns(few, min_pattern_size=15, fit_samples=len(few), reduce=False)
+    agreement = adjusted_rand_score(everything.labels, patterns.labels[:len(few)])
+    print(f"15,000 of the rows, all clustered by all units: {everything}; adjusted Rand of the default against it: "
+          f"{agreement:.3f}")
 
 
 main()
