@@ -298,11 +298,15 @@ def _names(groups: Any, labels_of: dict[str, Any], samples: np.ndarray) -> list[
     return [list(names) for names in zip(*kinds)]
 
 
+def _strings(groups: Any) -> list[str]:
+    """The groups that are named instead of given label by label."""
+    return [of for of in (groups.values() if isinstance(groups, Mapping) else [groups]) if isinstance(of, str)]
+
+
 def _labels(groups, labels_of, samples) -> list:
     if isinstance(groups, str):
         if labels_of.get(groups) is None:
-            known = [name for name, labels in labels_of.items() if labels is not None]
-            raise ValueError(f"groups is one of {known} or one label per sample, not {groups!r}")
+            raise ValueError(f"groups is 'target', 'prediction' or one label per sample, not {groups!r}")
         return list(labels_of[groups])
     labels = groups.tolist() if isinstance(groups, (np.ndarray, torch.Tensor)) else list(groups)
     if len(labels) <= samples.max():
@@ -312,11 +316,9 @@ def _labels(groups, labels_of, samples) -> list:
 
 def _batches_of_store(store, groups, layers, quantity) -> Iterator[_Batch]:
     rows = store.rows(quantity)
-    labels = {"target": rows["target"], "prediction": rows["prediction"]}
-    if quantity == "activation":  # a row per sample, which may have several targets
-        pairs = store.rows("relevance")
-        is_single = np.array_equal(pairs["sample"], rows["sample"])
-        labels["target"] = pairs["target"] if is_single else None
+    labels = {"prediction": rows["prediction"]}
+    if "target" in _strings(groups):
+        labels["target"] = store.targets_of_rows(quantity)
     names = _names(groups, labels, rows["sample"])
     layers = store.layers if layers is None else layers
     blocks = zip(*(store.values(layer, quantity).blocks() for layer in layers))
@@ -435,8 +437,7 @@ def _batches_of_model(
 
 
 def _single_targets(pairs, groups) -> list[int] | None:
-    used = groups.values() if isinstance(groups, Mapping) else [groups]
-    if not any(isinstance(name, str) and name == "target" for name in used):
+    if "target" not in _strings(groups):
         return None
     found = [list_targets(target) for _, target in pairs]
     if any(len(targets) != 1 for targets in found):

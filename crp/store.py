@@ -269,6 +269,21 @@ class ReferenceStore:
         """Target of each row of relevance."""
         return self.rows()["target"]
 
+    def targets_of_rows(self, quantity: str = "relevance") -> np.ndarray:
+        """Target of each row of a quantity; activation has a row per sample.
+
+        Raises
+        ------
+        StoreError
+            If samples have several targets, so that a row of activation has no single one.
+        """
+        if _quantity(quantity) == "relevance":
+            return self.targets
+        pairs = self.rows()
+        if not np.array_equal(pairs["sample"], self.rows(quantity)["sample"]):
+            raise StoreError(f"{self.path}: samples have several targets, so activations belong to no single class")
+        return pairs["target"]
+
     @property
     def predictions(self) -> np.ndarray:
         """Predicted class of each row of relevance; -1 for models that do not predict one class."""

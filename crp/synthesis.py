@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 from tqdm.auto import tqdm
+from zennit.core import Composite
+from zennit.rules import Pass
 
-from crp.attach import frozen_parameters
+from crp.attach import exclusive_use, frozen_parameters, registered
 from crp.concepts import ChannelConcept, Concept, as_ids
 from crp.hooks import LayerTaps
 from crp.inputs import device_of, gradient_mode
+from crp.rules import accelerate
 from crp.store import ReferenceStore
 
 # Square root of the covariance of colours of natural images (ImageNet), as in Lucid (Olah et al., 2017).
 _COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+
+
+WARM_UP = 16
+_THROUGH_RELU = accelerate(Composite(lambda context, name, module: Pass() if isinstance(module, nn.ReLU) else None))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ def synthesize(
 
     Images are made of Fourier coefficients, scaled by their frequency so that all are learned at the same pace, with
     decorrelated colours, and are shifted, scaled and rotated a little at random in each step, so that no pattern of
-    single pixels can win.
+    single pixels can win. In the first 16 steps gradients pass nn.ReLU also where it gives zero, so that a concept
+    which is silent at first can be reached.
 
     Parameters
     ----------
@@ -118,17 +127,18 @@ def synthesize(
     )
     images, reached = [], []
     bar = tqdm(total=steps * math.ceil(len(ids) / batch_size), disable=not verbose, desc=f"images for {layer}")
-    with bar, gradient_mode(), frozen_parameters(model):
+    with bar, gradient_mode(), exclusive_use(model), frozen_parameters(model):
         for first in range(0, len(ids), batch_size):
             part = ids[first:first + batch_size]
             coefficients = _random_coefficients(len(part), size, generator).to(device).requires_grad_()
             optimizer = torch.optim.Adam([coefficients], lr=lr)
-            for _ in range(steps):
+            for step in range(steps):
                 optimizer.zero_grad()
                 shown = to_images(coefficients, size)
                 shown = random_transform(shown, generator) if transform else shown
-                loss = -_read(model, preprocess_fn(shown), layer, part, concept).sum()
-                loss.backward()
+                with registered(_THROUGH_RELU, model) if step < WARM_UP else nullcontext():
+                    loss = -_read(model, preprocess_fn(shown), layer, part, concept).sum()
+                    loss.backward()
                 optimizer.step()
                 bar.update()
             with torch.no_grad():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
-PICTURES = 7
+PICTURES = 10
 
 
 @pytest.fixture(scope="module")

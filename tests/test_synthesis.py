@@ -49,6 +49,15 @@ def test_each_image_is_of_its_own_concept(model):
     assert values[0, 1] > values[1, 1] and values[1, 4] > values[0, 4]
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+def test_concepts_that_are_silent_at_first(inplace):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace)).eval()
+    with torch.no_grad():
+        model[0].weight[:], model[0].bias[:] = 1, -5.5  # images begin at .5, which gives -1
+    result = synthesize(model, "1", [0, 1], size=(1, 9, 9), verbose=False)
+    assert (result.activation > 0).all()
+
+
 def test_seeds_give_the_same_images(model):
     arguments = {"size": (3, 10, 12), "steps": 5, "verbose": False}
     first = synthesize(model, "0", 2, **arguments)

@@ -18,6 +18,9 @@ from crp.demo.page import Page
 from crp.graph import trace_model_graph
 from crp.image import imgify, vis_img_heatmap, vis_opaque_img
 from crp.plotting import new_figure, show_picture
+from crp.profiles import contrast, group_profiles
+from crp.store import ReferenceStore
+from crp.topomap import ResponseMap, TopographicMap
 from crp.visualization import FeatureVisualization
 
 LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
@@ -67,6 +70,9 @@ def run_demo(folder: str | Path = "crp-demo") -> Path:
         served = ", ".join(map(str, classes))
         print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {served}")
     page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
+    page.add("8-patterns", f"How {LAYER} responds as a whole: patterns", *story.patterns())
+    page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
+    page.add("10-response-maps", "A map of all neurons for each digit", *story.response_maps())
     index = page.write()
     print(f"pictures are in {folder}; open {index.resolve()}")
     return index
@@ -219,6 +225,54 @@ class Story:
             f"Concept {concept} of {LAYER}, framed, in the {self.explained_class} explained above, decomposed into the "
             "concepts of the layers below. A line is as wide as the relevance that passes; its number is the share of "
             "the layer. Each concept is shown by the spot of the training digit at which it is most relevant."
+        )
+        return caption, figure
+
+
+    def patterns(self, count: int = 6) -> tuple[str, Figure]:
+        """The most persistent patterns of relevance."""
+        found = self.references.find_patterns(LAYER, "relevance", min_pattern_size=15)
+        figure = found.plot_exemplars(self.training, range(min(count, len(found))), n=6)
+        classes, counts = found.label_counts(self.training.tensors[1][found.samples])
+        mixed = [
+            f"pattern {pattern} holds " + _in_words([f"{counts[pattern, c]} x {classes[c]}" for c in np.flatnonzero(
+                counts[pattern]
+            )]) for pattern in range(min(count, len(found)))
+        ]
+        caption = (
+            f"Training digits in which the concepts of {LAYER} are relevant in a similar way form {len(found)} "
+            f"patterns ({np.mean(found.labels < 0):.0%} of the digits belong to none). The {len(mixed)} most "
+            "persistent: the average of each, the digits that belong to it most firmly and those that belong least: "
+            + "; ".join(mixed) + "."
+        )
+        return caption, figure
+
+    def topographic_maps(self) -> tuple[str, Figure]:
+        """The channels of a layer on a map, coloured by what sets each digit apart."""
+        profiles = group_profiles(ReferenceStore(self.references.path), layers=[LAYER], quantity="relevance")
+        layout = TopographicMap().fit(profiles)
+        caption = (
+            f"The {profiles[LAYER].shape[1]} channels of {LAYER} on a map, those that serve the same digits side by "
+            "side. Red channels are more relevant in a digit than in the average digit, blue ones less."
+        )
+        return caption, layout.plot(contrast(profiles), arrange="grid", figsize=(9, 6.2))
+
+    def response_maps(self, digits: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[str, Figure]:
+        """The neurons of all layers on one map, coloured by their responses to digits."""
+        layers = [*LAYERS, "relu4"]
+        response_map = ResponseMap().fit(self.attribution.model, self.training.tensors[0], layers).round()
+        images, classes = self.held_out.tensors
+        figure = new_figure((10, 2.9))
+        for axis, digit in zip(figure.subplots(1, len(digits)), digits):
+            picture = response_map.interpolate(images[classes == digit], "linear")
+            drawn = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, origin="lower")
+            axis.set_title(f"held-out digits {digit}", fontsize=9)
+            axis.axis("off")
+        figure.colorbar(drawn, ax=figure.axes, shrink=0.8).ax.tick_params(labelsize=8)
+        caption = (
+            f"{len(response_map.neurons)} neurons of the layers {_in_words(layers)} on one map. Neurons lie side by "
+            "side if they rise and fall together over the training digits. The colour is their mean response, from the "
+            "lowest (0) to the highest (1) that each has shown in training."
         )
         return caption, figure
 
