@@ -25,6 +25,7 @@ from crp.conditions import (
     layers_of,
     mask_of,
     merge_rows,
+    one_at_the_largest,
     output_indices,
     restoring_order,
     select_rows,
@@ -397,7 +398,7 @@ class CondAttribution:
         ValueError
             If conditions name layers, whose masks take relevance away on purpose.
         """
-        init_rel = 1. if conditions is not None else _one_at_the_largest
+        init_rel = 1. if conditions is not None else one_at_the_largest
         conditions = [{}] if conditions is None else conditions
         conditions, flow = self._check_call(conditions, composite, [], None, None, init_rel, None, False, True, None)
         if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
@@ -908,11 +909,6 @@ def _finished(result: Any, rows: list[int] | slice, on_device: str | torch.devic
 
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(len(tensor), -1).sum(1, dtype=torch.float64).cpu()
-
-
-def _one_at_the_largest(prediction: torch.Tensor) -> torch.Tensor:
-    flat = prediction.flatten(1) if prediction.ndim > 1 else prediction[:, None]
-    return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(prediction.shape)
 
 
 def _is_finite(result: AttributionResult) -> bool:

@@ -102,6 +102,12 @@ def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
     return indices
 
 
+def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
+    """Relevance to start with: 1 at the largest entry of each row of an output [B, ...], 0 elsewhere."""
+    flat = output.flatten(1) if output.ndim > 1 else output[:, None]
+    return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(output.shape)
+
+
 def mask_of(mask_map: Any, layer: str) -> Callable:
     """The mask function for a layer."""
     if isinstance(mask_map, (set, frozenset, list, tuple)):

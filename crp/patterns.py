@@ -1,10 +1,8 @@
 """Patterns: groups of samples to which a layer responds alike, found by clustering; neural activation patterns, NAP."""
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +13,14 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.neighbors import BallTree, KDTree
 
+from crp.archive import read_archive, write_archive
 from crp.inputs import list_tensors, map_tensors
 from crp.samples import split_item, with_batch_axis
 
 FIT_ALL_UP_TO, FIT_SAMPLES, REDUCED_TO = 15_000, 10_000, 50
-_FORMAT = "crp-patterns 1"
+_KIND = "crp-patterns 1"
 _PER_ROW = ("labels", "probability", "outlier_score", "samples")
 _BLOCK = 4096
-
-
-class PatternError(ValueError):
-    """Patterns that cannot be read, or that belong to other values."""
 
 
 class UnitStatistics(NamedTuple):
@@ -282,21 +277,15 @@ class Patterns:
 
     def _known_values(self):
         if self.values is None:
-            raise PatternError("the values are not saved with the patterns: give them, Patterns.load(path, values)")
+            raise ValueError("the values are not saved with the patterns: give them, Patterns.load(path, values)")
         return self.values
 
     def save(self, path: str | Path) -> None:
         """Write everything but ``values`` to a file (.npz, without pickle)."""
         space = {f"space_{name}": value for name, value in vars(self._space).items() if value is not None}
-        settings = {"format": _FORMAT, "options": self.options, "hdbscan": self._clustering.options}
         arrays = {name: getattr(self, name) for name in (*_PER_ROW, "persistence")}
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(
-                file, settings=np.array(json.dumps(settings)), points=self._clustering.points, **arrays, **space
-            )
-        unfinished.replace(path)
+        settings = {"options": self.options, "hdbscan": self._clustering.options}
+        write_archive(path, _KIND, settings, {"points": self._clustering.points, **arrays, **space})
 
     @classmethod
     def load(cls, path: str | Path, values: Any = None) -> Patterns:
@@ -310,27 +299,23 @@ class Patterns:
 
         Raises
         ------
-        PatternError
+        ValueError
             If the file holds no patterns, or those of other values.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                held = dict(file)
-            settings = json.loads(str(held.pop("settings")))
-            if settings["format"] != _FORMAT:
-                raise KeyError(settings["format"])
-            space = _Space(held["space_scale"], held["space_mean"], held.get("space_axes"))
-            clustering = _Clustering(held["points"], settings["hdbscan"])
-            arrays = {name: held[name] for name in (*_PER_ROW, "persistence")}
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise PatternError(f"{path} holds no patterns that this version reads: {error!r}") from error
-        values = None if values is None else as_values(values)
-        expected = (len(arrays["labels"]), len(space.scale))
-        if values is not None and tuple(values.shape) != expected:
-            raise PatternError(f"{path} holds patterns of values of the shape {expected}, not {tuple(values.shape)}")
-        return cls(**arrays, options=settings["options"], values=values, _space=space, _clustering=clustering)
+        def make(settings, arrays):
+            space = _Space(arrays["space_scale"], arrays["space_mean"], arrays.get("space_axes"))
+            return cls(
+                **{name: arrays[name] for name in (*_PER_ROW, "persistence")}, options=settings["options"], values=None,
+                _space=space, _clustering=_Clustering(arrays["points"], settings["hdbscan"]),
+            )
+
+        patterns = read_archive(path, _KIND, make)
+        if values is None:
+            return patterns
+        values, expected = as_values(values), (len(patterns.labels), len(patterns._space.scale))
+        if tuple(values.shape) != expected:
+            raise ValueError(f"{path} holds patterns of values of the shape {expected}, not {tuple(values.shape)}")
+        return replace(patterns, values=values)
 
     def plot(self, targets: Any = None, most: int = 20, figsize: tuple[float, float] | None = None):
         """Draw how many rows of each class each pattern holds, as squares.

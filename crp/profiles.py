@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
+from crp.archive import read_archive, write_archive
 from crp.attribution import CondAttribution
+from crp.conditions import one_at_the_largest
 from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
 from crp.store import ReferenceStore, StoreError
 
-_FORMAT = "crp-profiles 1"
+_KIND = "crp-profiles 1"
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,9 @@ class GroupProfiles:
 
     def save(self, path: str | Path) -> None:
         """Write to a file (.npz, without pickle)."""
-        settings = {"format": _FORMAT, "groups": self.groups, "layers": self.layers, "options": self.options}
+        settings = {"groups": self.groups, "layers": self.layers, "options": self.options}
         arrays = {f"values_{i}": values for i, values in enumerate(self.values.values())}
-        with open(path, "wb") as file:
-            np.savez_compressed(file, settings=np.array(json.dumps(settings)), sizes=self.sizes, **arrays)
+        write_archive(path, _KIND, settings, {"sizes": self.sizes, **arrays})
 
     @classmethod
     def load(cls, path: str | Path, store: ReferenceStore | None = None) -> GroupProfiles:
@@ -94,18 +95,11 @@ class GroupProfiles:
         ValueError
             If the file holds no profiles; StoreError if they are of another sweep.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                held = dict(file)
-            settings = json.loads(str(held["settings"]))
-            if settings["format"] != _FORMAT:
-                raise KeyError(settings["format"])
-            values = {layer: held[f"values_{i}"] for i, layer in enumerate(settings["layers"])}
-            profiles = cls(settings["groups"], held["sizes"], values, settings["options"])
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise ValueError(f"{path} holds no profiles that this version reads: {error!r}") from error
+        def make(settings, arrays):
+            values = {layer: arrays[f"values_{i}"] for i, layer in enumerate(settings["layers"])}
+            return cls(settings["groups"], arrays["sizes"], values, settings["options"])
+
+        profiles = read_archive(path, _KIND, make)
         if store is not None:
             profiles.check_source(store)
         return profiles
@@ -127,7 +121,7 @@ def group_profiles(
 
     Parameters
     ----------
-    source : ReferenceStore, (CondAttribution, dataset), dict or path
+    source : ReferenceStore, (model or CondAttribution, dataset), dict or path
         Where values come from: a store; a model and a dataset that gives (input, target); arrays, layer -> [N, C, ...],
         of any framework; or a folder of ``.npy`` batches, which are read one after the other:
 
@@ -180,16 +174,20 @@ def group_profiles(
     identity = None
     if isinstance(source, ReferenceStore):
         if align is not None or positions:
-            raise ValueError("a store holds no maps to keep or align: give (attribution, dataset) instead")
+            raise ValueError("a store holds no maps to keep or align: give (model, dataset) instead")
         identity, batches = source.identity(), _batches_of_store(source, groups, layers, quantity)
     elif isinstance(source, Mapping):
         batches = _batches_of_arrays(source, gradients, groups, layers, align, axis)
     elif isinstance(source, (str, Path)):
         batches = _batches_of_folder(Path(source), groups, layers, align, axis)
-    elif isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], CondAttribution):
-        batches = _batches_of_model(*source, groups, layers, quantity, align, composite, targets, axis, batch_size)
+    elif isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], (CondAttribution, nn.Module)):
+        model, dataset = source
+        attribution = CondAttribution(model) if isinstance(model, nn.Module) else model
+        batches = _batches_of_model(
+            attribution, dataset, groups, layers, quantity, align, composite, targets, axis, batch_size
+        )
     else:
-        raise TypeError("source is a ReferenceStore, (CondAttribution, dataset), a dict of arrays or a folder, not a "
+        raise TypeError("source is a ReferenceStore, (model, dataset), a dict of arrays or a folder, not a "
                         f"{type(source).__name__}")
     options = {"source": identity, "quantity": quantity, "align": align}
     return _averaged(batches, align, positions is not False, options)
@@ -406,7 +404,7 @@ def _batches_of_model(
     def attribute(data, samples, kind):
         """Activations, with relevance or gradients, of the largest output or the given one."""
         is_relevance = kind == "relevance"
-        conditions, init_rel = [{}] * len(samples), _largest_output if is_relevance else _one_at_the_largest
+        conditions, init_rel = [{}] * len(samples), _largest_output if is_relevance else one_at_the_largest
         if targets is not None:
             conditions = [{name: [int(targets[i])]} for i in samples]
             init_rel = None if is_relevance else 1.
@@ -445,10 +443,5 @@ def _single_targets(pairs, groups) -> list[int] | None:
     return [targets[0] for targets in found]
 
 
-def _one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
-    flat = output.flatten(1)
-    return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(output.shape)
-
-
 def _largest_output(output: torch.Tensor) -> torch.Tensor:
-    return output * _one_at_the_largest(output)
+    return output * one_at_the_largest(output)

@@ -1,7 +1,6 @@
 """Response maps: neurons of several layers in one map, side by side where they respond alike."""
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from scipy.stats import rankdata
 from sklearn.manifold import TSNE
 from torch import nn
 
+from crp.archive import read_archive, write_archive
 from crp.concepts import aggregate
 from crp.hooks import LayerTaps
 from crp.inputs import call_model, device_of, map_tensors
@@ -19,7 +19,7 @@ from crp.layers import as_layer_list
 from crp.layouts import grid, interpolate, perplexity_for, scale_to_unit
 from crp.store import ReferenceStore
 
-_FORMAT = "crp-response-map 1"
+_KIND = "crp-response-map 1"
 SECTORS = 36
 
 
@@ -209,13 +209,10 @@ class ResponseMap:
     def save(self, path: str | Path) -> None:
         """Write the map to a file (.npz, without pickle), without the model."""
         self._check_fitted()
-        settings = {"format": _FORMAT, "layers": self.layers, "channels": self._channels, "neurons": self.neurons,
-                    "axis": self.axis, "random_state": self.random_state}
-        with open(path, "wb") as file:
-            np.savez_compressed(
-                file, settings=np.array(json.dumps(settings)), coordinates=self.coordinates, changing=self._changing,
-                low=self._low, high=self._high,
-            )
+        settings = {"layers": self.layers, "channels": self._channels, "neurons": self.neurons, "axis": self.axis,
+                    "random_state": self.random_state}
+        arrays = {"coordinates": self.coordinates, "changing": self._changing, "low": self._low, "high": self._high}
+        write_archive(path, _KIND, settings, arrays)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> ResponseMap:
@@ -232,23 +229,15 @@ class ResponseMap:
         ValueError
             If the file holds no map.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                held = dict(file)
-            settings = json.loads(str(held["settings"]))
-            if settings["format"] != _FORMAT:
-                raise KeyError(settings["format"])
+        def make(settings, arrays):
             result = cls(settings["axis"], settings["random_state"])
             result.layers, result._channels = settings["layers"], settings["channels"]
             result.neurons = [(layer, channel) for layer, channel in settings["neurons"]]
-            result.coordinates, result._changing = held["coordinates"], held["changing"]
-            result._low, result._high = held["low"], held["high"]
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise ValueError(f"{path} holds no response map that this version reads: {error!r}") from error
-        result.model = model
-        return result
+            result.coordinates, result._changing = arrays["coordinates"], arrays["changing"]
+            result._low, result._high, result.model = arrays["low"], arrays["high"], model
+            return result
+
+        return read_archive(path, _KIND, make)
 
     def _check_fitted(self):
         if not hasattr(self, "coordinates"):

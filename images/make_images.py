@@ -30,7 +30,10 @@ def main() -> None:
             "predictions": story.concepts_of_predictions((4, 7), count=5),
             "concept": story.portrait(concepts[0], shares[0]),
             "graph": story.graph(concepts[0]),
+            "maps": story.topographic_maps(),
         }
+        found = story.references.find_patterns("relu3", "relevance", min_pattern_size=15)
+        found.plot_exemplars(training, range(4), n=6).savefig(FOLDER / "patterns.png", dpi=75)
         for name, (_, figure) in figures.items():
             figure.savefig(FOLDER / f"{name}.png", dpi=90)
     leaking_audit().plot((9, 3.2)).savefig(FOLDER / "audit.png", dpi=90)

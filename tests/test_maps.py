@@ -278,7 +278,7 @@ def test_save_and_load_of_response_maps(response_map, model, images, tmp_path):
     with pytest.raises(ValueError, match="has no model"):
         ResponseMap.load(tmp_path / "map.npz").plot(images)
     (tmp_path / "map.npz").write_bytes(b"?")
-    with pytest.raises(ValueError, match="no response map"):
+    with pytest.raises(ValueError, match="no 'crp-response-map 1'"):
         ResponseMap.load(tmp_path / "map.npz")
 
 

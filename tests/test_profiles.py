@@ -180,7 +180,7 @@ def test_profiles_of_a_model(model, dataset):
     images, targets = dataset.tensors
     attribution = CondAttribution(model)
     values, gradients = activations_and_gradients(model, images, "1")
-    profiles = group_profiles((attribution, dataset), layers=["1", "5"], batch_size=9)
+    profiles = group_profiles((model, dataset), layers=["1", "5"], batch_size=9)
     np.testing.assert_allclose(profiles["1"], means_by_loops(values, targets.tolist())[1], rtol=1e-5)
     aligned = group_profiles((attribution, dataset), layers=["1"], align="gradient", batch_size=9)
     expected = means_by_loops(centred_by_loops(values, gradients), targets.tolist())[1]
@@ -270,7 +270,7 @@ def test_save_and_load_and_what_profiles_depend_on(visualization, tmp_path):
     with pytest.raises(StoreError, match="compute them again"):
         GroupProfiles.load(tmp_path / "profiles.npz", other)
     (tmp_path / "profiles.npz").write_bytes(b"?")
-    with pytest.raises(ValueError, match="holds no profiles"):
+    with pytest.raises(ValueError, match="no 'crp-profiles 1'"):
         GroupProfiles.load(tmp_path / "profiles.npz")
 
 

@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 def test_quickstarts_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -19,13 +19,15 @@ def test_quickstarts_run(tmp_path, monkeypatch):
     assert names["heatmaps"].shape == (5, 32, 32)
     assert set(names["references"]) == set(names["top"].indices[:3].tolist())
     assert len(names["samples"]) == 100
+    assert len(names["patterns"]) > 3 and names["pattern"].shape == (1,)
+    assert names["profiles"].groups == [str(digit) for digit in range(10)]
     assert names["audit"].accounted > 0.99 and not names["audit"].faults
     assert names["nodes"][0] == ("relu3", int(names["top"].indices[0]))
 
 
 def test_pictures_exist_and_are_small():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     for picture in pictures:
         assert (ROOT / picture).stat().st_size < 300_000
 

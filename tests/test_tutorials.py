@@ -6,7 +6,7 @@ import pytest
 from nbclient import NotebookClient
 
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
-FEWEST_PICTURES = {"attributions": 10, "feature_visualization": 10, "is_my_lrp_right": 3}
+FEWEST_PICTURES = {"attributions": 10, "feature_visualization": 10, "is_my_lrp_right": 3, "maps": 6, "patterns": 7}
 
 
 def pictures(notebook):
