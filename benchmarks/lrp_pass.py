@@ -28,7 +28,7 @@ def main() -> None:
 
     plain()
     error = deviation(ours(), zennit())
-    over_zennit, over_plain = time_in_turn(ours, zennit, plain)
+    over_zennit, over_plain = time_in_turn(ours, zennit, plain, repeats=9)
     ratio_row("LRP pass, VGG16, batch 8", "zennit's pass", .43, over_zennit, error).print()
     ratio_row("LRP pass, VGG16, batch 8", "plain forward + backward", 1.35, over_plain, error).print()
 

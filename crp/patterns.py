@@ -482,6 +482,15 @@ def find_patterns(
     )
 
 
+def find_store_patterns(store: Any, layer: str, quantity: str, **options) -> Patterns:
+    """Find patterns of a layer in a store and keep them there; ``store.patterns(layer, quantity)`` reads them."""
+    patterns = find_patterns((store, layer, quantity), **options)
+    path = store.patterns_path(layer, quantity)
+    path.parent.mkdir(exist_ok=True)
+    patterns.save(path)
+    return patterns
+
+
 def as_values(values: Any) -> Any:
     """Something [N, D] whose rows can be read, from an array or tensor; a store's matrix stays as it is.
 

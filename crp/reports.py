@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from crp.patterns import find_patterns
+from crp.patterns import find_store_patterns
 from crp.profiles import contrast, group_profiles
 from crp.store import ReferenceStore
 from crp.topomap import ResponseMap, TopographicMap
@@ -35,10 +35,7 @@ def report_patterns(
         What was found in a layer, and where the pictures are.
     """
     for layer in store.layers if layers is None else layers:
-        patterns = find_patterns((store, layer, quantity), **options)
-        path = store.patterns_path(layer, quantity)
-        path.parent.mkdir(exist_ok=True)
-        patterns.save(path)
+        patterns = find_store_patterns(store, layer, quantity, **options)
         stem = f"{store.entry(layer).key}-{quantity}"
         if len(patterns):
             targets = store.targets_of_rows(quantity)

@@ -19,7 +19,7 @@ from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
 from crp.inputs import map_tensors
 from crp.layers import unknown_layer_message
 from crp.legacy import LegacyResults, is_legacy_folder, results_name
-from crp.patterns import Patterns, find_patterns
+from crp.patterns import Patterns, find_store_patterns
 from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
 from crp.shards import finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
@@ -400,11 +400,7 @@ class FeatureVisualization:
         store = self._results()
         if not isinstance(store, ReferenceStore):
             raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
-        patterns = find_patterns((store, layer_name, mode), **options)
-        path = store.patterns_path(layer_name, mode)
-        path.parent.mkdir(exist_ok=True)
-        patterns.save(path)
-        return patterns
+        return find_store_patterns(store, layer_name, mode, **options)
 
     def get_pattern_reference(
         self,
