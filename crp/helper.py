@@ -42,7 +42,7 @@ def get_output_shapes(model: nn.Module, single_sample: Any, record_layers: list[
     record_layers = as_layer_list(record_layers)
     with torch.no_grad(), LayerTaps(model, record_layers) as taps:
         call_model(model, single_sample)
-    return {layer: tuple(taps.outputs[layer].shape[1:]) for layer in record_layers}
+        return {layer: tuple(taps.outputs[layer].shape[1:]) for layer in record_layers}
 
 
 def load_maximization(path: str | Path, layer: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
