@@ -183,8 +183,8 @@ class LayerTaps:
     Attributes
     ----------
     outputs : dict
-        Layer -> its tensor with autograd history, in the order in which the forward pass met them; for layers that are
-        not held a tensor without data.
+        Layer -> its tensor with autograd history, in the order in which the forward pass met them, while attached; for
+        layers that are not held a tensor without data.
     activations, relevances : dict
         Layer -> what arrived there in the forward and the last backward pass, before masking; what ``record_fn`` read.
     masks : dict
