@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,14 @@ def write_archive(path: str | Path, kind: str, settings: dict[str, Any], arrays:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
-            np.savez_compressed(file, kind=np.array(kind), settings=np.array(json.dumps(settings)), **arrays)
+            np.savez_compressed(file, kind=np.array(kind), settings=np.array(_to_json(settings)), **arrays)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _to_json(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, default=lambda number: number.item())  # of numpy
 
 
 def read_archive(path: str | Path, kind: str, make: Callable[[dict, dict], Any]) -> Any:
@@ -58,5 +64,5 @@ def read_archive(path: str | Path, kind: str, make: Callable[[dict, dict], Any])
         return make(settings, arrays)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no {kind!r} that can be read: {error!r}") from error

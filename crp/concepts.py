@@ -321,7 +321,11 @@ class ProfileConcept(Concept):
             channels = _channels(relevance, self.channels.axis, None)
             count = 1 if self.channel is not None else channels.shape[1]
             kept: dict[int, list[int] | None] = {}
+            per_channel = {"none": channels.shape[2], "mean_std": 2, "min_max": 2}.get(self.how, 1)
+            columns = count * (per_channel if channels.shape[2] > 1 else 1)
             for i in ids:
+                if not 0 <= i < columns:
+                    raise IndexError(f"concept id {i} is out of range: those of {layer_name!r} are 0 to {columns - 1}")
                 channel = i // channels.shape[2] if self.how == "none" else i % count
                 positions = kept.setdefault(channel if self.channel is None else self.channel, [])
                 positions += [i % channels.shape[2]] if self.how == "none" else range(channels.shape[2])

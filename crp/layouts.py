@@ -44,6 +44,7 @@ def project(values: Any, method: str = "tsne", *, random_state: int | None = 0) 
     if method == "pca" or count <= 3:
         points = PCA(min(2, *values.shape), svd_solver="full").fit_transform(values)
         return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    values = values / np.abs(values).max()  # t-SNE and UMAP calculate in float32
     if method == "umap":
         start = "spectral" if count > 15 else "random"  # the eigenvectors it needs do not exist for few
         umap = _umap()(n_neighbors=min(15, count - 1), init=start, random_state=random_state, n_jobs=1)
@@ -65,6 +66,7 @@ def spread_over_disc(points: np.ndarray) -> np.ndarray:
 def scale_to_unit(points: np.ndarray) -> np.ndarray:
     """Scale each axis of points [N, 2] to [0, 1]; 0.5 where all are alike."""
     low, extent = points.min(0), np.ptp(points, axis=0)
+    extent = np.where(extent > 1e-9 * extent.max(), extent, 0)  # the rest is rounding
     return np.where(extent > 0, (points - low) / np.where(extent > 0, extent, 1), 0.5)
 
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import hdbscan
 import numpy as np
-import torch
 from sklearn.decomposition import PCA
 from sklearn.neighbors import BallTree, KDTree
 
 from crp.archive import read_archive, write_archive
+from crp.arrays import as_array
 from crp.inputs import list_tensors, map_tensors
 from crp.samples import split_item, with_batch_axis
 
@@ -21,6 +21,7 @@ FIT_ALL_UP_TO, FIT_SAMPLES, REDUCED_TO = 15_000, 10_000, 50
 _KIND = "crp-patterns 1"
 _PER_ROW = ("labels", "probability", "outlier_score", "samples")
 _BLOCK = 4096
+_METRICS_WITH_PARAMETERS = {"haversine", "mahalanobis", "minkowski", "p", "pyfunc", "seuclidean", "wminkowski"}
 
 
 class UnitStatistics(NamedTuple):
@@ -95,7 +96,17 @@ class _Clustering:
         self.fitted.generate_prediction_data()
         labels, probability = hdbscan.approximate_predict(self.fitted, points)
         scores = hdbscan.approximate_predict_scores(self.fitted, points)
-        return self.renumbered(labels), probability, np.nan_to_num(scores)
+        found = self.renumbered(labels), probability, np.nan_to_num(scores)
+        # what lies on a clustered point goes with it; hdbscan takes a cluster of equal points for noise
+        equal = [self._row_of.get(point) for point in _keys(points)]
+        places = [place for place, row in enumerate(equal) if row is not None]
+        for result, own in zip(found, self.own()):
+            result[places] = own[[equal[place] for place in places]]
+        return found
+
+    @cached_property
+    def _row_of(self) -> dict[bytes, int]:
+        return {key: row for row, key in enumerate(_keys(self.points))}
 
 
 @dataclass(frozen=True)
@@ -216,7 +227,7 @@ class Patterns:
         counts : numpy.ndarray
             [P, K]
         """
-        targets = np.asarray(targets.cpu() if isinstance(targets, torch.Tensor) else targets)
+        targets = as_array(targets)
         if targets.shape != self.labels.shape:
             raise ValueError(f"there are {len(self.labels)} rows, but targets has the shape {targets.shape}")
         classes, codes = np.unique(targets, return_inverse=True)
@@ -270,7 +281,7 @@ class Patterns:
         units = len(self._space.scale)
         if values.shape[1] != units:
             raise ValueError(f"the patterns are of {units} units, but values has the shape {tuple(values.shape)}")
-        _check_assigning(self._clustering.options["metric"])
+        _check_assigning(self.options["epsilon"])
         parts = [self._clustering.of(self._space.points(block))[:2] for block in _blocks(values)]
         labels, probability = (np.concatenate(part) for part in zip(*parts))
         return labels, probability
@@ -449,16 +460,18 @@ def find_patterns(
     """
     values, samples, source = _rows_to_cluster(values)
     count, units = values.shape
-    _check_options(min_pattern_size, min_samples, epsilon, method, normalize)
+    _check_options(min_pattern_size, min_samples, epsilon, method, metric, normalize)
     if count <= max(min_samples, min_pattern_size):
         raise ValueError(f"{count} rows are too few for min_samples={min_samples}, min_pattern_size={min_pattern_size}")
-    fitted = fit_samples or (count if count <= FIT_ALL_UP_TO else FIT_SAMPLES)
+    fitted = fit_samples
+    if fitted is None:
+        fitted = count if count <= FIT_ALL_UP_TO else FIT_SAMPLES
     if fitted <= max(min_samples, min_pattern_size):
         raise ValueError(f"fit_samples={fit_samples} is too few for min_samples={min_samples}, "
                          f"min_pattern_size={min_pattern_size}")
     is_partial = fitted < count
     if is_partial:
-        _check_assigning(metric)
+        _check_assigning(epsilon)
     components = _number_of_components(reduce, units, min(fitted, count), is_large=count > FIT_ALL_UP_TO)
     chosen = np.arange(count)
     if is_partial:
@@ -499,16 +512,19 @@ def as_values(values: Any) -> Any:
     ValueError
         If it has other axes.
     """
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().float().numpy()
-    elif not hasattr(values, "__getitem__") or not hasattr(values, "shape"):
-        values = np.asarray(values, float)
+    if not (isinstance(values, np.ndarray) or hasattr(values, "blocks")):  # which matrices of stores have
+        values = as_array(values)
     if len(values.shape) != 2 or 0 in values.shape:
         raise ValueError(
             f"values are [rows, units], not of the shape {tuple(values.shape)}: crp.concepts.aggregate reads them from "
             "a layer's tensor"
         )
     return values
+
+
+def _keys(points: np.ndarray) -> Iterator[bytes]:
+    """A key for each point [N, K]; equal points have the same."""
+    return (point.tobytes() for point in points.astype(np.float32) + 0.)
 
 
 def unit_statistics(values: np.ndarray) -> UnitStatistics:
@@ -537,7 +553,7 @@ def _rows_to_cluster(values):
     return values, np.arange(len(values)), None
 
 
-def _check_options(min_pattern_size, min_samples, epsilon, method, normalize):
+def _check_options(min_pattern_size, min_samples, epsilon, method, metric, normalize):
     if min_pattern_size < 2:
         raise ValueError(f"min_pattern_size is at least 2, not {min_pattern_size}")
     if min_samples < 1:
@@ -546,15 +562,17 @@ def _check_options(min_pattern_size, min_samples, epsilon, method, normalize):
         raise ValueError(f"epsilon is not negative, as {epsilon} is")
     if method not in ("leaf", "eom"):
         raise ValueError(f"method is 'leaf' or 'eom', not {method!r}")
+    metrics = sorted({*KDTree.valid_metrics, *BallTree.valid_metrics} - _METRICS_WITH_PARAMETERS)
+    if metric not in metrics:
+        raise ValueError(f"metric is one of {', '.join(metrics)}, not {metric!r}")
     if normalize not in (True, False, "mean_std"):
         raise ValueError(f"normalize is True, False or 'mean_std', not {normalize!r}")
 
 
-def _check_assigning(metric):
-    known = sorted({*KDTree.valid_metrics, *BallTree.valid_metrics})
-    if metric not in known:
-        raise ValueError(f"rows cannot be assigned to patterns by the metric {metric!r}, only by one of "
-                         f"{', '.join(known)}; fit_samples=len(values) clusters all rows")
+def _check_assigning(epsilon):
+    if epsilon > 0:
+        raise ValueError("hdbscan does not assign rows to patterns that epsilon has joined: take epsilon=0, or cluster "
+                         "all rows with fit_samples=len(values)")
 
 
 def _number_of_components(reduce, units, rows, is_large):
@@ -580,7 +598,7 @@ def _fit_space(values, rows, normalize, components) -> _Space:
         np.maximum(largest, np.abs(block).max(0), out=largest)
     if not np.isfinite(largest).all():
         raise ValueError(f"values hold NaN or infinite numbers, as in unit {int(np.argmin(np.isfinite(largest)))}")
-    scale = np.where(largest > 1e-12, largest, np.inf) if normalize else np.ones_like(largest)
+    scale = np.where(largest > np.finfo(float).tiny, largest, np.inf) if normalize else np.ones_like(largest)
     if normalize == "mean_std":
         if len(scale) % 2:
             raise ValueError(f"normalize='mean_std' needs as many deviations as means, not {len(scale)} units")

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from crp.archive import read_archive, write_archive
+from crp.arrays import as_array
 from crp.attribution import CondAttribution
 from crp.conditions import one_at_the_largest
+from crp.layers import as_layer_list
 from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
 from crp.store import ReferenceStore, StoreError
 
@@ -58,13 +60,14 @@ class GroupProfiles:
 
     def select(self, groups: Any) -> GroupProfiles:
         """Only some groups, in the given order."""
-        indices = [self._index(name) for name in groups]
+        indices = [self._index(name) for name in ([groups] if isinstance(groups, str) else groups)]
         return replace(
             self, groups=[self.groups[i] for i in indices], sizes=self.sizes[indices],
             values={layer: values[indices] for layer, values in self.values.items()},
         )
 
     def _index(self, name):
+        name = name.item() if isinstance(name, torch.Tensor) else name
         if str(name) not in self.groups:
             raise KeyError(f"there is no group {name!r}, only {', '.join(map(repr, self.groups))}")
         return self.groups.index(str(name))
@@ -169,6 +172,7 @@ def group_profiles(
     """
     if quantity not in ("activation", "relevance"):
         raise ValueError(f"quantity is 'activation' or 'relevance', not {quantity!r}")
+    layers = None if layers is None else as_layer_list(layers)
     if align not in (None, "gradient", "relevance"):
         raise ValueError(f"align is None, 'gradient' or 'relevance', not {align!r}")
     identity = None
@@ -283,16 +287,17 @@ def _natural(name: str) -> tuple:
     """Order of group names: numbers by value, then text."""
     kind, _, label = name.rpartition("=")
     try:
-        return kind, 0, float(label), ""
+        number = float(label)
     except ValueError:
-        return kind, 1, 0., label
+        number = float("nan")
+    return (kind, 1, 0., label) if number != number else (kind, 0, number, label)
 
 
-def _names(groups: Any, labels_of: dict[str, Any], samples: np.ndarray) -> list[list[str]]:
+def _names(groups: Any, labels_of: dict[str, Any], samples: np.ndarray, length: int | None = None) -> list[list[str]]:
     """Names of the groups of each row; ``labels_of`` has one label per row, ``samples`` the row's sample."""
     if not isinstance(groups, Mapping):
-        return [[str(label)] for label in _labels(groups, labels_of, samples)]
-    kinds = [[f"{kind}={label}" for label in _labels(of, labels_of, samples)] for kind, of in groups.items()]
+        return [[str(label)] for label in _labels(groups, labels_of, samples, length)]
+    kinds = [[f"{kind}={label}" for label in _labels(of, labels_of, samples, length)] for kind, of in groups.items()]
     return [list(names) for names in zip(*kinds)]
 
 
@@ -301,14 +306,14 @@ def _strings(groups: Any) -> list[str]:
     return [of for of in (groups.values() if isinstance(groups, Mapping) else [groups]) if isinstance(of, str)]
 
 
-def _labels(groups, labels_of, samples) -> list:
+def _labels(groups, labels_of, samples, length) -> list:
     if isinstance(groups, str):
         if labels_of.get(groups) is None:
             raise ValueError(f"groups is 'target', 'prediction' or one label per sample, not {groups!r}")
         return list(labels_of[groups])
-    labels = groups.tolist() if isinstance(groups, (np.ndarray, torch.Tensor)) else list(groups)
-    if len(labels) <= samples.max():
-        raise ValueError(f"groups holds {len(labels)} labels, but sample {samples.max()} needs one too")
+    labels = [label.item() if isinstance(label, (torch.Tensor, np.generic)) else label for label in groups]
+    if len(labels) != (length or len(labels)) or len(labels) <= samples.max():
+        raise ValueError(f"groups holds {len(labels)} labels, but there are {length or samples.max() + 1} samples")
     return [labels[i] for i in samples]
 
 
@@ -317,7 +322,7 @@ def _batches_of_store(store, groups, layers, quantity) -> Iterator[_Batch]:
     labels = {"prediction": rows["prediction"]}
     if "target" in _strings(groups):
         labels["target"] = store.targets_of_rows(quantity)
-    names = _names(groups, labels, rows["sample"])
+    names = _names(groups, labels, rows["sample"], store.manifest["settings"]["dataset"]["length"])
     layers = store.layers if layers is None else layers
     blocks = zip(*(store.values(layer, quantity).blocks() for layer in layers))
     first = 0
@@ -338,7 +343,7 @@ def _batches_of_arrays(activations, gradients, groups, layers, align, axis) -> I
     if isinstance(groups, str):
         raise ValueError("arrays have no labels of their own: groups is one label per sample")
     count = next(iter(lengths.values()))
-    names = _names(groups, {}, np.arange(count))
+    names = _names(groups, {}, np.arange(count), count)
     for first in range(0, count, 1024):
         part = slice(first, first + 1024)
         yield _Batch(names[part], {layer: (
@@ -347,7 +352,7 @@ def _batches_of_arrays(activations, gradients, groups, layers, align, axis) -> I
 
 
 def _channels_second(array: Any, axis: int) -> np.ndarray:
-    array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    array = as_array(array)
     if array.ndim < 2:
         raise ValueError(f"values are [samples, channels, ...], not of the shape {array.shape}")
     return np.moveaxis(array, axis, 1)
@@ -380,7 +385,10 @@ def _batches_of_folder(folder, groups, layers, align, axis) -> Iterator[_Batch]:
                 np.load(folder / "gradients" / layer / line["file"]), axis
             ) for layer in layers
         }
-        count = len(next(iter(arrays.values())))
+        lengths = {len(array) for array in (*arrays.values(), *saliency.values()) if array is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"the batches {line['file']!r} of the layers differ in length: {sorted(lengths)}")
+        count = lengths.pop()
         labels = {column: [line[column]] * count for column in ("group", "target") if column in line}
         names = _names(groups, labels, np.arange(done, done + count))
         done += count
@@ -429,7 +437,7 @@ def _batches_of_model(
         else:
             chosen = next(iter(results.values())).activations
         saliency = results[align].relevances if align else dict.fromkeys(layers)
-        yield _Batch(_names(groups, labels, samples), {layer: (
+        yield _Batch(_names(groups, labels, samples, len(dataset)), {layer: (
             _channels_second(chosen[layer], axis), align and _channels_second(saliency[layer], axis)
         ) for layer in layers})
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.mixture import GaussianMixture
 
+from crp.arrays import as_float_array
 from crp.store import ReferenceStore, StoreError
 
 REGULARISATION = 1e-2
@@ -138,7 +138,7 @@ def class_prototypes(
 
 def _profiles(values: Any, concepts: int) -> np.ndarray:
     """Rows divided by the sum of their absolute values, in float64."""
-    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    values = as_float_array(values)
     if values.ndim != 2 or values.shape[1] != concepts:
         raise ValueError(f"values are [rows, {concepts}], not of the shape {values.shape}")
     values = values.astype(np.float64)

@@ -4,12 +4,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from crp.patterns import find_store_patterns
 from crp.profiles import contrast, group_profiles
-from crp.store import ReferenceStore
+from crp.store import ReferenceStore, StoreError
 from crp.topomap import ResponseMap, TopographicMap
 
 
@@ -38,11 +39,10 @@ def report_patterns(
         patterns = find_store_patterns(store, layer, quantity, **options)
         stem = f"{store.entry(layer).key}-{quantity}"
         if len(patterns):
-            targets = store.targets_of_rows(quantity)
-            _save(patterns.plot(targets), folder, f"{stem}-patterns")
+            _save(patterns.plot(_targets_if_single(store, quantity)), folder, f"{stem}-patterns")
             for pattern in range(min(5, len(patterns))):
                 _save(patterns.plot_units(pattern), folder, f"{stem}-pattern-{pattern}")
-        yield f"{layer}: {patterns}; pictures: {stem}-*.png"
+        yield f"{layer}: {patterns}" + (f"; pictures: {stem}-*.png" if len(patterns) else "")
 
 
 def report_maps(
@@ -81,6 +81,13 @@ def report_maps(
         values = {layer: store.values(layer, quantity)[rows.nonzero()[0]] for layer in layers}
         _save(response_map.plot(values, "linear"), folder, f"{quantity}-responses-{group}")
     yield f"{response_map} of {len(layers)} layers; pictures: {quantity}-responses-*.png"
+
+
+def _targets_if_single(store: ReferenceStore, quantity: str) -> np.ndarray | None:
+    try:
+        return store.targets_of_rows(quantity)
+    except StoreError:  # of samples with several
+        return None
 
 
 def _save(figure: Figure, folder: str | Path, name: str) -> None:

@@ -12,6 +12,8 @@ from sklearn.manifold import TSNE
 from torch import nn
 
 from crp.archive import read_archive, write_archive
+from crp.arrays import as_float_array
+from crp.attach import restored_buffers
 from crp.concepts import aggregate
 from crp.hooks import LayerTaps
 from crp.inputs import call_model, device_of, map_tensors
@@ -73,8 +75,7 @@ class ResponseMap:
         ResponseMap
             Itself.
         """
-        layers = inner_layers(model) if layers is None else as_layer_list(layers)
-        self.fit_values(layer_responses(model, inputs, layers, self.axis))
+        self.fit_values(layer_responses(model, inputs, layers and as_layer_list(layers), self.axis))
         self.model = model
         return self
 
@@ -154,7 +155,7 @@ class ResponseMap:
             Inputs of the model; or responses, layer -> [N, C], as for :meth:`fit_values`.
         """
         self._check_fitted()
-        is_values = isinstance(inputs, Mapping) and set(inputs) == set(self.layers)
+        is_values = isinstance(inputs, Mapping) and set(inputs) >= set(self.layers)
         if not is_values:
             if self.model is None:
                 raise ValueError(f"the map has no model: give responses, a dict with the layers {self.layers}, or load "
@@ -304,7 +305,7 @@ def inner_layers(model: nn.Module) -> list[str]:
 
 
 def layer_responses(
-    model: nn.Module, inputs: Any, layers: list[str], axis: int = 1, batch_size: int = 64
+    model: nn.Module, inputs: Any, layers: list[str] | None = None, axis: int = 1, batch_size: int = 64
 ) -> dict[str, np.ndarray]:
     """Mean activation over positions of each channel: layer -> [N, C].
 
@@ -312,12 +313,14 @@ def layer_responses(
     ----------
     model : torch.nn.Module
     inputs : torch.Tensor, tuple or dict, or an iterable of batches of them
-        Of a batch (inputs, targets), as a DataLoader gives it, the inputs are taken.
-    layers : list of str
+        Of a list [inputs, targets], as a DataLoader gives it, the inputs are taken.
+    layers : list of str, optional
+        By default :func:`inner_layers`, as far as the model uses them.
     axis : int, default 1
     batch_size : int, default 64
         For inputs in one piece.
     """
+    may_be_unused, layers = layers is None, inner_layers(model) if layers is None else layers
     found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     device = device_of(model)
 
@@ -325,16 +328,18 @@ def layer_responses(
         found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
 
     taps = LayerTaps(model, (), layers, read)
-    with torch.no_grad(), taps:
+    with torch.no_grad(), restored_buffers(model), taps:
         for batch in _batches(inputs, batch_size):
             taps.calls.clear()
             call_model(model, map_tensors(lambda tensor: tensor.to(device), batch))
             for layer in layers:
                 calls = taps.calls.get(layer, 0)
-                if calls == 0:
+                if calls == 0 and not may_be_unused:
                     raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
                 del found[layer][len(found[layer]) - calls:-1]  # the last call of a module counts
-    return {layer: np.concatenate(parts) for layer, parts in found.items()}
+    if not any(found.values()):
+        raise ValueError("there are no inputs, or the model uses none of its layers")
+    return {layer: np.concatenate(parts) for layer, parts in found.items() if parts}
 
 
 def _batches(inputs: Any, batch_size: int) -> Iterable[Any]:
@@ -346,15 +351,15 @@ def _batches(inputs: Any, batch_size: int) -> Iterable[Any]:
             yield map_tensors(lambda tensor, first=first: tensor[first:first + batch_size], inputs)
         return
     for batch in inputs:
-        yield batch[0] if isinstance(batch, list) else batch
+        batch = batch[0] if isinstance(batch, list) else batch
+        if not isinstance(batch, (torch.Tensor, tuple, Mapping)):
+            raise TypeError(f"inputs are tensors (for arrays: torch.from_numpy), not {type(batch).__name__}")
+        yield batch
 
 
 def _joined(values: Mapping[str, Any]) -> np.ndarray:
     """Arrays [N, C] of layers as columns [N, all channels]."""
-    arrays = {
-        layer: array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-        for layer, array in values.items()
-    }
+    arrays = {layer: as_float_array(array) for layer, array in values.items()}
     if not arrays:
         raise ValueError("a map needs at least one layer")
     shapes = {layer: array.shape for layer, array in arrays.items()}

@@ -281,7 +281,8 @@ class ReferenceStore:
             return self.targets
         pairs = self.rows()
         if not np.array_equal(pairs["sample"], self.rows(quantity)["sample"]):
-            raise StoreError(f"{self.path}: samples have several targets, so activations belong to no single class")
+            raise StoreError(f"{self.path}: samples have several targets, so activations belong to no single class; "
+                             "relevance has a row for each")
         return pairs["target"]
 
     @property

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from zennit.core import Composite
 from zennit.rules import Pass
 
-from crp.attach import exclusive_use, frozen_parameters, registered
+from crp.attach import exclusive_use, frozen_parameters, registered, restored_buffers
 from crp.concepts import ChannelConcept, Concept, as_ids
 from crp.hooks import LayerTaps
 from crp.inputs import device_of, gradient_mode
@@ -51,6 +51,8 @@ class Synthesis:
 
     def best_samples(self, store: ReferenceStore) -> torch.Tensor:
         """[K], the largest value that each concept has in a sample of a store, to compare ``activation`` with."""
+        if None in self.concepts:
+            raise ValueError("the image is of a whole layer, and a store ranks samples by single concepts")
         return torch.tensor([
             float(store.top(self.layer, concept, "activation", 1, normalised=False).values[0])
             for concept in self.concepts
@@ -120,14 +122,18 @@ def synthesize(
     if steps < 1 or batch_size < 1 or lr <= 0:
         raise ValueError(f"steps, batch_size and lr are positive, not {steps}, {batch_size} and {lr}")
     ids = [None] if concepts is None else as_ids(concepts)
+    if not ids:
+        raise ValueError("concepts is empty: name at least one, or leave it out for the whole layer")
     concept, device = ChannelConcept() if concept is None else concept, device_of(model)
     preprocess_fn = preprocess_fn or (lambda images: images)
-    generator = torch.Generator().manual_seed(
-        torch.seed() if random_state is None else random_state  # drawn on the CPU, so that it is the same everywhere
-    )
+    generator = torch.Generator()  # on the CPU, so that it draws the same everywhere
+    if random_state is None:
+        generator.seed()
+    else:
+        generator.manual_seed(int(random_state))
     images, reached = [], []
     bar = tqdm(total=steps * math.ceil(len(ids) / batch_size), disable=not verbose, desc=f"images for {layer}")
-    with bar, gradient_mode(), exclusive_use(model), frozen_parameters(model):
+    with bar, gradient_mode(), exclusive_use(model), frozen_parameters(model), restored_buffers(model):
         for first in range(0, len(ids), batch_size):
             part = ids[first:first + batch_size]
             coefficients = _random_coefficients(len(part), size, generator).to(device).requires_grad_()
@@ -166,8 +172,9 @@ def random_transform(images: torch.Tensor, generator: torch.Generator) -> torch.
     shift, scale, angle = (torch.rand(count, n, generator=generator) * 2 - 1 for n in (2, 1, 1))
     scale, angle = 1 + 0.1 * scale[:, 0], math.radians(5) * angle[:, 0]
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    aspect = images.shape[-2] / images.shape[-1]  # coordinates go from -1 to 1 along both axes
     matrix = torch.stack([
-        torch.stack([cos, -sin, shift[:, 0] / 4], 1), torch.stack([sin, cos, shift[:, 1] / 4], 1)
+        torch.stack([cos, -sin * aspect, shift[:, 0] / 4], 1), torch.stack([sin / aspect, cos, shift[:, 1] / 4], 1)
     ], 1).to(images)
     places = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, places, padding_mode="reflection", align_corners=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from crp.arrays import as_array, as_float_array
 from crp.layouts import check_method, grid, interpolate, project, scale_to_unit, spread_over_disc
 from crp.profiles import GroupProfiles
 from crp.response_map import NeuralResponseMap, ResponseMap
@@ -60,6 +61,8 @@ class TopographicMap:
         """
         self.profiles_, self.layer_ = profiles, layer
         values = self._of_layer(profiles, layer)
+        if not np.isfinite(values).all():
+            raise ValueError("the profiles hold NaN or infinite numbers")
         channels = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
         strength = np.abs(channels).max(0)
         channels = channels[:, strength >= 1e-6 * strength.max()]
@@ -152,7 +155,7 @@ class TopographicMap:
             if layer is None and len(profiles.layers) > 1:
                 raise ValueError(f"say which layer: fit(profiles, layer), one of {', '.join(profiles.layers)}")
             return profiles[profiles.layers[0] if layer is None else layer]
-        values = np.asarray(profiles, float)
+        values = as_float_array(profiles)
         if values.ndim < 2:
             raise ValueError(f"profiles are [groups, channels, ...], not of the shape {values.shape}")
         return values
@@ -176,4 +179,4 @@ def plot_projection(points: np.ndarray, labels: Any = None, figsize: tuple[float
     """
     from crp.map_plots import draw_points
 
-    return draw_points(np.asarray(points), None if labels is None else np.asarray(labels), figsize)
+    return draw_points(as_array(points), None if labels is None else as_array(labels), figsize)

@@ -397,10 +397,7 @@ class FeatureVisualization:
             ``store.patterns(layer_name, mode)`` reads them again.
         """
         self._check_reference_arguments(layer_name, mode)
-        store = self._results()
-        if not isinstance(store, ReferenceStore):
-            raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
-        return find_store_patterns(store, layer_name, mode, **options)
+        return find_store_patterns(self._matrices(), layer_name, mode, **options)
 
     def get_pattern_reference(
         self,
@@ -434,7 +431,7 @@ class FeatureVisualization:
         self._check_reference_arguments(layer_name, mode)
         first, stop = _check_range(r_range)
         _check_batch_size(batch_size)
-        store = self._results()
+        store = self._matrices()
         patterns = store.patterns(layer_name, mode)
         concepts = list(store.concepts(layer_name))
         references = {}
@@ -502,6 +499,12 @@ class FeatureVisualization:
             if layer in store.layers and store.entry(layer).concept != describe_concept(concept):
                 raise StoreError(f"{self.path} was made with another concept for {layer!r}: run with overwrite=True")
         return store
+
+    def _matrices(self) -> ReferenceStore:
+        results = self._results()
+        if not isinstance(results, ReferenceStore):
+            raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
+        return results
 
     def _check_reference_arguments(self, layer_name, mode):
         if mode not in QUANTITIES:

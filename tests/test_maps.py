@@ -78,6 +78,14 @@ def test_small_layers(method, channels, spread):
     np.testing.assert_allclose(layout.values(), profiles.mean(2))
 
 
+def test_rounding_is_not_stretched():
+    contrast_of_two = np.random.default_rng(0).random(40) * np.array([[1.], [-1.]])
+    coordinates = TopographicMap("pca", spread=False).fit(contrast_of_two).coordinates
+    assert (coordinates[:, 1] == .5).all()
+    with pytest.raises(ValueError, match="NaN"):
+        TopographicMap().fit(np.full((2, 20), np.nan))
+
+
 def test_channels_that_are_all_alike():
     layout = TopographicMap().fit(np.ones((2, 30)))
     assert len(np.unique(layout.coordinates, axis=0)) == 30
@@ -149,6 +157,7 @@ def test_projection_of_samples(method):
     assert points.shape == (200, 2) and share_of_like_neighbours(points, kind) > .95
     for labels in (None, kind, kind / 2, np.array(list("abcd"))[kind]):
         assert plot_projection(points, labels).axes[0].collections
+    assert share_of_like_neighbours(project(1e-25 * values.T, method), kind) > .95
     with pytest.raises(ValueError, match="NaN"):
         project(np.full((4, 3), np.nan), method)
 
@@ -252,6 +261,35 @@ def test_pictures_of_responses(response_map, images, method, tmp_path):
 def test_neurons_are_found_by_place(response_map):
     for i in (0, 5, len(response_map.neurons) - 1):
         assert response_map.neuron_at(*response_map.coordinates[i] + 1e-6) == response_map.neurons[i]
+
+
+def test_responses_of_any_type():
+    values = np.random.default_rng(0).integers(-128, 128, (60, 8)).astype(np.int8)
+    of_integers, of_floats = (ResponseMap().fit_values({"a": array}) for array in (values, values.astype(float)))
+    assert np.array_equal(of_integers.coordinates, of_floats.coordinates)
+    assert np.array_equal(of_integers.responses({"a": values}), of_floats.responses({"a": values.astype(float)}))
+    assert np.array_equal(of_floats.responses({"a": values, "b": values}), of_floats.responses({"a": values}))
+
+
+def test_unused_modules_and_train_mode():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.unused = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(2, 2)
+            self.relu, self.last = nn.ReLU(), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.last(self.relu(self.norm(self.first(x))))
+
+    model, inputs = Model().train(), torch.randn(30, 4)
+    mean = model.norm.running_mean.clone()
+    assert ResponseMap().fit(model, inputs).layers == ["norm", "relu"]
+    assert torch.equal(model.norm.running_mean, mean) and model.training
+    for bad, error, message in (
+        (inputs.numpy(), TypeError, "from_numpy"), ([], ValueError, "no inputs"),
+    ):
+        with pytest.raises(error, match=message):
+            ResponseMap().fit(model, bad)
 
 
 def test_round_maps_do_not_depend_on_the_order_of_neurons():

@@ -222,7 +222,8 @@ def test_reduction_keeps_the_principal_components(values):
     ({"min_pattern_size": 1}, "min_pattern_size"), ({"min_samples": 0}, "min_samples"), ({"epsilon": -1}, "epsilon"),
     ({"method": "leaves"}, "'leaf' or 'eom'"), ({"normalize": "std"}, "'mean_std'"), ({"reduce": 9}, "1 to 8"),
     ({"fit_samples": 3}, "fit_samples=3"), ({"min_samples": 400}, "300 rows are too few"),
-    ({"fit_samples": 100, "metric": "cosine"}, "metric 'cosine'"),
+    ({"metric": "cosine"}, "not 'cosine'"), ({"metric": "minkowski"}, "not 'minkowski'"),
+    ({"fit_samples": 0}, "fit_samples=0"),
 ])
 def test_bad_options(values, options, message):
     with pytest.raises(ValueError, match=message):
@@ -403,3 +404,61 @@ def test_figures(patterns, values):
     images = TensorDataset(torch.rand(300, 1, 4, 4), torch.arange(300))
     figure = patterns.plot_exemplars(images, [0, 1], n=3)
     assert sum(len(axis.images) for axis in figure.axes) == 2 * 7
+
+
+def test_equal_rows_belong_to_the_same_pattern():
+    values = np.maximum(np.random.default_rng(2).normal(-1.5, 1, (300, 4)), 0)  # as sparse layers give them
+    patterns = find_patterns(values)
+    repeated = [p for p in range(len(patterns)) if len(np.unique(values[patterns.members(p)], axis=0)) == 1]
+    assert repeated
+    labels, probability = patterns.assign(values)
+    for pattern in repeated:
+        members = patterns.members(pattern)
+        assert set(labels[members]) <= set(repeated) and probability[members].min() > 0
+        for found in np.unique(labels[members]):  # hdbscan may divide equal rows
+            assert np.array_equal(values[patterns.members(found)[0]], values[members[0]])
+
+
+def test_joined_patterns_take_no_new_rows(values):
+    patterns = find_patterns(values, epsilon=.3)
+    with pytest.raises(ValueError, match="epsilon=0"):
+        patterns.assign(values)
+    with pytest.raises(ValueError, match="epsilon=0"):
+        find_patterns(values, epsilon=.3, fit_samples=100)
+
+
+def test_values_of_any_type(values):
+    expected = find_patterns(values.astype(np.float64)).labels
+    for given in (
+        torch.tensor(values, requires_grad=True), list(torch.tensor(values).double()), values.tolist(), values * 1e-30,
+    ):
+        assert np.array_equal(find_patterns(given).labels, expected)
+    assert len(find_patterns(torch.tensor(values).bfloat16(), min_pattern_size=20)) == 4
+    precise = values.astype(np.float64) + 1e8
+    assert np.array_equal(
+        find_patterns(torch.tensor(precise), normalize=False).labels, find_patterns(precise, normalize=False).labels
+    )
+
+
+def test_numbers_of_numpy_as_options(values, tmp_path):
+    patterns = find_patterns(values, min_pattern_size=np.int64(20), normalize=np.bool_(True), epsilon=np.float32(0))
+    patterns.save(tmp_path / "patterns.npz")
+    assert Patterns.load(tmp_path / "patterns.npz").options["min_pattern_size"] == 20
+
+
+def test_damaged_files(patterns, tmp_path):
+    path = tmp_path / "patterns.npz"
+    patterns.save(path)
+    content = path.read_bytes()
+    for damaged in (content[:len(content) // 2], content[:1000] + b"??" + content[1002:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="patterns.npz"):
+            Patterns.load(path)
+
+
+def test_profile_concepts_know_their_ids():
+    for how, count in (("mean", 5), ("min_max", 10), ("none", 15)):
+        concept = ProfileConcept(how)
+        concept.mask(0, [count - 1])(torch.ones(1, 5, 3))
+        with pytest.raises(IndexError, match=f"0 to {count - 1}"):
+            concept.mask(0, [count], "layer")(torch.ones(1, 5, 3))

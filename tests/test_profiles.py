@@ -87,6 +87,27 @@ def test_several_kinds_of_groups_at_once():
             np.testing.assert_allclose(profiles.select([f"{kind}={group}"])["layer"][0], mean)
 
 
+def test_labels_of_any_kind():
+    values = np.arange(12.).reshape(4, 3)
+    for labels in ([torch.tensor(1), torch.tensor(0)] * 2, np.array([1, 0, 1, 0]), ["1", "0", "1", "0"]):
+        assert group_profiles({"layer": values}, labels).groups == ["0", "1"]
+    orders = [group_profiles({"layer": values}, np.roll([3., float("nan"), 0., 1.], i)).groups for i in range(4)]
+    assert orders == [["0.0", "1.0", "3.0", "nan"]] * 4
+    profiles = group_profiles({"layer": torch.tensor(values).bfloat16()}, [10, 0, 1, 10])
+    assert profiles.select("10").groups == ["10"] and profiles.select(torch.tensor([1, 0])).groups == ["1", "0"]
+    with pytest.raises(ValueError, match="5 labels, but there are 4 samples"):
+        group_profiles({"layer": values}, range(5))
+    with pytest.raises(TypeError, match="layers come in a list"):
+        group_profiles({"layer": values}, range(4), layers="layer")
+
+
+def test_batches_of_different_lengths(tmp_path):
+    write_folder(tmp_path, {"x": np.ones((4, 2)), "y": np.ones((4, 2))}, {}, np.array(["a"] * 4))
+    np.save(tmp_path / "y" / "a-0.npy", np.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"'a-0.npy'.*\[3, 4\]"):
+        group_profiles(tmp_path, "group")
+
+
 def test_numbers_are_ordered_by_value():
     profiles = group_profiles({"layer": np.ones((4, 2))}, [10, 9, 2, 100])
     assert profiles.groups == ["2", "9", "10", "100"]
@@ -276,7 +297,7 @@ def test_save_and_load_and_what_profiles_depend_on(visualization, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (({"layer": np.ones((3, 2))}, "target"), "one label per sample"),
-    (({"layer": np.ones((3, 2))}, [1, 2]), "2 labels, but sample 2"),
+    (({"layer": np.ones((3, 2))}, [1, 2]), "2 labels, but there are 3 samples"),
     (({"layer": np.ones((3, 2)), "other": np.ones((4, 2))}, [1, 2, 3]), "differ in their number"),
     (({"layer": np.ones(3)}, [1, 2, 3]), "not of the shape"),
 ])

@@ -51,6 +51,20 @@ def test_maps(store, tmp_path, capsys):
     assert "1: 6 channels" in capsys.readouterr().out
 
 
+def test_samples_with_several_targets(tmp_path, capsys):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    dataset = TensorDataset(torch.rand(40, 4), torch.tensor([[1, 1], [0, 1]] * 20))
+    FeatureVisualization(
+        CondAttribution(model, heatmap_axis=None), dataset, {"1": ChannelConcept()}, path=tmp_path / "store"
+    ).run(EpsilonPlusFlat(), 0, 40)
+    main(["patterns", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
+    assert "1: Patterns(" in capsys.readouterr().out
+    main(["maps", str(tmp_path / "store"), "--quantity", "relevance", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        main(["maps", str(tmp_path / "store")])
+    assert "relevance has a row for each" in capsys.readouterr().err
+
+
 def test_errors_are_told_and_not_traced(store, tmp_path):
     for arguments, message in (
         (["patterns", str(tmp_path)], "there is no store"), (["maps", str(store), "--layer", "7"], "no layer '7'"),

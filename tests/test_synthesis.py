@@ -76,6 +76,22 @@ def test_a_whole_layer_and_preprocessing(model):
         torch.testing.assert_close(dark.activation, model[:1](-dark.images)[:, 1].sum((1, 2)))
 
 
+def test_seeds_and_buffers_of_the_caller_stay():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).train()
+    state, mean = torch.random.get_rng_state(), model[1].running_mean.clone()
+    synthesize(model, "2", 0, size=(1, 8, 8), steps=2, random_state=None, verbose=False)
+    assert torch.equal(torch.random.get_rng_state(), state) and torch.equal(model[1].running_mean, mean)
+
+
+def test_long_images_are_not_sheared():
+    image = torch.zeros(1, 1, 32, 512)
+    image[..., 255:257] = 1
+    for seed in range(20):
+        moved = random_transform(image, torch.Generator().manual_seed(seed))[0, 0]
+        centres = [(row * torch.arange(512)).sum() / row.sum() for row in moved if row.sum() > .5]
+        assert abs(centres[-1] - centres[0]) <= 32 * .1
+
+
 def test_images_of_odd_sizes_and_other_channels():
     for size in ((1, 7, 9), (3, 8, 5), (4, 6, 6)):
         images = to_images(torch.randn(2, size[0], size[1], size[2] // 2 + 1, 2), size)
@@ -87,7 +103,7 @@ def test_images_of_odd_sizes_and_other_channels():
 @pytest.mark.parametrize("layer, concepts, arguments, error, message", [
     ("9", 0, {}, ValueError, "no layer '9'"), ("0", 6, {}, IndexError, "0 to 5"),
     ("0", 0, {"size": (16, 16)}, ValueError, "channels, height, width"), ("0", 0, {"steps": 0}, ValueError, "positive"),
-    ("0", 0.5, {}, TypeError, "integers"),
+    ("0", 0.5, {}, TypeError, "integers"), ("0", [], {}, ValueError, "concepts is empty"),
 ])
 def test_bad_arguments(model, layer, concepts, arguments, error, message):
     with pytest.raises(error, match=message):
