@@ -22,7 +22,7 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     error = deviation(correlations[:CHECKED, :CHECKED], spearmanr(values[:, :CHECKED]).statistic)
     Row("rank correlation of 4,096 neurons, 50,000 samples", "", seconds, 120, (seconds, seconds), "s", error).print()
-    Row("the same: memory", "", memory, 4, (memory, memory), "GB", error).print()
+    Row("memory of the rank correlation", "", memory, 4, (memory, memory), "GB", error).print()
 
 
 main()
