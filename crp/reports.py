@@ -72,7 +72,7 @@ def report_maps(
     apart = contrast(profiles)
     for layer in layers:
         name = f"{store.entry(layer).key}-{quantity}-map"
-        _save(TopographicMap(method).fit(profiles, layer).plot(apart, arrange="grid"), folder, name)
+        _save(TopographicMap(method).fit(profiles, layer).plot(profiles=apart, arrange="grid"), folder, name)
         yield f"{layer}: {profiles[layer].shape[1]} channels, a map per class; picture: {name}.png"
     response_map = ResponseMap().fit_store(store, layers, quantity).round()
     targets = store.targets_of_rows(quantity)

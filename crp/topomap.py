@@ -109,19 +109,19 @@ class TopographicMap:
         return interpolate(self.coordinates, values, grid(0, 1, resolution), "linear")
 
     def plot(
-        self, profiles: Any = None, groups: Any = None, arrange: str = "row", resolution: int = 100,
+        self, groups: Any = None, arrange: str = "row", *, profiles: Any = None, resolution: int = 100,
         figsize: tuple[float, float] | None = None,
     ):
         """Draw a map per group, in colours whose limits are symmetric and the same for all.
 
         Parameters
         ----------
-        profiles : GroupProfiles or array-like, optional
-            By default those of :meth:`fit`.
         groups : list, optional
             Which groups: names, or numbers where profiles are an array.
         arrange : {"row", "grid", "single"}
             All in a row, in a grid, or a figure for each.
+        profiles : GroupProfiles or array-like, optional
+            Others than those of :meth:`fit`, such as their contrast.
         resolution : int, default 100
         figsize : tuple of float, optional
             In inches.

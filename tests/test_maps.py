@@ -138,7 +138,7 @@ def test_maps_of_group_profiles(profiles):
     with pytest.raises(ValueError, match="20 channels, but the profiles of 8"):
         layout.values(profiles["b"])
     with pytest.raises(ValueError, match="call fit"):
-        TopographicMap().plot(profiles)
+        TopographicMap().plot(profiles=profiles)
 
 
 def test_umap_says_how_to_get_it(monkeypatch):

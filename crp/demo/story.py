@@ -255,7 +255,7 @@ class Story:
             f"The {profiles[LAYER].shape[1]} channels of {LAYER} on a map, those that serve the same digits side by "
             "side. Red channels are more relevant in a digit than in the average digit, blue ones less."
         )
-        return caption, layout.plot(contrast(profiles), arrange="grid", figsize=(9, 6.2))
+        return caption, layout.plot(profiles=contrast(profiles), arrange="grid", figsize=(9, 6.2))
 
     def response_maps(self, digits: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[str, Figure]:
         """The neurons of all layers on one map, coloured by their responses to digits."""
