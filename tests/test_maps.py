@@ -204,6 +204,15 @@ def test_responses_are_means_over_positions(model, images, model_state):
         layer_responses(model, images, ["9"])
 
 
+def test_a_module_that_is_called_twice_is_read_at_its_last_call():
+    relu, first, second = nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 5)
+    model = nn.Sequential(first, relu, second, relu, nn.Linear(5, 2))
+    inputs = torch.randn(30, 4)
+    with torch.no_grad():
+        expected = relu(second(relu(first(inputs))))
+    np.testing.assert_allclose(layer_responses(model, inputs, ["1"], batch_size=8)["1"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_correlated_neurons_lie_side_by_side():
     random = np.random.default_rng(0)
     kind = np.arange(60) % 5
