@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import statistics
 import tempfile
 import time
@@ -85,6 +86,11 @@ def _seconds(function: Callable) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def ratio_row(work: str, over: str, reach: float, ratios: list[float], deviation: float) -> Row:

@@ -1,9 +1,8 @@
 """Patterns of 50,000 rows of 512 units by default, with the memory it takes, against clustering without a sample."""
-import resource
 import time
 
 import numpy as np
-from common import Row
+from common import Row, peak_memory
 from sklearn.metrics import adjusted_rand_score
 
 from crp.patterns import find_patterns
@@ -24,17 +23,12 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
     return values, np.where(is_noise, -1, labels)
 
 
-def peak() -> float:
-    """The most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def main() -> None:
     """Measure and print the rows."""
     values, truth = planted()
     start = time.perf_counter()
     patterns = find_patterns(values, min_pattern_size=50, random_state=0)
-    seconds, memory = time.perf_counter() - start, peak()
+    seconds, memory = time.perf_counter() - start, peak_memory()
     agreement = adjusted_rand_score(truth, patterns.labels)
     print(f"{patterns}; adjusted Rand against what was planted: {agreement:.3f}", flush=True)
     Row("patterns of 50,000 x 512", "", seconds, 60, (seconds, seconds), "s").print()

@@ -1,9 +1,8 @@
 """Spearman correlation between 4,096 neurons over 50,000 samples, as response maps use it, and the memory it takes."""
-import resource
 import time
 
 import numpy as np
-from common import Row, deviation
+from common import Row, deviation, peak_memory
 from scipy.stats import spearmanr
 
 from crp.response_map import spearman
@@ -19,7 +18,7 @@ def main() -> None:
     start = time.perf_counter()
     correlations = spearman(values)
     seconds = time.perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    memory = peak_memory()
     error = deviation(correlations[:CHECKED, :CHECKED], spearmanr(values[:, :CHECKED]).statistic)
     Row("rank correlation of 4,096 neurons, 50,000 samples", "", seconds, 120, (seconds, seconds), "s", error).print()
     Row("memory of the rank correlation", "", memory, 4, (memory, memory), "GB", error).print()

@@ -1,8 +1,7 @@
 """Peak memory of a process that sweeps all 16 layers of VGG16 (batch 8), the model itself included."""
-import resource
 import tempfile
 
-from common import Row, deviation, photographs, vgg16, zennit_pass
+from common import Row, deviation, peak_memory, photographs, vgg16, zennit_pass
 from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
@@ -12,29 +11,24 @@ from crp.helper import get_layer_names
 from crp.visualization import FeatureVisualization
 
 
-def peak() -> float:
-    """The most memory that this process has held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def main() -> None:
     """Measure and print the row."""
     model, composite, dataset = vgg16(), EpsilonPlusFlat(), photographs(32)
     layers = get_layer_names(model, [nn.Conv2d, nn.Linear])
-    at_first = peak()
+    at_first = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         visualization = FeatureVisualization(
             CondAttribution(model), dataset, {layer: ChannelConcept() for layer in layers}, path=folder
         )
         store = visualization.run(composite, 0, len(dataset), batch_size=8)
-        of_sweep = peak()
+        of_sweep = peak_memory()
         images, targets = dataset[:8]
         _, relevances = zennit_pass(model, composite, images, targets, layers)
         error = max(
             deviation(store.values(layer)[:8], ChannelConcept().read(relevance).value)
             for layer, relevance in relevances.items()
         )
-    print(f"with the model and the images alone: {at_first:.2f} GB; after a pass of zennit's: {peak():.2f} GB")
+    print(f"with the model and the images alone: {at_first:.2f} GB; after a pass of zennit's: {peak_memory():.2f} GB")
     added = of_sweep - at_first
     Row(
         "peak memory, sweep of VGG16's 16 layers, batch 8", "", of_sweep, 2.3, (of_sweep, of_sweep), "GB", error

@@ -55,11 +55,10 @@ def project(values: Any, method: str = "tsne", *, random_state: int | None = 0) 
 def spread_over_disc(points: np.ndarray) -> np.ndarray:
     """Move points [N, 2] to evenly spread places on the unit disc, with the least sum of squared ways."""
     centred = points - points.mean(0)
-    scale = np.sqrt((centred ** 2).sum(1).mean() * 2) or 1.
     numbers = np.arange(len(points))
     radius, angle = np.sqrt((numbers + 0.5) / len(points)), numbers * _GOLDEN_ANGLE
     places = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    _, chosen = linear_sum_assignment(-(centred / scale) @ places.T)
+    _, chosen = linear_sum_assignment(-centred @ places.T)
     return places[chosen]
 
 

@@ -84,6 +84,13 @@ class _Clustering:
         order = np.argsort(-np.asarray(self.fitted.cluster_persistence_), kind="stable")
         return np.append(np.argsort(order), -1)[labels]
 
+    @cached_property
+    def predicting(self) -> hdbscan.HDBSCAN:
+        """The fitted object, ready to assign other points."""
+        self.fitted.generate_prediction_data()
+        return self.fitted
+
+    @cached_property
     def own(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, probabilities and outlier scores of the points themselves."""
         fitted = self.fitted
@@ -93,14 +100,13 @@ class _Clustering:
         """Labels, probabilities and outlier scores of other points."""
         if not len(self.persistence) or not len(points):
             return np.full(len(points), -1), np.zeros(len(points)), np.zeros(len(points))
-        self.fitted.generate_prediction_data()
-        labels, probability = hdbscan.approximate_predict(self.fitted, points)
-        scores = hdbscan.approximate_predict_scores(self.fitted, points)
+        labels, probability = hdbscan.approximate_predict(self.predicting, points)
+        scores = hdbscan.approximate_predict_scores(self.predicting, points)
         found = self.renumbered(labels), probability, np.nan_to_num(scores)
         # what lies on a clustered point goes with it; hdbscan takes a cluster of equal points for noise
         equal = [self._row_of.get(point) for point in _keys(points)]
         places = [place for place, row in enumerate(equal) if row is not None]
-        for result, own in zip(found, self.own()):
+        for result, own in zip(found, self.own):
             result[places] = own[[equal[place] for place in places]]
         return found
 
@@ -483,7 +489,7 @@ def find_patterns(
     })
     rest = np.setdiff1d(np.arange(count), chosen)
     labels, probability, outlier_score = (np.empty(count, dtype) for dtype in (int, float, float))
-    for rows, found in ((chosen, clustering.own()), *_assigned(clustering, space, values, rest)):
+    for rows, found in ((chosen, clustering.own), *_assigned(clustering, space, values, rest)):
         labels[rows], probability[rows], outlier_score[rows] = found
     options = {
         "source": source, "min_pattern_size": min_pattern_size, "min_samples": min_samples, "epsilon": float(epsilon),

@@ -344,11 +344,12 @@ def _batches_of_arrays(activations, gradients, groups, layers, align, axis) -> I
         raise ValueError("arrays have no labels of their own: groups is one label per sample")
     count = next(iter(lengths.values()))
     names = _names(groups, {}, np.arange(count), count)
+    saliency = {} if align is None else {layer: _channels_second(gradients[layer], axis) for layer in layers}
     for first in range(0, count, 1024):
         part = slice(first, first + 1024)
-        yield _Batch(names[part], {layer: (
-            array[part], None if align is None else _channels_second(gradients[layer], axis)[part]
-        ) for layer, array in values.items()})
+        yield _Batch(names[part], {
+            layer: (array[part], saliency[layer][part] if saliency else None) for layer, array in values.items()
+        })
 
 
 def _channels_second(array: Any, axis: int) -> np.ndarray:
