@@ -6,12 +6,38 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
-from zennit.core import Composite, Hook
+from zennit.core import Composite, Hook, RemovableHandleList
 from zennit.rules import Pass
+from zennit.types import Linear
+
+from crp.replacement import PassThrough
 
 _in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _in_use_lock = threading.Lock()
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise a TypeError for anything but a module of PyTorch that runs as it is written, in floating point."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
+    for name, module in model.named_modules():
+        place = f"module {name!r}" if name else "the model"
+        kind = f"{type(module).__module__}.{type(module).__name__}"
+        if kind == "torch._dynamo.eval_frame.OptimizedModule":
+            raise TypeError(f"{place} is compiled, which hides what happens in it: use the original, ._orig_mod")
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise TypeError(f"{place} is compiled, which hides what happens in it: use a model before .compile()")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"{place} is a script, which hides what happens in it: use the model that was scripted")
+        weight = getattr(module, "weight", None) if isinstance(module, Linear) else None
+        is_integer = isinstance(weight, torch.Tensor) and not weight.is_floating_point()
+        if is_integer or ".quantized." in kind or kind.startswith("torchao."):
+            raise TypeError(
+                f"{place} is quantised ({kind}): relevance needs floating-point weights, such as those of the model "
+                "before quantisation"
+            )
 
 
 @contextmanager
@@ -97,6 +123,37 @@ def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
                 del vars(module)[name]
             module._parameters.clear()
             module._parameters.update(parameters)
+
+
+@contextmanager
+def passing_activations(model: nn.Module) -> Iterator[None]:
+    """Let relevance pass modules that are activations but not of PyTorch's kinds, by what they do."""
+    handles = RemovableHandleList([
+        PassThrough().register(module) for module in model.modules()
+        if not type(module).__module__.startswith("torch.") and _is_elementwise_function(module)
+    ])
+    try:
+        yield
+    finally:
+        handles.remove()
+
+
+def _is_elementwise_function(module: nn.Module) -> bool:
+    """Whether a module without parts or parameters maps each element by itself, on a few numbers in two shapes."""
+    if module._modules or module._parameters or module._buffers or module._forward_pre_hooks or module.training:
+        return False
+    x = torch.linspace(-3, 3, 24)
+    shuffled = torch.arange(24).view(4, 6).T.flatten()
+    try:
+        with torch.no_grad():
+            y = module.forward(x.clone())
+            others = [module.forward(part.clone()) for part in (x[shuffled], x[:1], x.view(2, 3, 4))]
+    except Exception:  # whatever a module raises that expects something else
+        return False
+    expected = [y[shuffled], y[:1], y.view(2, 3, 4)] if isinstance(y, torch.Tensor) and y.shape == x.shape else []
+    return bool(expected) and all(
+        isinstance(a, torch.Tensor) and a.shape == b.shape and torch.allclose(a, b) for a, b in zip(others, expected)
+    )
 
 
 def _without_attention(composite: Composite) -> Composite:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,9 +13,18 @@ from torch import nn
 from tqdm.auto import tqdm
 from zennit.core import Composite
 
-from crp.attach import check_nothing_registered, exclusive_use, frozen_parameters, registered, restored_buffers
+from crp.attach import (
+    check_nothing_registered,
+    check_supported,
+    exclusive_use,
+    frozen_parameters,
+    passing_activations,
+    registered,
+    restored_buffers,
+)
 from crp.attribution_graph import AttributionGraph
 from crp.audit import Audit, AuditMode
+from crp.batch_norms import find_mergeable, merging
 from crp.composites import gives_relevance
 from crp.concepts import ChannelConcept
 from crp.conditions import (
@@ -42,6 +51,7 @@ from crp.inputs import (
     map_tensors,
 )
 from crp.layers import as_layer_list, flatten_tensors
+from crp.operations import ATTENTION, OperationMode, OperationRules
 from crp.rows import is_shared, share_rows
 from crp.rules import accelerate
 
@@ -97,6 +107,7 @@ class _Forward:
     leaves: list[InputLeaf]
     taps: LayerTaps
     start: torch.Tensor
+    mode: OperationMode
 
     @property
     def count(self) -> int:
@@ -129,6 +140,11 @@ class CondAttribution:
     accelerate : bool, default True
         Replace zennit's rules by equal, faster ones (see :func:`crp.rules.accelerate`), unless ``no_param_grad`` is
         False.
+    functional : bool or {"attnlrp", "cp-lrp"}, default True
+        Beside a composite of LRP, give rules to functional operations too (see :mod:`crp.operation_rules`): additions,
+        products, attention, normalisation and so on; and merge batch norms into the layers that feed them. "attnlrp",
+        which True stands for, lets relevance pass the softmax of attention; with "cp-lrp" it all goes to the values.
+        With False their gradients flow, as with zennit alone; so they do with ``no_param_grad=False``.
 
     Examples
     --------
@@ -159,9 +175,11 @@ class CondAttribution:
         output: str | int | Callable | None = None,
         heatmap_axis: int | tuple[int, ...] | None = 1,
         accelerate: bool = True,
+        functional: bool | str = True,
     ):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a torch.nn.Module, not {type(model).__name__}")
+        check_supported(model)
+        if functional not in (True, False, *ATTENTION):
+            raise ValueError(f"functional is True, False, {' or '.join(map(repr, ATTENTION))}, not {functional!r}")
         self.model = model
         self.device = torch.device(device) if device is not None else device_of(model)
         self.overwrite_data_grad = overwrite_data_grad
@@ -169,9 +187,11 @@ class CondAttribution:
         self.output = output
         self.heatmap_axis = heatmap_axis
         self.accelerate = accelerate
+        self.functional = functional
         self._writes_to_inputs = False
+        self._mergeable: tuple[Any, list[tuple[str, str]]] = (None, [])
         self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
-        self._attached: Composite | None = None
+        self._attached: tuple[Composite | None, OperationRules | None] | None = None
         self._read_once: set[tuple] = set()
 
     def __call__(
@@ -407,8 +427,9 @@ class CondAttribution:
             data, conditions = self.broadcast(self._prepare(data), conditions)
 
         def run(flow):
-            mode, rows, started = AuditMode(self.model), list(range(len(conditions))), []
-            with self._forward(data, conditions, flow, around=mode) as forward:
+            rows, started = list(range(len(conditions))), []
+            with self._forward(data, conditions, flow, mode_type=AuditMode) as forward:
+                mode = forward.mode
                 forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
                 self._backward(forward, conditions, rows, flow)
                 start = sum(started)
@@ -419,7 +440,7 @@ class CondAttribution:
         return self._with_rules_that_fit(run, flow)
 
     @contextmanager
-    def attached(self, composite: Composite | None) -> Iterator[None]:
+    def attached(self, composite: Composite | None, data: Any) -> Iterator[None]:
         """Leave the rules of a composite on the model between calls with it.
 
         Each call attaches them and takes them off again; where many short calls follow each other, once is enough.
@@ -428,10 +449,14 @@ class CondAttribution:
         Parameters
         ----------
         composite : zennit.core.Composite, optional
+        data : torch.Tensor, tuple or dict
+            One sample; it shows which batch norms are to be merged.
         """
         self._check_free(composite)
-        with self._rules(composite, self._accelerates):
-            self._attached = composite
+        with gradient_mode():
+            data = self._prepare(data)
+        with self._rules(composite, self._accelerates, data) as operation_rules:
+            self._attached = composite, operation_rules
             try:
                 yield
             finally:
@@ -630,7 +655,7 @@ class CondAttribution:
     def _check_free(self, composite: Composite | None) -> None:
         if self._attached is None:
             check_nothing_registered(self.model, composite)
-        elif composite is not self._attached:
+        elif composite is not self._attached[0]:
             raise ValueError("the rules of another composite are attached: leave the context of attached() first")
 
     # One pass
@@ -647,9 +672,9 @@ class CondAttribution:
             return run(replace(flow, accelerate=False))
 
     def _give_up_acceleration(self, error: RuntimeError, flow: _Flow) -> None:
-        """Remember that the model writes to the input of a fast rule, of which zennit's rules hold copies."""
+        """Remember that the model writes to what a fast rule reads, of which zennit's rules hold copies."""
         is_changed_input = "modified by an inplace operation" in str(error)
-        if not flow.accelerate or not is_changed_input or self._attached is not None:
+        if self._writes_to_inputs or not is_changed_input or self._attached is not None:
             raise error
         self._writes_to_inputs = True
 
@@ -704,22 +729,43 @@ class CondAttribution:
         return map_tensors(prepare, data)
 
     @contextmanager
-    def _rules(self, composite: Composite | None, accelerated: bool, repeated: bool = False) -> Iterator[None]:
+    def _rules(
+        self, composite: Composite | None, accelerated: bool, data: Any, repeated: bool = False
+    ) -> Iterator[OperationRules | None]:
         """Have the rules of a composite on the model, whose parameters and buffers stay as they are."""
         with ExitStack() as stack:
             stack.enter_context(restored_buffers(self.model))
             if self.no_param_grad:
                 stack.enter_context(frozen_parameters(self.model))
-            if composite is not None:
-                composite = accelerate(composite, repeated=repeated) if accelerated else composite
-                stack.enter_context(registered(composite, self.model))
-                if self.no_param_grad:  # canonizers bring parameters of their own
-                    stack.enter_context(frozen_parameters(self.model))
-            yield
+            if composite is None:
+                yield None
+                return
+            gives_rules = self.functional and self.no_param_grad and gives_relevance(composite, self.model)
+            if gives_rules:
+                composite = merging(composite, self.model, self._batch_norms_to_merge(data))
+            composite = accelerate(composite, repeated=repeated) if accelerated else composite
+            stack.enter_context(registered(composite, self.model))
+            if self.no_param_grad:  # canonizers bring parameters of their own
+                stack.enter_context(frozen_parameters(self.model))
+            if not gives_rules:
+                yield None
+                return
+            stack.enter_context(passing_activations(self.model))
+            attention = ATTENTION[0] if self.functional is True else self.functional
+            yield OperationRules(composite, self.model, attention, copy=self._writes_to_inputs)
+
+    def _batch_norms_to_merge(self, data: Any) -> list[tuple[str, str]]:
+        """Linear layers and the batch norms they feed; found once for the modules of the model."""
+        modules = list(self.model.named_modules())
+        known, pairs = self._mergeable
+        if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
+            pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+            self._mergeable = [module for _, module in modules], pairs
+        return pairs
 
     @contextmanager
     def _forward(
-        self, data, conditions, flow: _Flow, repeated: bool = False, around: AbstractContextManager | None = None
+        self, data, conditions, flow: _Flow, repeated: bool = False, mode_type: type[OperationMode] = OperationMode
     ) -> Iterator[_Forward]:
         """Run the model, within a context, with rules and taps attached; detach them on leaving."""
         held = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
@@ -729,7 +775,12 @@ class CondAttribution:
         with ExitStack() as stack:
             stack.enter_context(exclusive_use(self.model))
             if self._attached is None:
-                stack.enter_context(self._rules(flow.composite, flow.accelerate, repeated))
+                operation_rules = stack.enter_context(self._rules(flow.composite, flow.accelerate, data, repeated))
+            else:
+                operation_rules = self._attached[1]
+            mode = mode_type(self.model, operation_rules)
+            stack.callback(mode.temporary.remove)
+            is_seen = operation_rules is not None or mode_type is not OperationMode
             stop = flow.start_layer is not None and end in self._read_once
             taps = stack.enter_context(LayerTaps(
                 self.model, layers if flow.record_fn is None else held,
@@ -739,7 +790,7 @@ class CondAttribution:
             with gradient_mode():
                 model_data, leaves = stack.enter_context(input_leaves(self.model, data, reach=flow.heatmap))
                 try:
-                    with around or nullcontext():
+                    with mode if is_seen else nullcontext():
                         output = call_model(self.model, model_data)
                     start = self._select_output(output)
                 except ForwardStopped:
@@ -762,7 +813,7 @@ class CondAttribution:
             for condition in conditions:
                 self._chain(condition, flow, taps.outputs)
             self._check_masks(conditions, flow, taps)
-            yield _Forward(model_data, leaves, taps, start)
+            yield _Forward(model_data, leaves, taps, start, mode)
 
     def _backward(self, forward: _Forward, conditions, rows, flow: _Flow, retain_graph=False) -> AttributionResult:
         """Send relevance back in some rows of a forward pass; in the others none flows."""
@@ -884,8 +935,9 @@ class CondAttribution:
         if not 0.5 <= audit.accounted <= 2:
             warnings.warn(
                 f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
-                f"{sum(audit.sinks.values()):.3g} in biases and stabilizers. attribution.audit(data, composite) shows "
-                "where the rest is created or lost; crp.composites.default_composite(model) chooses canonizers",
+                f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "
+                "where the rest is created or lost"
+                + ("" if self.functional else "; functional=True gives rules to functional operations"),
                 stacklevel=3,
             )
 

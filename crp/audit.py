@@ -14,14 +14,17 @@ from zennit.core import BasicHook, Hook, ParamMod
 from zennit.rules import Pass
 from zennit.types import BatchNorm
 
+from crp.batch_norms import is_identity
 from crp.layers import flatten_tensors, unflatten_tensors
-from crp.operations import OperationMode, operation_name, rule_of, source_line
-from crp.replacement import PassThrough
+from crp.operation_rules import ROUTING, OperationRule, total
+from crp.operations import OperationMode, OperationRules, operation_name, rule_of, source_line
+from crp.replacement import PassThrough, precision
 from crp.rules import FORMULAS, FastRule
 
 _JOINING = {
     torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack, torch.where
 }
+SINKS = ("biases", "stabilizers", "parameters", "empty", "softmax")
 _RELU = {functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
 
 
@@ -41,11 +44,14 @@ class OperationBalance:
         The rule of the module; empty for an operation that passes its gradient.
     arriving, sent : float
         Relevance of its outputs, and its own contributions to the relevance of its inputs.
-    to_biases, to_stabilizers, to_parameters : float
-        What its rule gives to biases and stabilizers, and what falls on parameters and other constants that enter as
-        data.
+    sinks : dict
+        What its rule gives to no input: to "biases", "stabilizers" and "parameters" (and other constants) that enter as
+        data, to outputs to which nothing contributes ("empty", such as an empty positive part), and to the bias of
+        AttnLRP's Taylor expansion of a "softmax".
     magnitude : float
         Absolute relevance that arrives, summed over the elements.
+    parameters : str
+        Which parameters enter as data.
     """
 
     operation: str
@@ -54,15 +60,14 @@ class OperationBalance:
     rule: str = ""
     arriving: float = 0.
     sent: float = 0.
-    to_biases: float = 0.
-    to_stabilizers: float = 0.
-    to_parameters: float = 0.
+    sinks: dict[str, float] = field(default_factory=dict)
     magnitude: float = 0.
+    parameters: str = ""
 
     @property
     def sunk(self) -> float:
         """Relevance that goes elsewhere than to the inputs, for a known reason."""
-        return self.to_biases + self.to_stabilizers + self.to_parameters
+        return sum(self.sinks.values())
 
     @property
     def imbalance(self) -> float:
@@ -109,11 +114,18 @@ class Audit:
 
     @property
     def sinks(self) -> dict[str, float]:
-        """Relevance that went to biases, stabilizers and parameters that enter as data."""
-        return {
-            name: sum(getattr(operation, f"to_{name}") for operation in self.operations)
-            for name in ("biases", "stabilizers", "parameters")
-        }
+        """Relevance that went to no input: see :class:`OperationBalance`."""
+        return {name: sum(operation.sinks.get(name, 0.) for operation in self.operations) for name in SINKS}
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Parameters and other constants that enter as data (class tokens, position embeddings), and what they get."""
+        found: Counter[str] = Counter()
+        for operation in self.operations:
+            if abs(operation.sinks.get("parameters", 0.)) > 1e-12:  # masks get what rounding leaves
+                place = " ".join(filter(None, (operation.operation, operation.module, operation.source)))
+                found[operation.parameters or f"constant in {place}"] += operation.sinks["parameters"]
+        return dict(found)
 
     @property
     def accounted(self) -> float:
@@ -140,7 +152,11 @@ class Audit:
         return [header, *lines]
 
     def _summary(self) -> str:
-        sinks = ", ".join(f"{amount:.3g} to {name}" for name, amount in self.sinks.items())
+        names = {"empty": "empty sums"}
+        sinks = ", ".join(
+            f"{amount:.3g} to {names.get(name, name)}" for name, amount in self.sinks.items()
+            if amount or name in SINKS[:2]
+        )
         faults = self.faults
         verdict = (
             f"{len(faults)} of {len(self.operations)} operations create or lose relevance"
@@ -193,38 +209,62 @@ class AuditMode(OperationMode):
     Parameters
     ----------
     model : torch.nn.Module
+    rules : OperationRules, optional
     """
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model)
+    def __init__(self, model: nn.Module, rules: OperationRules | None = None):
+        super().__init__(model, rules)
         self._measured: list[_Measured] = []
         self._calls: Counter[str] = Counter()
         self._functional_relus: Counter[tuple[str, str]] = Counter()
+        self._without_rule: Counter[str] = Counter()
+        self._places = {
+            name: tensor.untyped_storage().data_ptr()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if tensor.is_floating_point()
+        }
         self._running: tuple | None = None
 
     # Forward
 
-    def on_operation(self, function, args, kwargs):
+    def on_operation(self, function, args, kwargs, rule):
         """Run a function, and measure it if relevance can pass."""
-        if not any(_carries(leaf) for leaf in flatten_tensors((args, kwargs))):
-            return function(*args, **kwargs)
+        leaves = flatten_tensors((args, kwargs))
+        parameters = self._parameters_among(leaves)
+        if not any(_carries(leaf) for leaf in leaves):
+            result = function(*args, **kwargs)
+            if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
+                result.of_parameters = parameters
+            return result
         constants = []
         if function in _JOINING:
             args, constants = _watch_constants(args)
         edges = _edges((args, kwargs))
-        result = function(*args, **kwargs)
+        inputs = tuple(leaf.detach().clone() for leaf in leaves if _carries(leaf)) if rule is not None else ()
+        result = super().on_operation(function, args, kwargs, rule)
         outputs = result if any(_carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
         name, module = self.modules[-1] if self.modules else ("", None)
         operation = operation_name(function)
         if module is not None and next(module.children(), None) is None:
             operation = f"{type(module).__name__} ({operation})"
         source = source_line()
+        balance = OperationBalance(operation, name, source, rule and type(rule).__name__ or "")
+        balance.parameters = ", ".join(parameters)
         measured = self._measure(
-            OperationBalance(operation, name, source), edges, flatten_tensors(outputs), constants=constants
+            balance, edges, flatten_tensors(outputs), rule and _sinks_of_operation(rule, inputs, result), constants
         )
-        if measured is not None and function in _RELU:
+        if measured is not None and function in _RELU and rule is None:
             self._functional_relus[source or name, name] += 1
+        if measured is not None and self.rules is not None and rule is None and function not in ROUTING:
+            self._without_rule[f"{operation} {source or name}".strip()] += 1
         return result
+
+    def _parameters_among(self, leaves):
+        """Names of the parameters among constants, or of those that they were computed from."""
+        constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not _carries(leaf)]
+        memory = {constant.untyped_storage().data_ptr() for constant in constants}
+        known = [name for name, place in self._places.items() if place in memory]
+        return list(dict.fromkeys([*known, *(name for c in constants for name in getattr(c, "of_parameters", ()))]))
 
     def before_rule(self, name, module, rule, args, kwargs):
         """Remember what a module with a rule is given."""
@@ -253,8 +293,10 @@ class AuditMode(OperationMode):
         self._measured.append(measured)
 
         def arrive(relevance):
-            measured.sums["arriving"] += _sum(relevance)
-            measured.sums["magnitude"] += _sum(relevance.abs())
+            if relevance is None:  # none arrives at a factor that counts as a constant
+                return
+            measured.sums["arriving"] += total(relevance)
+            measured.sums["magnitude"] += total(relevance.abs())
             if sinks is not None:
                 for name, amount in sinks(relevance).items():
                     measured.sums[name] += amount
@@ -267,7 +309,7 @@ class AuditMode(OperationMode):
             def leave(sent, _, kinds=kinds):
                 for i, kind in kinds:
                     if sent[i] is not None:
-                        measured.sums[kind] += _sum(sent[i])
+                        measured.sums[kind] += total(sent[i])
 
             node.register_hook(leave)
         return measured
@@ -278,11 +320,12 @@ class AuditMode(OperationMode):
         """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input."""
         operations = []
         for balance, sums in ((measured.balance, measured.sums) for measured in self._measured):
-            for name in ("arriving", "sent", "to_biases", "to_stabilizers", "magnitude"):
+            for name in ("arriving", "sent", "magnitude"):
                 setattr(balance, name, sums[name] / start)
+            balance.sinks = {name: sums[name] / start for name in SINKS if name in sums}
             missing = balance.arriving - balance.sent
-            if abs(missing - sums["constant"] / start) <= tolerance * abs(balance.arriving):
-                balance.to_parameters = sums["constant"] / start
+            if sums["constant"] and abs(missing - sums["constant"] / start) <= tolerance * abs(balance.arriving):
+                balance.sinks["parameters"] = sums["constant"] / start
             if balance.magnitude > 0:
                 operations.append(balance)
         return Audit(total / start, operations, list(self._notes()), tolerance)
@@ -290,8 +333,10 @@ class AuditMode(OperationMode):
     def _notes(self):
         batch_norms = [
             name for name, module in self.model.named_modules()
-            if isinstance(module, BatchNorm) and self._calls[name] and not _is_identity(module)
+            if isinstance(module, BatchNorm) and self._calls[name] and not is_identity(module)
         ]
+        if self._without_rule:
+            yield f"no rule, the gradient passes: {_listed(list(self._without_rule))}"
         if batch_norms:
             yield f"batch norm is not merged into the layer before it: {_listed(batch_norms)}"
         repeated = [name for name, count in self._calls.items() if count > 1]
@@ -362,33 +407,33 @@ def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Callable
 
         def reduced(values):
             """What the rule sends back for ``values`` among the summands of its outputs."""
-            sums = [_sum(gradient * value) for gradient, value in zip(gradients, values)]
-            return float(rule.reducer([1.] * len(sums), sums))
+            return rule.reducer([1.] * len(values), [gradient * value for gradient, value in zip(gradients, values)])
 
-        found = {"to_biases": reduced(biases)}
+        found = {"biases": total(reduced(biases))}
         if type(rule) in FORMULAS:
-            found["to_stabilizers"] = _sum(relevance) - reduced(outputs)
+            kept = relevance - reduced(outputs)
+            empty = torch.stack([output == 0 for output in outputs]).all(0)
+            found |= {"stabilizers": total(kept.masked_fill(empty, 0)), "empty": total(kept[empty])}
         return found
 
     return sinks
 
 
-def _sum(tensor: torch.Tensor) -> float:
-    return float(tensor.detach().sum(dtype=torch.float64))
+def _sinks_of_operation(
+    rule: OperationRule, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+) -> Callable[[torch.Tensor], dict]:
+    output = output.detach().clone()
+
+    def sinks(relevance):
+        kind = precision(relevance)
+        with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
+            return rule.sinks(relevance.to(kind), tuple(x.to(kind) for x in inputs), output.to(kind))
+
+    return sinks
 
 
 def _rule_name(rule: Hook) -> str:
     return type(rule.rule if isinstance(rule, FastRule) else rule).__name__
-
-
-def _is_identity(module: nn.Module) -> bool:
-    """Whether a batch norm does nothing, as when it has been merged."""
-    if module.running_mean is None:
-        return False
-    scale = (module.running_var + module.eps).rsqrt() * (1 if module.weight is None else module.weight)
-    shift = (0 if module.bias is None else module.bias) - module.running_mean * scale
-    close = 2e-3  # zennit's canonizers leave its epsilon, 1e-3 at most in common models
-    return bool((scale - 1).abs().max() < close and shift.abs().max() < close)
 
 
 def _listed(names: list[str], most: int = 4) -> str:

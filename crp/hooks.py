@@ -38,7 +38,7 @@ def tap(
     if not tensor.requires_grad:
         return tensor
     tensor = copy_rows(tensor) if copy else tensor
-    tensor.register_hook(on_relevance)
+    tensor.register_hook(lambda relevance: None if relevance is None else on_relevance(relevance))
     return tensor
 
 
@@ -285,7 +285,7 @@ class FiniteWatch:
                 tensor.register_hook(lambda relevance: self._see_relevance(relevance, where))
 
     def _see_relevance(self, relevance, where):
-        if self.relevance is None and not torch.isfinite(relevance).all():
+        if self.relevance is None and relevance is not None and not torch.isfinite(relevance).all():
             self.relevance = where
 
     def explanation(self) -> str:

@@ -190,7 +190,7 @@ class FastRule(Replacement):
         super().__init__()
         self.rule, self.operation, self.repeated = rule, operation, repeated
         # zennit's rules keep what they were made with in their functions alone
-        stabilizer = inspect.getclosurevars(rule.gradient_mapper).nonlocals["stabilizer_fn"]
+        stabilizer = stabilizer_of(rule)
         self.adds_epsilon = type(stabilizer) is Stabilizer and not stabilizer.clip and not stabilizer.norm_scale
         self.stabilizer = stabilizer
         numbers = inspect.getclosurevars(rule.reducer).nonlocals
@@ -311,6 +311,13 @@ class FastRule(Replacement):
                 contribution = self.operation.transpose(s, weight, shape).mul_(x)
                 total = contribution if total is None else total.add_(contribution)
         return relevance.new_zeros(shape) if total is None else total
+
+
+def stabilizer_of(rule: Hook) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The function with which a rule of zennit's stabilizes its denominator; None if it has none."""
+    rule = rule.rule if isinstance(rule, FastRule) else rule
+    mapper = getattr(rule, "gradient_mapper", None)
+    return inspect.getclosurevars(mapper).nonlocals.get("stabilizer_fn") if inspect.isfunction(mapper) else None
 
 
 def _has_equal_rows(tensor: torch.Tensor) -> bool:

@@ -146,7 +146,7 @@ class Sweep:
             self._check_overlap(first, end, finished)
         shards = []
         bar = tqdm(total=stop - start, unit="sample", desc=f"sweep of {len(self.layers)} layers")
-        with bar, self.attribution.attached(self.composite):
+        with bar, self.attribution.attached(self.composite, next(iter(self.load(0, 1, 1))).data):
             for first, end in self._parts(start, stop):
                 if (first, end) not in finished:
                     self._write_shard(first, end, bar)

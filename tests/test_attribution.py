@@ -518,7 +518,7 @@ def residual_by_hand(net, x, condition, exclude_parallel):
 def test_exclude_parallel_on_a_residual_network_by_hand(conditions, exclude_parallel):
     net = lively(Residual())
     x = torch.randn(1, 4, dtype=torch.float64)
-    result = CondAttribution(net)(
+    result = CondAttribution(net, functional=False)(
         x, conditions, EpsilonPlusFlat(), ["l1", "l2", "l3"], exclude_parallel=exclude_parallel
     )
     for row, condition in enumerate(conditions):

@@ -58,7 +58,7 @@ def resnet():
 
 def test_residual_additions_double_relevance_and_zennits_canonizer_mends_them():
     model, images = resnet(), torch.randn(2, 3, 64, 64)
-    audit = CondAttribution(model).audit(images, EpsilonPlus())
+    audit = CondAttribution(model, functional=False).audit(images, EpsilonPlus())
     assert audit.total == pytest.approx(256, rel=1e-3)
     assert sorted(fault.module for fault in audit.faults) == [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
     for fault in audit.faults:
@@ -77,7 +77,8 @@ def test_residual_additions_double_relevance_and_zennits_canonizer_mends_them():
 @pytest.mark.parametrize("accelerate", [True, False])
 def test_an_operation_without_rule_sends_its_gradient(x, function, derivative, accelerate):
     model = Between(function).double()
-    audit = CondAttribution(model, accelerate=accelerate).audit(x, EpsilonPlus(), [{"y": [1]}])
+    attribution = CondAttribution(model, accelerate=accelerate, functional=False)
+    audit = attribution.audit(x, EpsilonPlus(), [{"y": [1]}])
     z = model.first(x)
     relevance = function(z) * model.head.weight[1]  # by Epsilon, in units of the output
     outputs = relevance.sum(1, keepdim=True)
@@ -89,8 +90,8 @@ def test_an_operation_without_rule_sends_its_gradient(x, function, derivative, a
     assert fault.source.startswith("test_audit.py:")
 
 
-def test_layer_norm_sends_nothing(x):
-    audit = CondAttribution(Between(nn.LayerNorm(6)).double()).audit(x, EpsilonPlus())
+def test_layer_norm_sends_nothing_by_its_gradient(x):
+    audit = CondAttribution(Between(nn.LayerNorm(6)).double(), functional=False).audit(x, EpsilonPlus())
     fault, = audit.faults
     assert fault.operation == "LayerNorm (layer_norm)" and fault.module == "function"
     assert abs(fault.factor) < 1e-3 and fault.arriving == pytest.approx(1, abs=1e-4)
@@ -104,7 +105,7 @@ def test_layer_norm_sends_nothing(x):
 ])
 def test_what_conserves_relevance_is_no_fault(x, function, width):
     model = Between(function, width).double().eval()
-    audit = CondAttribution(model).audit(x, EpsilonPlus())
+    audit = CondAttribution(model, functional=False).audit(x, EpsilonPlus())
     assert not audit.faults and audit.total == pytest.approx(1, abs=1e-4)
     assert audit.table() == "" and "conserve relevance" in str(audit)
 
@@ -119,7 +120,7 @@ def test_contributions_are_those_of_each_operation_alone(x):
             h = self.first(x)
             return self.head(h * 3 + h.exp().log())
 
-    audit = CondAttribution(Shared().double()).audit(x, EpsilonPlus())
+    audit = CondAttribution(Shared().double(), functional=False).audit(x, EpsilonPlus())
     assert balance_of(audit, "add").factor == pytest.approx(2)
     assert balance_of(audit, "mul").factor == pytest.approx(3)
     assert balance_of(audit, "mul").arriving + balance_of(audit, "log").arriving == pytest.approx(2, abs=1e-3)
@@ -180,7 +181,7 @@ def test_operations_that_write_to_tensors(x):
         z.mul_(3)
         return z
 
-    audit = CondAttribution(Between(write).double()).audit(x, EpsilonPlus())
+    audit = CondAttribution(Between(write).double(), functional=False).audit(x, EpsilonPlus())
     assert {round(fault.factor, 6) for fault in audit.faults} == {2, 3}
     assert sorted(fault.operation for fault in audit.faults) == ["mul", "mul"]
 
@@ -188,7 +189,7 @@ def test_operations_that_write_to_tensors(x):
 def test_a_batch_norm_that_is_not_merged_is_noted():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).eval()
     model[1].running_var.fill_(3.)
-    audit = CondAttribution(model).audit(torch.rand(2, 1, 5, 5), EpsilonPlus())
+    audit = CondAttribution(model, functional=False).audit(torch.rand(2, 1, 5, 5), EpsilonPlus())
     assert balance_of(audit, "BatchNorm2d").factor == pytest.approx(1)
     assert audit.notes == ["batch norm is not merged into the layer before it: 1"]
 
@@ -202,11 +203,12 @@ def test_modules_called_twice_and_functional_relus_are_noted():
         def forward(self, x):
             return self.layer(functional.relu(self.relu(self.layer(x))))
 
-    audit = CondAttribution(Twice()).audit(torch.rand(2, 5), EpsilonPlus())
+    audit = CondAttribution(Twice(), functional=False).audit(torch.rand(2, 5), EpsilonPlus())
     assert any(note.startswith("called more than once") and "layer" in note for note in audit.notes)
     assert any(note.startswith("functional ReLU") and "test_audit.py:" in note for note in audit.notes)
-    assert not any("functional ReLU" in note
-                   for note in CondAttribution(Twice()).audit(torch.rand(2, 5), for_types(Epsilon(), nn.Linear)).notes)
+    for functional_rules, composite in ((False, for_types(Epsilon(), nn.Linear)), (True, EpsilonPlus())):
+        audit = CondAttribution(Twice(), functional=functional_rules).audit(torch.rand(2, 5), composite)
+        assert not any("functional ReLU" in note for note in audit.notes)
 
 
 @pytest.mark.parametrize("conditions", [None, [{"y": [2]}], [{"y": [0, 1]}, {"y": []}]])
@@ -254,7 +256,7 @@ def test_a_model_that_writes_to_the_input_of_a_rule(x):
 
 
 def test_table_and_plot(x):
-    audit = CondAttribution(Between(lambda z: z * 2).double()).audit(x, EpsilonPlus())
+    audit = CondAttribution(Between(lambda z: z * 2).double(), functional=False).audit(x, EpsilonPlus())
     header, line = audit.table().splitlines()
     assert header.split() == ["operation", "module", "source", "rule", "arrives", "leaves", "factor"]
     assert line.split()[0] == "mul" and line.split()[-1] == "2.000"
@@ -267,7 +269,8 @@ def test_table_and_plot(x):
 # Warnings
 
 def test_a_warning_once_where_relevance_is_created():
-    attribution, images, composite = CondAttribution(resnet()), torch.randn(2, 3, 32, 32), EpsilonPlus()
+    attribution, composite = CondAttribution(resnet(), functional=False), EpsilonPlus()
+    images = torch.randn(2, 3, 32, 32)
     with pytest.warns(UserWarning, match="does not conserve relevance.*256"):
         attribution(images, [{"y": [1]}], composite)
     with warnings.catch_warnings():
@@ -277,7 +280,7 @@ def test_a_warning_once_where_relevance_is_created():
 
 def test_a_warning_where_relevance_is_lost(x):
     with pytest.warns(UserWarning, match="does not conserve"):
-        CondAttribution(Between(lambda z: z / 4).double())(x, [{"y": [0]}], EpsilonPlus())
+        CondAttribution(Between(lambda z: z / 4).double(), functional=False)(x, [{"y": [0]}], EpsilonPlus())
 
 
 @pytest.mark.parametrize("arguments", [
@@ -289,7 +292,7 @@ def test_a_warning_where_relevance_is_lost(x):
 ])
 @pytest.mark.filterwarnings("error")
 def test_no_warning_where_conservation_is_not_to_be_expected(x, arguments):
-    CondAttribution(Between(lambda z: z * 8).double().eval())(x, **arguments)
+    CondAttribution(Between(lambda z: z * 8).double().eval(), functional=False)(x, **arguments)
 
 
 @pytest.mark.filterwarnings("error")
@@ -307,7 +310,7 @@ def test_no_warning_for_a_users_own_heatmap(x):
         def heatmap_modifier(self, data, on_device=None):
             return data.grad.abs()
 
-    Absolute(Between(lambda z: z * 8).double().eval())(x, [{"y": [0]}], EpsilonPlus())
+    Absolute(Between(lambda z: z * 8).double().eval(), functional=False)(x, [{"y": [0]}], EpsilonPlus())
 
 
 def test_pass_conserves(x):

@@ -594,7 +594,7 @@ def test_composites_that_fail_on_multihead_attention_let_gradients_through_it(co
 
     net, data = Attending().eval(), torch.randn(2, 5, 4)
     before, rules = model_state(net), composite()
-    result = CondAttribution(net, heatmap_axis=-1)(data, [{"y": [1]}], rules, ["attend", "embed"])
+    result = CondAttribution(net, heatmap_axis=-1, functional=False)(data, [{"y": [1]}], rules, ["attend", "embed"])
     activation = result.activations["embed"].requires_grad_()
     attended = net.attend(activation, activation, activation)[0]
     expected, = torch.autograd.grad(attended, activation, result.relevances["attend"])
