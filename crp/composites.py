@@ -1,47 +1,74 @@
-"""A composite that suits a model: rules for its layers and canonizers for its structure."""
+"""Composites that the literature found to work: which rule each kind of layer gets.
+
+=======================  ===============================================================================================
+``EpsilonPlusFlat``      convolutional networks; zennit's (S. Lapuschkin et al., 2019; M. Kohlbrenner et al., 2020)
+``VisionTransformer``    images through attention (R. Achtibat et al., 2024)
+``LanguageModel``        tokens through attention (R. Achtibat et al., 2024)
+=======================  ===============================================================================================
+"""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
-
-import torch
-from torch import fx, nn
-from zennit.canonizers import NamedMergeBatchNorm
-from zennit.composites import EpsilonPlus, EpsilonPlusFlat
+from torch import nn
+from zennit.canonizers import Canonizer
+from zennit.composites import EpsilonPlus, EpsilonPlusFlat, LayerMapComposite, layer_map_base
 from zennit.core import BasicHook, Composite
-from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
-from zennit.types import BatchNorm, Convolution, ConvolutionTranspose, Linear
+from zennit.rules import Epsilon, Gamma
+from zennit.types import Convolution, Linear
+
+__all__ = ["EpsilonPlus", "EpsilonPlusFlat", "LanguageModel", "VisionTransformer", "default_composite"]
 
 
-class MergeNamedBatchNorm(NamedMergeBatchNorm):
-    """Like zennit's, but what remains of a batch norm is the identity exactly: it no longer adds its epsilon.
+class VisionTransformer(LayerMapComposite):
+    """Gamma rules, for transformers of images.
+
+    Positive contributions count more than negative ones, which keeps heatmaps of images from becoming noise.
 
     Parameters
     ----------
-    name_map : list of (list of str, str)
-        Names of linear layers, and of the batch norm that is merged into them.
+    gamma : float, default 0.05
+        In linear layers.
+    convolution_gamma : float, default 0.25
+        In convolutions, such as the embedding of patches.
+    stabilizer : float or callable, default 1e-6
+        As in zennit's rules.
+    canonizers : list of zennit.core.Canonizer, optional
+
+    References
+    ----------
+    R. Achtibat et al. (2024). AttnLRP: Attention-aware layer-wise relevance propagation for transformers. ICML.
     """
 
-    def register(self, linears: Iterable[nn.Module], batch_norm: nn.Module) -> None:
-        """Merge a batch norm."""
-        super().register(linears, batch_norm)
-        self.epsilon, batch_norm.eps = batch_norm.eps, 0.
+    def __init__(
+        self, gamma: float = 0.05, convolution_gamma: float = 0.25, stabilizer: float = 1e-6,
+        canonizers: list[Canonizer] | None = None,
+    ):
+        rules = [(Convolution, Gamma(convolution_gamma, stabilizer)), (nn.Linear, Gamma(gamma, stabilizer))]
+        super().__init__([*layer_map_base(stabilizer), *rules], canonizers=canonizers)
 
-    def remove(self) -> None:
-        """Restore what was merged."""
-        self.batch_norm.eps = self.epsilon
-        super().remove()
+
+class LanguageModel(LayerMapComposite):
+    """The epsilon rule in linear layers, for transformers of text.
+
+    Parameters
+    ----------
+    epsilon : float or callable, default 1e-6
+    canonizers : list of zennit.core.Canonizer, optional
+
+    References
+    ----------
+    R. Achtibat et al. (2024). AttnLRP: Attention-aware layer-wise relevance propagation for transformers. ICML.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, canonizers: list[Canonizer] | None = None):
+        super().__init__([*layer_map_base(epsilon), (Linear, Epsilon(epsilon))], canonizers=canonizers)
 
 
 def default_composite(model: nn.Module, *, verbose: bool = True) -> Composite:
-    """A composite with the canonizers that a model needs.
+    """A composite that suits the kind of model.
 
-    Convolutions get the ZPlus rule and linear layers Epsilon; a first layer that is a convolution gets Flat, which
-    spreads relevance evenly over what each of its neurons sees. Batch norms are merged into the layer that alone feeds
-    them, and additions in torchvision's residual blocks become layers with a rule.
-
-    Whether this is enough, :meth:`crp.attribution.CondAttribution.audit` measures.
+    It has no canonizers: while relevance flows, :class:`crp.attribution.CondAttribution` merges batch norms and gives
+    additions, attention and other functional operations their rules. Whether all is well,
+    :meth:`crp.attribution.CondAttribution.audit` measures.
 
     Parameters
     ----------
@@ -52,6 +79,9 @@ def default_composite(model: nn.Module, *, verbose: bool = True) -> Composite:
     Returns
     -------
     zennit.core.Composite
+        :class:`VisionTransformer` for models with attention whose first layer is a convolution; :class:`LanguageModel`
+        for other models with attention; otherwise zennit's EpsilonPlusFlat, or EpsilonPlus if the first layer is no
+        convolution, in which Flat would make heatmaps uniform.
 
     Raises
     ------
@@ -62,33 +92,24 @@ def default_composite(model: nn.Module, *, verbose: bool = True) -> Composite:
     --------
     >>> from torch import nn
     >>> composite = default_composite(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval())
-    rules: EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')
-    canonizer: MergeNamedBatchNorm (1 of 1 batch norms merged)
+    composite: EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')
     """
-    first = next(((name, module) for name, module in model.named_modules() if isinstance(module, Linear)), None)
-    if first is None:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
+    has_attention = any("attention" in type(module).__name__.lower() for module in model.modules())
+    if not layers and not has_attention:
         raise ValueError("the model has no linear layer and no convolution, to which the rules of LRP apply")
-    canonizers, choices = [], []
-    batch_norms = [name for name, module in model.named_modules() if isinstance(module, BatchNorm)]
-    if batch_norms:
-        pairs = _mergeable(model)
-        canonizers.append(MergeNamedBatchNorm([([linear], batch_norm) for linear, batch_norm in pairs]))
-        choices.append(f"canonizer: MergeNamedBatchNorm ({len(pairs)} of {len(batch_norms)} batch norms merged)")
-    for canonizer in (ResNetBottleneckCanonizer(), ResNetBasicBlockCanonizer()):
-        blocks = canonizer.apply(model)
-        for block in blocks:
-            block.remove()
-        if blocks:
-            canonizers.append(canonizer)
-            choices.append(f"canonizer: {type(canonizer).__name__} (additions of {len(blocks)} residual blocks)")
-    if isinstance(first[1], Convolution):
-        composite = EpsilonPlusFlat(canonizers=canonizers)
-        rules = f"EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in {first[0]!r})"
+    first_name, first = layers[0] if layers else ("", None)
+    if has_attention and isinstance(first, Convolution):
+        composite, rules = VisionTransformer(), "Gamma in convolutions and linear layers"
+    elif has_attention:
+        composite, rules = LanguageModel(), "Epsilon in linear layers"
+    elif isinstance(first, Convolution):
+        composite = EpsilonPlusFlat()
+        rules = f"ZPlus in convolutions, Epsilon in linear layers, Flat in {first_name!r}"
     else:
-        composite = EpsilonPlus(canonizers=canonizers)
-        rules = "EpsilonPlus (ZPlus in convolutions, Epsilon in linear layers)"
+        composite, rules = EpsilonPlus(), "ZPlus in convolutions, Epsilon in linear layers"
     if verbose:
-        print("\n".join([f"rules: {rules}", *choices]))
+        print(f"composite: {type(composite).__name__} ({rules})")
     return composite
 
 
@@ -96,37 +117,5 @@ def gives_relevance(composite: Composite, model: nn.Module) -> bool:
     """Whether a composite is one of LRP: it has rules for linear layers, and not only for activations."""
     context: dict = {}
     rules = [(module, composite.module_map(context, name, module)) for name, module in model.named_modules()]
+    rules += [(layer, composite.module_map(context, "", layer)) for layer in (nn.Linear(1, 1), nn.Conv2d(1, 1, 1))]
     return any(isinstance(module, Linear) and isinstance(rule, BasicHook) for module, rule in rules)
-
-
-def _mergeable(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of linear layers and batch norms that one alone feeds the other, as far as that can be known."""
-    try:
-        graph = fx.Tracer().trace(model)
-    except Exception:  # whatever code of the model cannot be traced raises
-        pairs = _neighbours(model)
-    else:
-        calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        pairs = [
-            (source.target, node.target) for node in graph.nodes if node.op == "call_module" and node.args
-            for source in node.args[:1]
-            if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1
-            and calls[source.target] == calls[node.target] == 1
-        ]
-    return [(linear, norm) for linear, norm in pairs if _fit(model.get_submodule(linear), model.get_submodule(norm))]
-
-
-def _neighbours(model: nn.Module) -> list[tuple[str, str]]:
-    """Pairs of modules without children that follow each other in the same parent."""
-    leaves = [name for name, module in model.named_modules() if next(module.children(), None) is None]
-    return [(a, b) for a, b in pairwise(leaves) if a.rpartition(".")[0] == b.rpartition(".")[0]]
-
-
-def _fit(linear: nn.Module, batch_norm: nn.Module) -> bool:
-    if not isinstance(linear, Linear) or not isinstance(batch_norm, BatchNorm):
-        return False
-    parameters = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
-    if not all(isinstance(parameter, torch.Tensor) for parameter in parameters):
-        return False
-    channels = linear.weight.shape[1 if isinstance(linear, ConvolutionTranspose) else 0]
-    return channels == batch_norm.num_features

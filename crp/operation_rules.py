@@ -8,6 +8,7 @@ Taylor expansion).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -178,7 +179,7 @@ class Linear(OperationRule):
             z = self.function(*leaves)
             s = relevance / self.stabilize(z.detach()) / (sum(sharing) if self.sharing else 1)
             gradients = iter(torch.autograd.grad(z, [leaf for leaf in leaves if leaf.requires_grad], s))
-        return [next(gradients).mul_(x) if takes else None for x, takes in zip(inputs, sharing)]
+        return [next(gradients) * x if takes else None for x, takes in zip(inputs, sharing)]
 
     def sinks(self, relevance, inputs, output):
         """The share of what is added to zero inputs, and what the stabilizer takes."""
@@ -368,7 +369,7 @@ class Operation:
         """The first argument."""
         return self.argument(0, "input")
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """The tensors that can get relevance."""
         return [leaf for leaf in flatten_tensors((self.args, self.kwargs)) if carries(leaf)]
@@ -554,6 +555,8 @@ def named(*names: str) -> set[Callable]:
 
 SOFTMAX = named("softmax")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
+_POWERS = named("pow", "__pow__")
+_SHAPED_LIKE_ANOTHER = named("expand_as", "view_as", "reshape_as", "type_as")
 _REVERSED_SUBTRACTIONS = {torch.rsub, Tensor.__rsub__}
 
 RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
@@ -594,9 +597,10 @@ def normalises(operation: Operation) -> bool:
 
     Such factors count as constants (AttnLRP, section 3.3.4), and so does what is computed from them alone.
     """
-    exponent = operation.argument(1, "exponent") if operation.function in named("pow", "__pow__") else None
+    exponent = operation.argument(1, "exponent") if operation.function in _POWERS else None
     is_root = isinstance(exponent, float) and abs(exponent) == 0.5
-    return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, operation.inputs))
+    inputs = operation.inputs[:1] if operation.function in _SHAPED_LIKE_ANOTHER else operation.inputs
+    return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, inputs))
 
 
 ROUTING = named(

@@ -162,6 +162,8 @@ class OperationMode(TorchFunctionMode):
 
     def _with_rule(self, function, args, kwargs):
         composed = _COMPOSED.get(function)
+        if function is functional.linear and any(map(carries, [*args[1:], *kwargs.values()])):
+            composed = _linear  # with weights that are computed
         if composed is not None:
             return self._resume(composed, args, kwargs)
         operation = Operation(function, args, kwargs, self.rules.stabilize)
@@ -215,6 +217,10 @@ class OperationMode(TorchFunctionMode):
                 self.after_rule(output)
             self._carrying_rule.pop()
         self.modules.pop()
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return input @ weight.mT if bias is None else input @ weight.mT + bias
 
 
 def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
