@@ -18,7 +18,16 @@ class LinearOperation:
     Parameters
     ----------
     module : torch.nn.Module
+
+    Attributes
+    ----------
+    by_position : bool
+        Whether the last axis holds features, and each position on the others is computed by itself.
+    contributions_have_sign_of_weight : bool
+        Whether a positive input contributes with the signs of entries of the weight.
     """
+
+    by_position = contributions_have_sign_of_weight = False
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -50,6 +59,8 @@ class LinearOperation:
 
 
 class _Linear(LinearOperation):
+    by_position = contributions_have_sign_of_weight = True
+
     def takes(self, x):
         return x.ndim > 1
 
@@ -64,6 +75,8 @@ class _Linear(LinearOperation):
 
 
 class _AnyConvolution(LinearOperation):
+    contributions_have_sign_of_weight = True
+
     def __init__(self, module):
         super().__init__(module)
         self.axes = len(module.kernel_size)
@@ -174,6 +187,7 @@ class _Pooling(_WithoutParameters):
 
 _OPERATIONS: dict[type[nn.Module], type[LinearOperation]] = {
     nn.Linear: _Linear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: _Linear,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _Convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TransposedConvolution),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BatchNorm),

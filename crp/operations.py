@@ -32,6 +32,7 @@ from crp.operation_rules import (
     run_with_rule,
 )
 from crp.rules import stabilizer_of
+from crp.stabilizers import FastStabilizer
 
 _LIBRARIES = tuple(str(Path(package.__file__).parent) + os.sep for package in (torch, crp, zennit))
 
@@ -63,7 +64,7 @@ class OperationRules:
             composite.module_map(self.context, name, module)
         rules = [composite.module_map(dict(self.context), "", module) for module in (Sum(), nn.Linear(1, 1))]
         found = (stabilizer_of(rule) for rule in rules if isinstance(rule, Hook))
-        self.stabilize = next((function for function in found if function is not None), Stabilizer(1e-6))
+        self.stabilize = FastStabilizer(next((stabilizer for stabilizer in found if stabilizer), Stabilizer(1e-6)))
 
     def rule_of(self, operation: Operation) -> OperationRule | None:
         """The rule of an operation; None where gradients are right, or nothing better is known."""

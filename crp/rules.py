@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from zennit.core import BasicHook, Composite, Hook, ParamMod, Stabilizer, zero_wrap
+from zennit.core import BasicHook, Composite, Hook, ParamMod, zero_wrap
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, WSquare, ZBox, ZPlus
 from zennit.types import Activation, BatchNorm
 
 from crp.linear import LinearOperation, linear_operation, share_uniform
 from crp.replacement import PassThrough, Replacement, SharedMaxPool, precision
 from crp.rows import distinct_rows, is_shared, share_rows
+from crp.stabilizers import FastStabilizer
 
 POSITIVE, NEGATIVE = "positive part", "negative part"
 
@@ -134,7 +135,7 @@ def _accelerated(rule: Hook | None, module: nn.Module, repeated: bool) -> Hook |
     has_signs = any(term.sign < 0 for share in FORMULAS[type(rule)] for term in share.terms)
     if operation is None or has_signs and own_parameters(module)[0] is None:
         return rule
-    return FastRule(rule, operation, repeated)
+    return (FastGamma if FastGamma.fits(rule, operation) else FastRule)(rule, operation, repeated)
 
 
 def _is_elementwise(module: nn.Module) -> bool:
@@ -190,9 +191,7 @@ class FastRule(Replacement):
         super().__init__()
         self.rule, self.operation, self.repeated = rule, operation, repeated
         # zennit's rules keep what they were made with in their functions alone
-        stabilizer = stabilizer_of(rule)
-        self.adds_epsilon = type(stabilizer) is Stabilizer and not stabilizer.clip and not stabilizer.norm_scale
-        self.stabilizer = stabilizer
+        self.stabilize = FastStabilizer(stabilizer_of(rule))
         numbers = inspect.getclosurevars(rule.reducer).nonlocals
         self.factors = {None: 1., "alpha": numbers.get("alpha"), "beta": -numbers.get("beta", 0.)}
         self.parameters = {
@@ -225,9 +224,16 @@ class FastRule(Replacement):
             count = len(relevance)
             if shared:
                 relevance, x = distinct_rows(relevance), x[:1]
+            usable = reads_output and kept_output._version == version and kept_output.dtype == precision(x)
+            output = kept_output if usable else None
+            if self.operation.by_position and not shared and not self.repeated:
+                return _at_active_positions(
+                    lambda relevance, x, output: self._relevance(
+                        relevance, self._prepare(module, x, output), x.shape
+                    ), relevance, x, output
+                )
             relevance, x = relevance.to(precision(relevance)), x.to(precision(x))
-            usable = reads_output and kept_output._version == version and kept_output.dtype == x.dtype
-            shares = prepared or self._prepare(module, x, kept_output if usable else None)
+            shares = prepared or self._prepare(module, x, output)
             if self.repeated:
                 prepared = shares
             shape = torch.Size((len(relevance), *x.shape[1:])) if shared else x.shape
@@ -267,7 +273,7 @@ class FastRule(Replacement):
         if not terms:
             return None
         outputs = {None: None, POSITIVE: lambda: output > 0, NEGATIVE: lambda: output < 0}[share.outputs]
-        denominator = self._stabilized(z, in_place=z is not output)
+        denominator = self.stabilize(z, in_place=z is not output)
         merged = (
             outputs is None and isinstance(denominator, torch.Tensor) and len(denominator) == 1
             and all(self.operation.equal_weights(modified, weight) for modified, weight in terms)
@@ -287,19 +293,11 @@ class FastRule(Replacement):
         modified = distinct_rows(modified) if samples else modified
         return modified if modified.any() else None
 
-    def _stabilized(self, z, in_place):
-        """``stabilizer(z)``; where that only adds epsilon with the sign of z, without copies of z."""
-        if not self.adds_epsilon:
-            return self.stabilizer(z if in_place else z.clone())
-        epsilon = self.stabilizer.epsilon
-        shift = epsilon if z.amin() >= 0 else torch.where(z >= 0, z.new_tensor(epsilon), -epsilon)
-        return z.add_(shift) if in_place else z + shift
-
     def _relevance(self, relevance, shares, shape):
         total = None
         for share in shares:
             arriving = relevance.sum(1, keepdim=True) if share.merged else relevance
-            if self.adds_epsilon and not self.repeated and arriving.shape == share.denominator.shape:
+            if self.stabilize.adds_epsilon and not self.repeated and arriving.shape == share.denominator.shape:
                 s = torch.div(arriving, share.denominator, out=share.denominator)
             else:
                 s = arriving / share.denominator
@@ -311,6 +309,79 @@ class FastRule(Replacement):
                 contribution = self.operation.transpose(s, weight, shape).mul_(x)
                 total = contribution if total is None else total.add_(contribution)
         return relevance.new_zeros(shape) if total is None else total
+
+
+@dataclass
+class _PreparedGamma:
+    """Denominators for one input, and the signs of its outputs, by which they differ."""
+
+    x: torch.Tensor
+    denominator: torch.Tensor
+    sign: torch.Tensor
+
+
+class FastGamma(FastRule):
+    """The Gamma rule with absolute values instead of positive and negative parts of inputs and parameters.
+
+    With ``P`` and ``N`` the sums of positive and negative contributions ``x_i w_i``, which are half of
+    ``(x W) + (|x| |W|)`` and ``(x W) - (|x| |W|)``, its denominators are ``z + gamma (P + b+)`` for positive outputs
+    ``z``, and ``z + gamma (N + b-)`` for negative ones. The same halves make the way back.
+
+    Parameters
+    ----------
+    rule : zennit.rules.Gamma
+    operation : crp.linear.LinearOperation
+    repeated : bool
+    """
+
+    @staticmethod
+    def fits(rule: BasicHook, operation: LinearOperation) -> bool:
+        """Whether a rule is Gamma as it is made by default, and signs of weights decide those of contributions."""
+        return (
+            type(rule) is Gamma and not rule.param_modifiers[0].zero_params
+            and FastStabilizer(stabilizer_of(rule)).adds_epsilon and operation.contributions_have_sign_of_weight
+        )
+
+    def __init__(self, rule: Gamma, operation: LinearOperation, repeated: bool):
+        super().__init__(rule, operation, repeated)
+        self.gamma = inspect.getclosurevars(rule.param_modifiers[0].modifier).nonlocals["gamma"]
+        self.own = ModifiedParameters(lambda parameter, name: parameter)
+        self.absolute = ModifiedParameters(lambda parameter, name: parameter.abs())
+
+    def _prepare(self, module, x, output):
+        weight, bias, _ = self.own.of(module, x.dtype)
+        if output is None:
+            output = self.operation.forward(x, weight, bias)
+        sign = output.sign()
+        denominator = self.operation.forward(x.abs(), self.absolute.of(module, x.dtype)[0], None).mul_(sign)
+        denominator.add_(output).mul_(self.gamma / 2).add_(output)
+        if bias is not None:
+            b = self.operation.at_zero(x, weight, bias)
+            denominator.add_((self.gamma / 2) * (sign * b.abs()))  # b+ or b-, less the half of b that is in the output
+        return _PreparedGamma(x, self.stabilize(denominator, in_place=True), sign)
+
+    def _relevance(self, relevance, prepared, shape):
+        module, x = self.operation.module, prepared.x
+        weight, absolute = (parameters.of(module, x.dtype)[0] for parameters in (self.own, self.absolute))
+        s = relevance / prepared.denominator * prepared.sign.abs()
+        sent = self.operation.transpose(s, weight, shape).mul_(x).mul_(1 + self.gamma / 2)
+        unlike = self.operation.transpose(s.mul_(prepared.sign), absolute, shape)
+        return sent.addcmul_(unlike, x.abs(), value=self.gamma / 2)
+
+
+def _at_active_positions(
+    function: Callable[..., torch.Tensor], relevance: torch.Tensor, x: torch.Tensor, output: torch.Tensor | None
+) -> torch.Tensor:
+    """``function(relevance, x, output)``, of the positions at which relevance arrives if these are few."""
+    tensors = [relevance, x, output]
+    rows = relevance.flatten(0, -2).any(1) if relevance.ndim > 1 else None
+    if rows is None or 2 * int(rows.sum()) > len(rows):
+        return function(*(None if tensor is None else tensor.to(precision(tensor)) for tensor in tensors))
+    result = torch.zeros(x.shape, dtype=precision(x), device=x.device)
+    if rows.any():
+        active = [None if tensor is None else tensor.flatten(0, -2)[rows] for tensor in tensors]
+        result.view(-1, x.shape[-1])[rows] = _at_active_positions(function, *active)
+    return result
 
 
 def stabilizer_of(rule: Hook) -> Callable[[torch.Tensor], torch.Tensor] | None:
