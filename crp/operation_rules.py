@@ -490,22 +490,23 @@ def _rms_norm(operation: Operation) -> OperationRule | None:
 
 def _group_norm(operation: Operation) -> OperationRule | None:
     x, groups = operation.first, operation.argument(1, "num_groups")
-    return _grouped(operation, x, groups, *(operation.argument(i, n) for i, n in ((2, "weight"), (3, "bias"))))
+    weight, bias, eps = (operation.argument(i, name) for i, name in ((2, "weight"), (3, "bias"), (4, "eps")))
+    return _grouped(operation, x, groups, weight, bias, eps)
 
 
 def _instance_norm(operation: Operation) -> OperationRule | None:
     x = operation.first
     if not operation.argument(5, "use_input_stats", True):
         return _batch_norm(operation)
-    weight, bias = operation.argument(3, "weight"), operation.argument(4, "bias")
-    return _grouped(operation, x, x.shape[1], weight, bias)
+    weight, bias, eps = (operation.argument(i, name) for i, name in ((3, "weight"), (4, "bias"), (7, "eps")))
+    return _grouped(operation, x, x.shape[1], weight, bias, eps)
 
 
-def _grouped(operation, x, groups, weight, bias):
+def _grouped(operation, x, groups, weight, bias, eps):
     """Normalisation of groups of channels by the mean and deviation that this input has."""
     if len(operation.inputs) != 1:
         return None
-    eps = operation.kwargs.get("eps", 1e-5)
+    eps = 1e-5 if eps is None else eps
     values = x.detach().to(precision(x)).unflatten(1, (groups, -1)).flatten(2)
     scale = (values.var(2, correction=0, keepdim=True) + eps).rsqrt()
 
