@@ -30,6 +30,7 @@ from crp.concepts import ChannelConcept
 from crp.conditions import (
     check_conditions,
     check_targets,
+    codings_of,
     group_rows,
     layers_of,
     mask_of,
@@ -785,7 +786,7 @@ class CondAttribution:
             taps = stack.enter_context(LayerTaps(
                 self.model, layers if flow.record_fn is None else held,
                 () if flow.record_fn is None else flow.record_layer, flow.record_fn,
-                from_layers=not flow.heatmap, stop=stop,
+                from_layers=not flow.heatmap, stop=stop, codings=codings_of(flow.mask_map, layers),
             ))
             with gradient_mode():
                 model_data, leaves = stack.enter_context(input_leaves(self.model, data, reach=flow.heatmap))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crp.concepts import Concept
+from crp.concepts import Concept, EncodedConcept
 from crp.layers import unknown_layer_message
 
 
@@ -106,6 +106,15 @@ def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
     """Relevance to start with: 1 at the largest entry of each row of an output [B, ...], 0 elsewhere."""
     flat = output.flatten(1) if output.ndim > 1 else output[:, None]
     return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(output.shape)
+
+
+def codings_of(mask_map: Any, layers: Iterable[str]) -> dict[str, EncodedConcept]:
+    """The concepts of a ``mask_map`` that put a code in the place of a layer's tensor, by layer."""
+    if isinstance(mask_map, (set, frozenset, list, tuple)):
+        mask_map = dict(mask_map)
+    masks = {layer: mask_map.get(layer) if isinstance(mask_map, Mapping) else mask_map for layer in layers}
+    concepts = {layer: getattr(mask, "__self__", mask) for layer, mask in masks.items()}
+    return {layer: concept for layer, concept in concepts.items() if isinstance(concept, EncodedConcept)}
 
 
 def mask_of(mask_map: Any, layer: str) -> Callable:

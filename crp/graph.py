@@ -4,22 +4,32 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from crp.inputs import call_model, gradient_mode, input_leaves
-from crp.layers import as_layer_list, flatten_tensors, resolve_layer, unflatten_tensors, unknown_layer_message
+from crp.layers import (
+    LayerAddress,
+    as_layer_list,
+    flatten_tensors,
+    leaf_index,
+    resolve_layer,
+    unflatten_tensors,
+    unknown_layer_message,
+)
+from crp.operations import OperationMode
 
 
 class Call(NamedTuple):
-    """One call of a module in a forward pass.
+    """One call of a module in a forward pass, or what it was called with.
 
     Attributes
     ----------
     module : str
-        Name of the module.
+        Name of the module, followed by ``:in`` for its input.
     inputs : list of int
         The calls whose outputs reach it directly, by their number in the forward pass.
     """
@@ -113,8 +123,8 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     sample : torch.Tensor, tuple or dict
         Input of the model; one sample is enough.
     layer_names : list of str
-        Names as in ``model.named_modules()``. Those of modules that the forward pass does not call are left out, with a
-        warning.
+        Names as in ``model.named_modules()``, or ``name:in`` for the input of a module. Those of modules that the
+        forward pass does not call are left out, with a warning.
     debug : bool, default False
         Print every module call and the calls that feed it.
 
@@ -125,13 +135,14 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     Raises
     ------
     ValueError
-        If a layer does not exist.
+        If a layer does not exist, or is a single output.
     """
     layer_names = as_layer_list(layer_names)
-    for layer in layer_names:
-        if resolve_layer(model, layer).module_name != layer:
-            raise ValueError(f"the graph knows modules, not their inputs or single outputs as {layer!r}")
-    calls = _trace_calls(model, sample)
+    addresses = [resolve_layer(model, layer) for layer in layer_names]
+    for address in addresses:
+        if address.output_index is not None:
+            raise ValueError(f"the graph knows modules and their inputs, not single outputs as {address.layer!r}")
+    calls = _trace_calls(model, sample, [address for address in addresses if address.is_input])
     called = {call.module for call in calls}
     unused = [layer for layer in layer_names if layer not in called]
     if unused:
@@ -142,26 +153,32 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     return ModelGraph(calls, [layer for layer in layer_names if layer in called])
 
 
-def _trace_calls(model: nn.Module, sample: Any) -> list[Call]:
+def _trace_calls(model: nn.Module, sample: Any, inputs_to_mark: list[LayerAddress]) -> list[Call]:
     """Run the model and read off, from autograd, which module calls feed which."""
     names: list[str] = []
     call_of_node: dict[Any, int] = {}
 
-    def mark(name):
-        def hook(module, args, output):
-            leaves = flatten_tensors(output)
-            for i, leaf in enumerate(leaves):
-                if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
-                    leaves[i] = leaf.clone()  # a node of its own, even where the module returns its input
-                    call_of_node[leaves[i].grad_fn] = len(names)
-            names.append(name)
-            return unflatten_tensors(output, leaves)
+    def mark(name, value, which=None):
+        leaves = flatten_tensors(value)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad and which in (None, i):
+                leaves[i] = leaf.clone()  # a node of its own, even where the module returns its input
+                call_of_node[leaves[i].grad_fn] = len(names)
+        names.append(name)
+        return unflatten_tensors(value, leaves)
 
-        return hook
+    def mark_input(module, args, kwargs, address):
+        return mark(address.layer, (args, kwargs), leaf_index(flatten_tensors((args, kwargs)), address))
 
-    handles = [module.register_forward_hook(mark(name)) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(lambda module, args, output, name=name: mark(name, output))
+        for name, module in model.named_modules() if name
+    ] + [
+        address.module.register_forward_pre_hook(partial(mark_input, address=address), with_kwargs=True)
+        for address in inputs_to_mark
+    ]
     try:
-        with gradient_mode(), input_leaves(model, sample) as (data, _):
+        with gradient_mode(), input_leaves(model, sample) as (data, _), OperationMode(model):
             call_model(model, data)
     finally:
         for handle in handles:

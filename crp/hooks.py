@@ -1,13 +1,14 @@
 """What is attached to a model while relevance flows through it: reading and masking at layers."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
+from crp.concepts import EncodedConcept
 from crp.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
 from crp.rows import copy_rows
 
@@ -179,6 +180,8 @@ class LayerTaps:
         Begin the autograd graph at the layers, where it has not begun before them: relevance ends there.
     stop : bool, default False
         Raise :class:`ForwardStopped` in the forward pass as soon as all layers have been read.
+    codings : mapping, optional
+        Layer -> :class:`crp.concepts.EncodedConcept`, whose code takes the place of the layer's tensor.
 
     Attributes
     ----------
@@ -195,12 +198,12 @@ class LayerTaps:
 
     def __init__(
         self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (), record_fn: Callable | None = None,
-        *, from_layers: bool = False, stop: bool = False,
+        *, from_layers: bool = False, stop: bool = False, codings: Mapping[str, EncodedConcept] | None = None,
     ):
         self.held = set(held)
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
         self.recorded, self.record_fn = set(recorded), record_fn
-        self.from_layers, self.stop = from_layers, stop
+        self.from_layers, self.stop, self.codings = from_layers, stop, codings or {}
         self.outputs: dict[str, torch.Tensor] = {}
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
@@ -226,6 +229,12 @@ class LayerTaps:
     def _visit(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.from_layers and not tensor.requires_grad:
             tensor = _Beginning.apply(tensor, torch.ones((), requires_grad=True))
+        concept = self.codings.get(layer)
+        if concept is None:
+            return self._read(layer, tensor)
+        return concept.splice(tensor, lambda code: self._read(layer, code))
+
+    def _read(self, layer, tensor):
         held = layer in self.held
         self.outputs.pop(layer, None)
         self.outputs[layer] = tensor if held else torch.empty_like(tensor, device="meta")

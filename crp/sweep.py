@@ -247,8 +247,8 @@ class Sweep:
             data = batch.data if whole else map_tensors(lambda tensor, part=part: tensor[places[part]], batch.data)
             conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
             yield places[part], targets[part], self.attribution(
-                data, conditions, self.composite, record_layer=list(self.concepts), exclude_parallel=False,
-                heatmap=False, record_fn=record_fn,
+                data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
+                exclude_parallel=False, heatmap=False, record_fn=record_fn,
             )
 
     def _write_shard(self, first: int, stop: int, bar: tqdm) -> None:

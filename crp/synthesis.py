@@ -15,7 +15,7 @@ from zennit.core import Composite
 from zennit.rules import Pass
 
 from crp.attach import exclusive_use, frozen_parameters, registered, restored_buffers
-from crp.concepts import ChannelConcept, Concept, as_ids
+from crp.concepts import ChannelConcept, Concept, EncodedConcept, as_ids
 from crp.hooks import LayerTaps
 from crp.inputs import device_of, gradient_mode
 from crp.rules import accelerate
@@ -191,7 +191,8 @@ def _read(model: nn.Module, data: Any, layer: str, ids: list[int | None], concep
         model(data)
         if layer not in taps.outputs:
             raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-        values = concept.read(taps.outputs[layer], layer).value
+        tensor = taps.outputs[layer]
+        values = concept.read(concept.code_of(tensor) if isinstance(concept, EncodedConcept) else tensor, layer).value
     count = values.shape[1]
     for i in ids:
         if i is not None and not -count <= i < count:

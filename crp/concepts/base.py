@@ -1,0 +1,208 @@
+"""What every concept is: a way to read a layer and a way to mask it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+
+class Reading(NamedTuple):
+    """What a concept reads from the tensor of a layer.
+
+    Attributes
+    ----------
+    value : torch.Tensor
+        [B, C], the sum over positions or the value at the strongest one.
+    position : torch.Tensor
+        [B, C], flat index of the strongest position.
+    """
+
+    value: torch.Tensor
+    position: torch.Tensor
+
+
+class Concept:
+    """Base class of concepts. A concept turns the tensor of a layer into one value per concept id, and masks it.
+
+    Subclasses implement :meth:`mask` and either :meth:`read` or :meth:`reference_sampling`. Whatever analyses
+    concepts calls these methods only, so it makes no assumption about axes.
+    """
+
+    def mask(self, batch_id: int, concept_ids: list, layer_name: str | None = None) -> Callable:
+        """Function ``relevance -> relevance`` that keeps, in one sample, only the given concepts.
+
+        Parameters
+        ----------
+        batch_id : int
+            Row of the batch; the other rows stay as they are.
+        concept_ids : list of int
+        layer_name : str, optional
+
+        Returns
+        -------
+        callable
+            May write to the tensor it is given.
+        """
+        raise self._missing("mask")
+
+    def mask_rf(self, batch_id: int, neurons: dict, layer_name: str | None = None) -> Callable:
+        """Like :meth:`mask`, for single neurons: ``{concept id: flat positions}``."""
+        raise self._missing("mask_rf")
+
+    def get_rf_indices(self, output_shape: tuple, layer_name: str | None = None) -> np.ndarray:
+        """Flat indices of the positions of a concept, for a tensor of shape ``output_shape`` without the batch axis."""
+        raise self._missing("get_rf_indices")
+
+    def position_shape(self, output_shape: tuple, layer_name: str | None = None) -> tuple[int, ...] | None:
+        """Shape of the positions of one concept, for a tensor of shape ``output_shape`` without the batch axis.
+
+        Returns
+        -------
+        tuple of int or None
+            None where it is not known.
+        """
+        return None
+
+    def attribute(
+        self, relevance: torch.Tensor, mask: torch.Tensor | None = None, layer_name: str | None = None,
+        abs_norm: bool = True,
+    ) -> torch.Tensor:
+        """Value of each concept: the sum over positions.
+
+        Parameters
+        ----------
+        relevance : torch.Tensor
+            [B, ...], relevance (or activation) of the layer.
+        mask : torch.Tensor, optional
+            Multiplied to the relevance first, to look at a region only.
+        layer_name : str, optional
+        abs_norm : bool, default True
+            Divide by the sum of absolute values over all concepts of the sample: 0.1 is a share of 10 %.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, C]
+        """
+        value = self.read(relevance if mask is None else relevance * mask, layer_name).value
+        return normalise(value) if abs_norm else value
+
+    def reference_sampling(
+        self, relevance: torch.Tensor, layer_name: str | None = None, max_target: str = "sum", abs_norm: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sort the samples of a batch by the value of each concept, in descending order.
+
+        Parameters
+        ----------
+        relevance : torch.Tensor
+            [B, ...], relevance (or activation) of the layer.
+        layer_name : str, optional
+        max_target : {"sum", "max"}
+            Whether a concept's value is its sum over positions or its largest one.
+        abs_norm : bool, default True
+            Divide by the sum of absolute values over all concepts of the sample.
+
+        Returns
+        -------
+        batch_index, value, rf_neuron : torch.Tensor
+            Each [B, C]: row of the batch, its value, the flat index of its strongest position. On ties, the lower row
+            comes first.
+        """
+        value, position = self.read(relevance, layer_name, max_target)
+        if abs_norm:
+            value = normalise(value)
+        value, batch_index = torch.sort(value, dim=0, descending=True, stable=True)
+        return batch_index, value, torch.gather(position, 0, batch_index)
+
+    def read(self, tensor: torch.Tensor, layer_name: str | None = None, max_target: str = "sum") -> Reading:
+        """Raw values of all concepts per sample.
+
+        A subclass that overrides only :meth:`reference_sampling` is read by undoing its sorting.
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            [B, ...], relevance or activation of the layer.
+        layer_name : str, optional
+        max_target : {"sum", "max"}
+
+        Returns
+        -------
+        Reading
+        """
+        if type(self).reference_sampling is Concept.reference_sampling:
+            raise self._missing("read")
+        order, value, position = self.reference_sampling(tensor, layer_name, max_target, False)
+        return Reading(
+            torch.empty_like(value).scatter_(0, order, value), torch.empty_like(position).scatter_(0, order, position)
+        )
+
+    def _missing(self, method: str) -> TypeError:
+        return TypeError(f"{type(self).__name__} does not define {method!r}, which is needed here")
+
+
+def normalise(rel: torch.Tensor) -> torch.Tensor:
+    """Divide by the sum of absolute values along the last axis; all zeros stay zeros."""
+    return rel / rel.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(rel.dtype).tiny)
+
+
+def as_ids(ids: Any) -> list[int]:
+    """A list of Python ints from an int, list, array or tensor of integers.
+
+    Raises
+    ------
+    TypeError
+        If something else is given.
+    """
+    if isinstance(ids, torch.Tensor):
+        ids = ids.detach().cpu().numpy()
+    array = np.asarray(list(ids) if isinstance(ids, (range, set, tuple)) else ids)
+    if array.size == 0 and array.ndim == 1:
+        return []
+    if array.dtype.kind not in "iu" or array.ndim > 1:
+        raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
+    return [int(i) for i in np.atleast_1d(array)]
+
+
+def as_id(value: Any) -> int:
+    """One Python int from an int, or from a list, array or tensor of length 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something else is given, or several.
+    """
+    ids = as_ids(value)
+    if len(ids) != 1:
+        raise ValueError(f"one concept id is needed, not {len(ids)}")
+    return ids[0]
+
+
+def as_layer_map(layer_map: Any) -> dict[str, Concept]:
+    """Layer -> concept, from a dict or pairs.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but concepts.
+    """
+    try:
+        concepts = dict(layer_map)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "layer_map maps layers to concepts: {'layer4': ChannelConcept()}, or pairs of them; "
+            f"got {layer_map!r}"
+        ) from None
+    for layer, concept in concepts.items():
+        if not isinstance(concept, Concept):
+            hint = f"; did you mean {concept.__name__}()?" if isinstance(concept, type) else ""
+            raise TypeError(f"layer_map[{layer!r}] is {concept!r}, not a Concept{hint}")
+    return concepts
+
+
+def check_max_target(max_target: str) -> None:
+    """Raise a ValueError for anything but "sum" and "max"."""
+    if max_target not in ("sum", "max"):
+        raise ValueError(f"max_target is 'sum' or 'max', not {max_target!r}")

@@ -1,0 +1,275 @@
+"""Concepts that are no units of a layer: directions, and the latents of an autoencoder.
+
+The layer's tensor x is written as ``decode(encode(x)) + remainder``. Its code, with one more entry for the remainder,
+takes the place of the tensor: it is recorded, read and masked as if the code's entries were channels on the last axis.
+The model goes on with x itself. Relevance of x is divided among code and remainder by what they contribute to it, so it
+adds up, and goes back to x through the encoder.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crp.concepts.channels import ChannelConcept
+from crp.stabilizers import stabilized
+
+
+class EncodedConcept(ChannelConcept):
+    """Each entry of a code, such as a latent of a sparse autoencoder, is a concept; the last id is the remainder.
+
+    The remainder is what the decoder does not reconstruct, its bias included; the value of its activation is its norm.
+    Recorded activations and relevances of the layer are codes [B, positions..., K + 1]. To be given as ``mask_map`` or
+    in a ``layer_map``.
+
+    Parameters
+    ----------
+    encode : callable
+        ``[..., C] -> [..., K]``. Relevance passes it by the epsilon rule, ReLU and choices of the largest entries
+        included.
+    decode : callable
+        ``[..., K] -> [..., C]``, affine, as the decoders of sparse autoencoders are.
+    axis : int, default -1
+        The axis of the layer's features C, counted with the batch axis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from zennit.composites import EpsilonPlus
+    >>> from crp.attribution import CondAttribution
+    >>> encoder, decoder = nn.Sequential(nn.Linear(8, 20), nn.ReLU()), nn.Linear(20, 8)
+    >>> concept = EncodedConcept(encoder, decoder)
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> attribution = CondAttribution(model, heatmap_axis=None)
+    >>> result = attribution(torch.rand(2, 4), [{"1": [3], "y": [0]}], EpsilonPlus(), ["1"], mask_map={"1": concept})
+    >>> result.relevances["1"].shape
+    torch.Size([2, 21])
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], axis: int = -1):
+        super().__init__(-1)
+        self.encode, self.decode, self.feature_axis = encode, decode, ChannelConcept(axis).axis
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.encode!r}, {self.decode!r}, axis={self.feature_axis})"
+
+    def splice(self, x: Tensor, on_code: Callable[[Tensor], Tensor]) -> Tensor:
+        """Put the code between a tensor and what follows.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            [B, ...], activation of the layer.
+        on_code : callable
+            Is given the code [B, positions..., K + 1] and returns it, perhaps as another tensor.
+
+        Returns
+        -------
+        torch.Tensor
+            Equal to ``x``.
+        """
+        features, shares = x.movedim(self.feature_axis, -1), _Shares()
+        code = on_code(_Encode.apply(features, self, shares))
+        return _Decode.apply(code, features.detach(), self, shares).movedim(-1, self.feature_axis)
+
+    def code_of(self, x: Tensor) -> Tensor:
+        """The code [B, positions..., K + 1] of an activation [B, ...]."""
+        return self.with_remainder(x.movedim(self.feature_axis, -1))[0]
+
+    def with_remainder(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The code of ``features`` [..., C], the remainder's norm as its last entry; and the remainder [..., C]."""
+        code = self.encode(features)
+        if not isinstance(code, Tensor) or code.shape[:-1] != features.shape[:-1]:
+            raise ValueError(
+                f"encode gives {tuple(getattr(code, 'shape', ()))} for {tuple(features.shape)}: "
+                "[..., C] is to become [..., K]"
+            )
+        remainder = features - self.contribution(code)
+        return torch.cat([code, remainder.norm(dim=-1, keepdim=True)], -1), remainder
+
+    def contribution(self, code: Tensor) -> Tensor:
+        """What a code [..., K] contributes to the layer: decoded, less what a code of zeros gives."""
+        return self.decode(code) - self.decode(torch.zeros_like(code))
+
+
+class _Shares:
+    """Relevance of the remainder by feature, kept on the way back from decoder to encoder."""
+
+    of_remainder: Tensor | None = None
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, concept, shares):
+        ctx.concept, ctx.shares = concept, shares
+        ctx.save_for_backward(features)
+        return concept.with_remainder(features)[0].detach()
+
+    @staticmethod
+    def backward(ctx, relevance):
+        """By the epsilon rule; relevance of the remainder as it came, or by what its norm consists of."""
+        features, = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = features.detach().requires_grad_()
+            code = ctx.concept.encode(leaf)
+            gradient, = torch.autograd.grad(code, leaf, relevance[..., :-1] / stabilized(code.detach()))
+        parts = ctx.shares.of_remainder
+        if parts is None:  # relevance starts at the code
+            parts = ctx.concept.with_remainder(features)[1].square()
+        ctx.shares.of_remainder = None
+        total = parts.sum(-1, keepdim=True)
+        parts = torch.where(total == 0, 0, parts / torch.where(total == 0, 1, total))
+        return features * gradient + relevance[..., -1:] * parts, None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, code, features, concept, shares):
+        ctx.concept, ctx.shares = concept, shares
+        ctx.save_for_backward(code, features)
+        return features.clone()
+
+    @staticmethod
+    def backward(ctx, relevance):
+        """In proportion to contributions."""
+        code, features = ctx.saved_tensors
+        s = relevance / stabilized(features)
+        with torch.enable_grad():
+            leaf = code[..., :-1].detach().requires_grad_()
+            contribution = ctx.concept.contribution(leaf)
+            gradient, = torch.autograd.grad(contribution, leaf, s)
+        ctx.shares.of_remainder = s * (features - contribution.detach())
+        of_remainder = ctx.shares.of_remainder.sum(-1, keepdim=True)
+        return torch.cat([leaf.detach() * gradient, of_remainder], -1), None, None, None
+
+
+class DirectionConcept(EncodedConcept):
+    """Each direction in the space of a layer's features is a concept; the last id is what they do not span.
+
+    Parameters
+    ----------
+    basis : array_like
+        [K, C]. The code of x are the coefficients of its projection on their span; the smallest ones, if the directions
+        depend on each other.
+    axis : int, default -1
+        The axis of the layer's features C, counted with the batch axis: -1 for [B, T, C] and [B, C], 1 for
+        [B, C, H, W].
+
+    Raises
+    ------
+    ValueError
+        If directions are zero or not finite.
+    """
+
+    def __init__(self, basis, axis: int = -1):
+        basis = torch.as_tensor(np.asarray(basis, dtype=np.float64))
+        if basis.ndim != 2:
+            raise ValueError(f"a basis is [directions, features], not of the shape {tuple(basis.shape)}")
+        if not torch.isfinite(basis).all() or not basis.any(1).all():
+            raise ValueError("the directions of a basis are finite and not zero")
+        self.basis = basis
+        self._inverse = torch.linalg.pinv(basis)
+        super().__init__(self._coefficients, self._combination, axis)
+
+    def __repr__(self):
+        return f"DirectionConcept({len(self.basis)} of {self.basis.shape[1]} dimensions, axis={self.feature_axis})"
+
+    def _coefficients(self, features):
+        if features.shape[-1] != self.basis.shape[1]:
+            raise ValueError(f"the layer has {features.shape[-1]} features, the basis {self.basis.shape[1]}")
+        return features @ self._inverse.to(features)
+
+    def _combination(self, code):
+        return code @ self.basis.to(code)
+
+    @classmethod
+    def fit(
+        cls, values, labels=None, method: str = "pca", n_components: int = 10, axis: int = -1, random_state=0
+    ) -> DirectionConcept:
+        """Find directions in the activations of a layer.
+
+        Parameters
+        ----------
+        values : array_like
+            [N, ...], activations; the features on ``axis``, and all other axes are samples of the directions.
+        labels : array_like of int or str, optional
+            [N], for "cav" and "mean_difference".
+        method : {"pca", "nmf", "cav", "mean_difference"}
+            Principal components of centred values; non-negative matrix factorisation; the normal of a linear classifier
+            that tells a label from the others (concept activation vectors, B. Kim et al., 2018); the mean of the values
+            with a label, less that of the others. With two labels there is one direction, towards the second.
+        n_components : int, default 10
+            How many directions "pca" and "nmf" give.
+        axis : int, default -1
+            The axis of the features, counted with the batch axis.
+        random_state : int, optional
+            For "nmf" and "cav".
+
+        Returns
+        -------
+        DirectionConcept
+            With directions of length 1.
+
+        Raises
+        ------
+        ValueError
+            If labels are missing, not needed or of one kind only, or "nmf" is given negative values.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        rows = np.moveaxis(values, axis, -1)
+        samples = np.broadcast_to(
+            np.arange(len(rows)).reshape(-1, *[1] * (rows.ndim - 2)), rows.shape[:-1]
+        ).reshape(-1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        if method in ("cav", "mean_difference"):
+            if labels is None:
+                raise ValueError(f"{method!r} needs labels")
+            labels = np.asarray(labels)
+            if labels.shape != (len(values),):
+                raise ValueError(f"labels are one for each of {len(values)} samples, not of the shape {labels.shape}")
+            find = _normals if method == "cav" else _mean_differences
+            directions = find(rows, labels[samples], random_state)
+        elif method in ("pca", "nmf"):
+            if labels is not None:
+                raise ValueError(f"{method!r} takes no labels")
+            directions = _components(rows, method, n_components, random_state)
+        else:
+            raise ValueError(f"method is 'pca', 'nmf', 'cav' or 'mean_difference', not {method!r}")
+        return cls(directions / np.linalg.norm(directions, axis=1, keepdims=True), axis)
+
+
+def _components(rows, method, n_components, random_state):
+    from sklearn.decomposition import NMF, PCA  # slow to import, and only needed here
+
+    if not 1 <= n_components <= min(rows.shape):
+        raise ValueError(f"n_components is 1 to {min(rows.shape)} for values [{len(rows)}, {rows.shape[1]}]")
+    if method == "pca":
+        return PCA(n_components, svd_solver="full").fit(rows).components_
+    if rows.min() < 0:
+        raise ValueError("'nmf' needs values that are not negative, such as activations after a ReLU")
+    return NMF(n_components, init="nndsvda", max_iter=1000, random_state=random_state).fit(rows).components_
+
+
+def _sides(labels):
+    """For each direction, which rows lie on its positive side."""
+    kinds = np.unique(labels)
+    if len(kinds) < 2:
+        raise ValueError(f"labels are of two kinds at least, not only {kinds.tolist()}")
+    return [labels == kind for kind in (kinds[1:] if len(kinds) == 2 else kinds)]
+
+
+def _mean_differences(rows, labels, random_state):
+    return np.stack([rows[side].mean(0) - rows[~side].mean(0) for side in _sides(labels)])
+
+
+def _normals(rows, labels, random_state):
+    from sklearn.linear_model import LogisticRegression
+
+    scale = rows.std() or 1.
+    return np.stack([
+        LogisticRegression(max_iter=1000, random_state=random_state).fit(rows / scale, side).coef_[0]
+        for side in _sides(labels)
+    ])
