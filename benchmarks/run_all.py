@@ -16,8 +16,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "README.md"
 SCRIPTS = [
-    "lrp_pass", "generate", "attribution_graph", "references", "sweep_last_block", "sweep_all_layers", "sweep_small",
-    "sweep_memory", "store_queries", "patterns", "rank_correlation",
+    "lrp_pass", "transformer_pass", "generate", "attribution_graph", "references", "sweep_last_block",
+    "sweep_all_layers", "sweep_small", "sweep_memory", "store_queries", "patterns", "rank_correlation",
 ]
 
 

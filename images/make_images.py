@@ -40,10 +40,10 @@ def main() -> None:
 
 
 def leaking_audit() -> Audit:
-    """An audit of a ResNet-18 with random weights, without a canonizer."""
+    """An audit of a ResNet-18 with random weights, with rules for its modules only."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18().eval()
-    return CondAttribution(model).audit(torch.randn(2, 3, 64, 64), EpsilonPlusFlat())
+    return CondAttribution(model, functional=False).audit(torch.randn(2, 3, 64, 64), EpsilonPlusFlat())
 
 
 main()

@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 def test_quickstarts_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
