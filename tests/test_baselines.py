@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from crp.attribution import CondAttribution
+from crp.baselines import attention_rollout, grad_cam, gradient_x_input, integrated_gradients
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.Softplus(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+    ).double().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 2, 8, 8, dtype=torch.double)
+
+
+TARGETS = [2, 0, 1]
+CONDITIONS = [{"y": [target]} for target in TARGETS]
+
+
+def gradient_of(model, x):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(model(x)[range(3), TARGETS].sum(), x)[0]
+
+
+def test_gradients(model, images):
+    attribution = CondAttribution(model)
+    gradient = gradient_of(model, images)
+    result = gradient_x_input(attribution, images, CONDITIONS)
+    torch.testing.assert_close(result.heatmap, (gradient * images).sum(1))
+    torch.testing.assert_close(result.prediction, model(images))
+    found = gradient_x_input(attribution, images, CONDITIONS, absolute_gradient=True).heatmap
+    torch.testing.assert_close(found, gradient.abs().sum(1))
+    found = gradient_x_input(CondAttribution(model, heatmap_axis=None), images, CONDITIONS).heatmap
+    torch.testing.assert_close(found, gradient * images)
+
+
+def test_integrated_gradients_step_by_step_and_in_sum(model, images):
+    attribution, baseline = CondAttribution(model), torch.full((2, 8, 8), .3).double()
+    found = integrated_gradients(attribution, images, CONDITIONS, baseline=baseline, steps=4)
+    way = images - baseline
+    expected = sum(gradient_of(model, baseline + way * part) for part in (1 / 8, 3 / 8, 5 / 8, 7 / 8)) / 4 * way
+    torch.testing.assert_close(found.heatmap, expected.sum(1))
+    fine = integrated_gradients(attribution, images, CONDITIONS, steps=300).heatmap
+    difference = (model(images) - model(torch.zeros_like(images)))[range(3), TARGETS]
+    torch.testing.assert_close(fine.sum((1, 2)), difference, rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="at least 1"):
+        integrated_gradients(attribution, images, CONDITIONS, steps=0)
+
+
+def test_inputs_in_a_dict():
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return (a * b).sum(1, keepdim=True)
+
+    a, b = torch.randn(2, 4), torch.randn(2, 4)
+    attribution = CondAttribution(Two(), heatmap_axis=None)
+    result = gradient_x_input(attribution, {"a": a, "b": b}, [{"y": [0]}] * 2)
+    torch.testing.assert_close(result.heatmap["a"], a * b)
+    result = integrated_gradients(attribution, {"a": a, "b": b}, [{"y": [0]}] * 2, steps=3)
+    torch.testing.assert_close(result.heatmap["a"], a * b / 2)
+
+
+def test_grad_cam_by_hand(model, images):
+    result = grad_cam(CondAttribution(model), images, CONDITIONS, "2")
+    activation = model[:3](images).detach().requires_grad_()
+    gradient, = torch.autograd.grad(model[3:](activation)[range(3), TARGETS].sum(), activation)
+    expected = functional.relu(sum(
+        gradient[:, c].mean((1, 2))[:, None, None] * activation[:, c] for c in range(3)
+    ))
+    torch.testing.assert_close(result.heatmap, expected)
+    with pytest.raises(ValueError, match="no positions"):
+        grad_cam(CondAttribution(model), images, CONDITIONS, "5")
+
+
+def test_rollout_of_two_tokens_by_hand():
+    first = torch.tensor([[[[1., 0.], [.5, .5]]]])
+    second = torch.tensor([[[[.5, .5], [0., 1.]], [[.5, .5], [1., 0.]]]])
+    # half of each token stays: [[1, 0], [1/4, 3/4]], then [[3/4, 1/4], [1/4, 3/4]]
+    expected = torch.tensor([[[.75 + .0625, .1875], [.25 + .1875, .5625]]])
+    torch.testing.assert_close(attention_rollout([first, second]), expected)
+    with pytest.raises(ValueError, match="one layer"):
+        attention_rollout([])
+
+
+def test_nothing_stays(model, images, model_state):
+    before = model_state(model)
+    integrated_gradients(CondAttribution(model), images, CONDITIONS, steps=2)
+    grad_cam(CondAttribution(model), images, CONDITIONS, "0")
+    assert model_state(model) == before
