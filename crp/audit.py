@@ -16,7 +16,7 @@ from zennit.types import BatchNorm
 
 from crp.batch_norms import is_identity
 from crp.layers import flatten_tensors, unflatten_tensors
-from crp.operation_rules import ROUTING, OperationRule, total
+from crp.operation_rules import ROUTING, OperationRule, carries, total
 from crp.operations import OperationMode, OperationRules, operation_name, rule_of, source_line
 from crp.replacement import PassThrough, precision
 from crp.rules import FORMULAS, FastRule
@@ -231,7 +231,7 @@ class AuditMode(OperationMode):
         """Run a function, and measure it if relevance can pass."""
         leaves = flatten_tensors((args, kwargs))
         parameters = self._parameters_among(leaves)
-        if not any(_carries(leaf) for leaf in leaves):
+        if not any(carries(leaf) for leaf in leaves):
             result = function(*args, **kwargs)
             if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
                 result.of_parameters = parameters
@@ -240,9 +240,9 @@ class AuditMode(OperationMode):
         if function in _JOINING:
             args, constants = _watch_constants(args)
         edges = _edges((args, kwargs))
-        inputs = tuple(leaf.detach().clone() for leaf in leaves if _carries(leaf)) if rule is not None else ()
+        inputs = tuple(leaf.detach().clone() for leaf in leaves if carries(leaf)) if rule is not None else ()
         result = super().on_operation(function, args, kwargs, rule)
-        outputs = result if any(_carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
+        outputs = result if any(carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
         name, module = self.modules[-1] if self.modules else ("", None)
         operation = operation_name(function)
         if module is not None and next(module.children(), None) is None:
@@ -261,7 +261,7 @@ class AuditMode(OperationMode):
 
     def _parameters_among(self, leaves):
         """Names of the parameters among constants, or of those that they were computed from."""
-        constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not _carries(leaf)]
+        constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not carries(leaf)]
         memory = {constant.untyped_storage().data_ptr() for constant in constants}
         known = [name for name, place in self._places.items() if place in memory]
         return list(dict.fromkeys([*known, *(name for c in constants for name in getattr(c, "of_parameters", ()))]))
@@ -269,7 +269,7 @@ class AuditMode(OperationMode):
     def before_rule(self, name, module, rule, args, kwargs):
         """Remember what a module with a rule is given."""
         self._calls[name] += 1
-        x = next((leaf for leaf in flatten_tensors((args, kwargs)) if _carries(leaf)), None)
+        x = next((leaf for leaf in flatten_tensors((args, kwargs)) if carries(leaf)), None)
         self._running = name, module, rule, _edges((args, kwargs)), x if x is None else x.detach().clone()
 
     def after_rule(self, output):
@@ -283,7 +283,7 @@ class AuditMode(OperationMode):
         """Add what arrives at outputs, and what the nodes between send along edges, to an operation."""
         constant_edges = {get_gradient_edge(constant)[:2] for constant in constants}
         edges = edges | constant_edges
-        outputs = [output for output in outputs if _carries(output) and get_gradient_edge(output)[:2] not in edges]
+        outputs = [output for output in outputs if carries(output) and get_gradient_edge(output)[:2] not in edges]
         if not outputs:
             return None
         nodes = list(_nodes_between(outputs, edges))
@@ -351,13 +351,9 @@ class AuditMode(OperationMode):
             yield f"functional ReLU, out of reach of the rule for nn.ReLU (its gradient conserves): {_listed(places)}"
 
 
-def _carries(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
-
-
 def _edges(values: Any) -> set:
     """Where, in the autograd graph, relevance of tensors goes."""
-    return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if _carries(leaf)}
+    return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf)}
 
 
 def _watch_constants(args: tuple) -> tuple[tuple, list[torch.Tensor]]:

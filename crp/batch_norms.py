@@ -61,6 +61,8 @@ def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]
     pairs : list of (str, str)
         Names of linear layers and of the batch norms that they feed.
     """
+    if not pairs:
+        return composite
     modules = dict(model.named_modules())
     context: dict = {}
     rules = {name: composite.module_map(context, name, module) for name, module in modules.items()}

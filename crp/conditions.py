@@ -110,8 +110,7 @@ def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
 
 def codings_of(mask_map: Any, layers: Iterable[str]) -> dict[str, EncodedConcept]:
     """The concepts of a ``mask_map`` that put a code in the place of a layer's tensor, by layer."""
-    if isinstance(mask_map, (set, frozenset, list, tuple)):
-        mask_map = dict(mask_map)
+    mask_map = _from_pairs(mask_map)
     masks = {layer: mask_map.get(layer) if isinstance(mask_map, Mapping) else mask_map for layer in layers}
     concepts = {layer: getattr(mask, "__self__", mask) for layer, mask in masks.items()}
     return {layer: concept for layer, concept in concepts.items() if isinstance(concept, EncodedConcept)}
@@ -119,8 +118,7 @@ def codings_of(mask_map: Any, layers: Iterable[str]) -> dict[str, EncodedConcept
 
 def mask_of(mask_map: Any, layer: str) -> Callable:
     """The mask function for a layer."""
-    if isinstance(mask_map, (set, frozenset, list, tuple)):
-        mask_map = dict(mask_map)
+    mask_map = _from_pairs(mask_map)
     if isinstance(mask_map, Mapping):
         if layer not in mask_map:
             raise ValueError(f"mask_map: {unknown_layer_message(layer, mask_map)}")
@@ -128,6 +126,11 @@ def mask_of(mask_map: Any, layer: str) -> Callable:
     if isinstance(mask_map, type) and issubclass(mask_map, Concept):
         raise TypeError(f"mask_map takes {mask_map.__name__}() or {mask_map.__name__}.mask, not the class")
     return mask_map.mask if isinstance(mask_map, Concept) else mask_map
+
+
+def _from_pairs(mask_map: Any) -> Any:
+    """A mapping from pairs of layer and mask; anything else as it is."""
+    return dict(mask_map) if isinstance(mask_map, (set, frozenset, list, tuple)) else mask_map
 
 
 def select_rows(init_rel: Any, rows: list[int], count: int) -> Any:

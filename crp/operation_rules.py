@@ -323,7 +323,8 @@ def run_with_rule(rule: OperationRule, function: Callable, args: tuple, kwargs: 
     leaves = flatten_tensors((args, kwargs))
     if in_place:
         written = args[0]
-        leaves = [written.clone() if leaf is written else leaf for leaf in leaves]
+        if rule.reads_inputs:
+            leaves = [written.clone() if leaf is written else leaf for leaf in leaves]
     elif copy and rule.reads_inputs:
         leaves = [leaf.clone() if carries(leaf) else leaf for leaf in leaves]
     inputs = [leaf for leaf in leaves if carries(leaf)]
@@ -353,8 +354,9 @@ class Operation:
 
     Parameters
     ----------
-    args, kwargs
+    function, args, kwargs
     stabilize : callable
+        For the denominators of its rule.
     """
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize):
