@@ -24,9 +24,10 @@ setup(
     extras_require={
         "xarray": ["xarray"],
         "umap": ["umap-learn>=0.5.7"],
+        "captum": ["captum>=0.8"],
         "test": [
-            "pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray", "umap-learn>=0.5.7",
-            "ruff",
+            "captum>=0.8", "pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray",
+            "umap-learn>=0.5.7", "ruff",
         ],
     },
     entry_points={"console_scripts": ["crp=crp.cli:main"]},

@@ -4,14 +4,13 @@ Weights are random (Kaiming), as are scale and statistics of batch norms; number
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 import transformers
+from readme import write_into_readme
 from torch import nn
 from zennit.composites import EpsilonPlus
 from zennit.core import Composite
@@ -20,7 +19,6 @@ from crp.attribution import CondAttribution
 from crp.audit import Audit
 from crp.composites import LanguageModel
 
-README = Path(__file__).parent.parent / "README.md"
 CONVOLUTIONAL = {
     "resnet18": 64, "resnet50": 64, "densenet121": 64, "googlenet": 96, "efficientnet_b0": 96,
     "mobilenet_v3_small": 96, "convnext_tiny": 64,
@@ -103,9 +101,7 @@ def main() -> None:
         amounts = " | ".join(f"{found.sinks[sink]:.3f}" for sink in sinks)
         lines.append(f"| {name} | {found.total:.3f} | {amounts} | {found.accounted:.5f} | {len(found.operations)} |")
         print(lines[-1], flush=True)
-    marked = re.compile(r"(<!-- architectures -->\n).*?(<!-- end of architectures -->)", re.DOTALL)
-    table, readme = "\n".join(lines), README.read_text(encoding="utf-8")
-    README.write_text(marked.sub(lambda match: f"{match[1]}{table}\n{match[2]}", readme), encoding="utf-8")
+    write_into_readme("architectures", "\n".join(lines))
 
 
 if __name__ == "__main__":

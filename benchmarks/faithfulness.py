@@ -1,81 +1,32 @@
-"""Do heatmaps find the patches that a vision transformer reads? Small networks trained on digits, five seeds.
+"""Does relevance find what a vision transformer uses: patches, heads, neurons? Small networks for digits, five seeds.
 
-Images are less the mean image, as is usual. Patches are removed (set to zero, the mean) from the least relevant to the
-most, and the other way round; the area between the two curves of the target's logit is large where a heatmap is right.
+Images are less the mean image, as is usual. Patches, heads or neurons are removed (set to zero) from the least relevant
+to the most, and the other way round; the area between the two curves of the target's logit is large where the order is
+right.
 """
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
+from readme import write_into_readme
+from small_transformer import GRID, HEADS, PATCH, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crp.attribution import CondAttribution
 from crp.baselines import attention_rollout, gradient_x_input, integrated_gradients
 from crp.composites import LanguageModel, VisionTransformer
-from crp.demo.digits import digit_datasets
+from crp.concepts import ChannelConcept, HeadConcept
 
-PATCH, GRID, WIDTH, SEEDS = 4, 8, 48, range(5)
-
-
-class Block(nn.Module):
-    """A block of a transformer that keeps its attention weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attend = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, WIDTH] to the same."""
-        y = self.norm1(x)
-        attended, self.weights = self.attend(y, y, y, average_attn_weights=False)
-        x = x + attended
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
-
-
-class SmallTransformer(nn.Module):
-    """A vision transformer for digits of 32 x 32 pixels."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Conv2d(1, WIDTH, PATCH, PATCH)
-        self.class_token = nn.Parameter(torch.randn(1, 1, WIDTH) * .02)
-        self.position = nn.Parameter(torch.randn(1, GRID ** 2 + 1, WIDTH) * .02)
-        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 1, 32, 32] to logits [B, 10]."""
-        x = self.embed(images).flatten(2).mT
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position
-        return self.head(self.norm(self.blocks(x))[:, 0])
-
-
-def trained(seed: int) -> tuple[SmallTransformer, Tensor, Tensor, float]:
-    """A network, held-out images with their digits, and the share of digits that are read correctly."""
-    training, held_out = digit_datasets()
-    images, digits = training.tensors
-    mean = images.mean(0)
-    images = images - mean
-    torch.manual_seed(seed)
-    model = SmallTransformer()
-    epochs, batches = 25, -(-len(images) // 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images[batch]), digits[batch]).backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-    test_images, test_digits = held_out.tensors[0] - mean, held_out.tensors[1]
-    with torch.no_grad():
-        accuracy = (model(test_images).argmax(1) == test_digits).double().mean().item()
-    return model, test_images[:100], test_digits[:100], accuracy
+SEEDS = range(5)
+RULES = {"gamma": VisionTransformer, "epsilon": LanguageModel}
+CONCEPTS = {
+    "attention heads": (HeadConcept(HEADS), [f"blocks.{i}.project:in" for i in range(3)]),
+    "MLP neurons": (ChannelConcept(-1), [f"blocks.{i}.down:in" for i in range(3)]),
+}
 
 
 def by_patch(heatmap: Tensor) -> Tensor:
@@ -83,58 +34,118 @@ def by_patch(heatmap: Tensor) -> Tensor:
     return functional.avg_pool2d(heatmap[:, None].float(), PATCH).flatten(1)
 
 
-def area(model: nn.Module, images: Tensor, digits: Tensor, scores: Tensor) -> float:
-    """Mean distance between the logits when the least relevant patches go first, and the most relevant."""
+def attributions(model: nn.Module) -> dict[str, tuple[CondAttribution, type]]:
+    """Ways to compute relevance: name -> attribution and composite."""
+    ways = {"AttnLRP": CondAttribution(model), "CP-LRP": CondAttribution(model, functional="cp-lrp")}
+    return {f"{way}, {rule}": (ways[way], RULES[rule]) for way in ways for rule in RULES}
+
+
+def scores_of_patches(model: nn.Module, images: Tensor, conditions: list[dict]) -> dict[str, Tensor]:
+    """The relevance [B, patches] of patches by each method."""
+    attribution = CondAttribution(model)
+    with torch.no_grad():
+        model(images)
+    rollout = attention_rollout([block.weights for block in model.blocks])[:, 0, 1:]
+    gradient = gradient_x_input(attribution, images, conditions, absolute_gradient=True)
+    return {
+        **{
+            name: by_patch(way(images, conditions, composite()).heatmap)
+            for name, (way, composite) in attributions(model).items()
+        },
+        "gradient x input": by_patch(gradient_x_input(attribution, images, conditions).heatmap),
+        "absolute gradient": by_patch(gradient.heatmap),
+        "attention rollout": rollout,
+        "integrated gradients": by_patch(integrated_gradients(attribution, images, conditions, steps=16).heatmap),
+    }
+
+
+def scores_of_concepts(model: nn.Module, images: Tensor, conditions: list[dict], kind: str) -> dict[str, Tensor]:
+    """The relevance [B, concepts] of the concepts of all layers by each method."""
+    concept, layers = CONCEPTS[kind]
+
+    def of_all_layers(values):
+        return torch.cat([concept.attribute(values[layer], abs_norm=False) for layer in layers], 1)
+
+    scores = {
+        name: of_all_layers(way(images, conditions, composite(), record_layer=layers).relevances)
+        for name, (way, composite) in attributions(model).items()
+    }
+    plain = CondAttribution(model)(images, conditions, None, record_layer=layers, init_rel=1.)
+    scores["gradient x activation"] = of_all_layers(
+        {layer: plain.relevances[layer] * plain.activations[layer] for layer in layers}
+    )
+    return {**scores, "random": torch.rand_like(scores["gradient x activation"])}
+
+
+def without_patches(model: nn.Module, images: Tensor, kept: Tensor) -> Tensor:
+    """Logits of images in which only some patches [B, patches] are kept."""
+    mask = functional.interpolate(kept.view(-1, 1, GRID, GRID).to(images), scale_factor=PATCH)
+    return model(images * mask)
+
+
+def without_concepts(model: nn.Module, images: Tensor, kept: Tensor, kind: str) -> Tensor:
+    """Logits of images while only some concepts [B, concepts of all layers] of the model are kept."""
+    layers = [layer.removesuffix(":in") for layer in CONCEPTS[kind][1]]
+    with ExitStack() as stack:
+        for layer, part in zip(layers, kept.chunk(len(layers), 1)):
+            def keep(module, args, part=part):
+                return args[0] * part.repeat_interleave(args[0].shape[-1] // part.shape[1], 1)[:, None]
+
+            handle = model.get_submodule(layer).register_forward_pre_hook(keep)
+            stack.callback(handle.remove)
+        return model(images)
+
+
+def area(logits_without: Callable[[Tensor], Tensor], digits: Tensor, scores: Tensor) -> float:
+    """Mean distance between the targets' logits when the least relevant goes first, and the most relevant."""
+    rows = torch.arange(len(digits))
+    ends = torch.linspace(0, scores.shape[1], 1 + min(scores.shape[1], GRID ** 2)).round().int().tolist()
+
     def curve(order):
-        patches = images.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).flatten(2, 3).clone()
-        logits = []
-        rows = torch.arange(len(images))
-        for step in range(GRID ** 2 + 1):
-            folded = patches.view(len(images), 1, GRID, GRID, PATCH, PATCH).permute(0, 1, 2, 4, 3, 5)
-            logits.append(model(folded.reshape(images.shape))[rows, digits])
-            if step < GRID ** 2:
-                patches[rows, 0, order[:, step]] = 0
-        return torch.stack(logits)
+        rank = order.argsort(1)
+        return torch.stack([logits_without(rank >= end)[rows, digits] for end in ends])
 
     with torch.no_grad():
         order = scores.argsort(1)
         return (curve(order) - curve(order.flip(1))).mean().item()
 
 
-def scores_of(model: nn.Module, images: Tensor, digits: Tensor) -> dict[str, Tensor]:
-    """The relevance of patches by each method."""
-    conditions = [{"y": [int(digit)]} for digit in digits]
-    attribution, cp = CondAttribution(model), CondAttribution(model, functional="cp-lrp")
-    with torch.no_grad():
-        model(images)
-    rollout = attention_rollout([block.weights for block in model.blocks])[:, 0, 1:]
-    return {
-        "AttnLRP, gamma": by_patch(attribution(images, conditions, VisionTransformer()).heatmap),
-        "AttnLRP, epsilon": by_patch(attribution(images, conditions, LanguageModel()).heatmap),
-        "CP-LRP, gamma": by_patch(cp(images, conditions, VisionTransformer()).heatmap),
-        "CP-LRP, epsilon": by_patch(cp(images, conditions, LanguageModel()).heatmap),
-        "gradient x input": by_patch(gradient_x_input(attribution, images, conditions).heatmap),
-        "absolute gradient": by_patch(
-            gradient_x_input(attribution, images, conditions, absolute_gradient=True).heatmap
-        ),
-        "attention rollout": rollout,
-        "integrated gradients": by_patch(
-            integrated_gradients(attribution, images, conditions, steps=16).heatmap
-        ),
-    }
-
-
 def main() -> None:
-    """Print a table with a line for each method."""
-    areas: dict[str, list[float]] = {}
+    """Print tables with a line for each method."""
+    tables: dict[str, dict[str, list[float]]] = {kind: {} for kind in ("patches", *CONCEPTS)}
     for seed in SEEDS:
         model, images, digits, accuracy = trained(seed)
         print(f"seed {seed}: {accuracy:.1%} of held-out digits are read correctly", flush=True)
-        for name, scores in scores_of(model, images, digits).items():
-            areas.setdefault(name, []).append(area(model, images, digits, scores))
-    print(f"| method |{''.join(f' seed {seed} |' for seed in SEEDS)} mean |\n|{' --- |' * (len(SEEDS) + 2)}")
-    for name, found in areas.items():
-        print(f"| {name} | {' | '.join(f'{x:.2f}' for x in found)} | {statistics.mean(found):.2f} |")
+        conditions = [{"y": [int(digit)]} for digit in digits]
+        for kind, table in tables.items():
+            if kind == "patches":
+                scores = scores_of_patches(model, images, conditions)
+            else:
+                scores = scores_of_concepts(model, images, conditions, kind)
+
+            def logits_without(kept, model=model, images=images, kind=kind):
+                if kind == "patches":
+                    return without_patches(model, images, kept)
+                return without_concepts(model, images, kept, kind)
+
+            for name, values in scores.items():
+                table.setdefault(name, []).append(area(logits_without, digits, values))
+    for kind, table in tables.items():
+        print(f"\n| removing {kind} |{''.join(f' seed {seed} |' for seed in SEEDS)} mean |"
+              f"\n|{' --- |' * (len(SEEDS) + 2)}")
+        for name, found in table.items():
+            print(f"| {name} | {' | '.join(f'{x:.2f}' for x in found)} | {statistics.mean(found):.2f} |")
+    write_into_readme("faithfulness", summary(tables))
+
+
+def summary(tables: dict[str, dict[str, list[float]]]) -> str:
+    """A table with the mean, lowest and highest area of all seeds."""
+    lines = [f"| method |{''.join(f' {kind} |' for kind in tables)}", f"|{' --- |' * (len(tables) + 1)}"]
+    for name in dict.fromkeys(name for table in tables.values() for name in table):
+        found = [table.get(name) for table in tables.values()]
+        cells = (f" {statistics.mean(x):.2f} ({min(x):.2f} to {max(x):.2f}) |" if x else " |" for x in found)
+        lines.append(f"| {name} |{''.join(cells)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

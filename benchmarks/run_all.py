@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+from readme import write_into_readme
+
 FOLDER = Path(__file__).parent
-README = FOLDER.parent / "README.md"
 SCRIPTS = [
     "lrp_pass", "transformer_pass", "generate", "attribution_graph", "references", "sweep_last_block",
     "sweep_all_layers", "sweep_small", "sweep_memory", "store_queries", "patterns", "rank_correlation",
@@ -56,9 +56,7 @@ def main() -> None:
     text = table([row for script in scripts for row in rows_of(script)])
     print(text)
     if scripts == SCRIPTS:
-        readme = README.read_text(encoding="utf-8")
-        marked = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", re.DOTALL)
-        README.write_text(marked.sub(lambda match: f"{match[1]}{text}\n{match[2]}", readme), encoding="utf-8")
+        write_into_readme("benchmarks", text)
 
 
 if __name__ == "__main__":

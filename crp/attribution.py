@@ -4,116 +4,42 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 from zennit.core import Composite
 
-from crp.attach import (
-    check_nothing_registered,
-    check_supported,
-    exclusive_use,
-    frozen_parameters,
-    passing_activations,
-    registered,
-    restored_buffers,
-)
+from crp.attach import check_supported
 from crp.attribution_graph import AttributionGraph
 from crp.audit import Audit, AuditMode
-from crp.batch_norms import find_mergeable, merging
 from crp.composites import gives_relevance
 from crp.concepts import ChannelConcept
 from crp.conditions import (
     check_conditions,
-    check_targets,
-    codings_of,
     group_rows,
     layers_of,
-    mask_of,
     merge_rows,
     one_at_the_largest,
     output_indices,
     restoring_order,
     select_rows,
 )
-from crp.hooks import FiniteWatch, ForwardStopped, LayerTaps
-from crp.inputs import (
-    InputLeaf,
-    call_model,
-    count_samples,
-    device_of,
-    gradient_mode,
-    input_leaves,
-    list_tensors,
-    map_tensors,
-)
-from crp.layers import as_layer_list, flatten_tensors
-from crp.operations import ATTENTION, OperationMode, OperationRules
+from crp.hooks import FiniteWatch
+from crp.inputs import count_samples, device_of, gradient_mode, list_tensors, map_tensors, prepare_inputs
+from crp.layers import as_layer_list
+from crp.model_rules import ModelRules
+from crp.operations import ATTENTION
+from crp.passes import AttributionResult, Flow, ForwardPass, forward_pass
 from crp.rows import is_shared, share_rows
-from crp.rules import accelerate
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
 
 _OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
-
-
-class AttributionResult(NamedTuple):
-    """What an attribution gives back, row by row in the order of the conditions.
-
-    Attributes
-    ----------
-    heatmap : torch.Tensor, tuple or dict
-        Relevance of the input, summed over ``heatmap_axis``; the structure of the data, None for integers that no
-        embedding looks up, and where no heatmap was asked for.
-    activations : dict
-        Recorded layer -> its activation [B, ...], or what ``record_fn`` made of it.
-    relevances : dict
-        Recorded layer -> its relevance [B, ...] before masking, or what ``record_fn`` made of it.
-    prediction : torch.Tensor
-        The model's output [B, ...], or the start layer's activation when one is given.
-    """
-
-    heatmap: Any
-    activations: dict[str, torch.Tensor]
-    relevances: dict[str, torch.Tensor]
-    prediction: torch.Tensor
-
-
-@dataclass
-class _Flow:
-    """How relevance shall flow: the arguments that all conditions of a call share."""
-
-    composite: Composite | None
-    record_layer: list[str]
-    mask_map: Callable | Mapping
-    start_layer: str | None
-    init_rel: torch.Tensor | float | Callable | None
-    on_device: str | torch.device | None
-    exclude_parallel: bool
-    heatmap: bool
-    record_fn: Callable | None
-    accelerate: bool
-
-
-@dataclass
-class _Forward:
-    """A forward pass whose graph waits for backward passes."""
-
-    data: Any
-    leaves: list[InputLeaf]
-    taps: LayerTaps
-    start: torch.Tensor
-    mode: OperationMode
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return count_samples(self.data)
 
 
 class CondAttribution:
@@ -189,11 +115,8 @@ class CondAttribution:
         self.heatmap_axis = heatmap_axis
         self.accelerate = accelerate
         self.functional = functional
-        self._writes_to_inputs = False
-        self._mergeable: tuple[Any, list[tuple[str, str]]] = (None, [])
+        self._rules = ModelRules(model)
         self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
-        self._attached: tuple[Composite | None, OperationRules | None] | None = None
-        self._read_once: set[tuple] = set()
 
     def __call__(
         self,
@@ -266,13 +189,13 @@ class CondAttribution:
             heatmap, record_fn,
         )
         with gradient_mode():
-            broadcast_data, broadcast_conditions = self.broadcast(self._prepare(data), conditions)
+            broadcast_data, broadcast_conditions = self.broadcast(prepare_inputs(data, self.device), conditions)
         if count_samples(broadcast_data) != len(broadcast_conditions):
             raise ValueError(
                 f"broadcast gave {count_samples(broadcast_data)} samples and {len(broadcast_conditions)} conditions"
             )
         result, gradients = self._attribute(broadcast_data, broadcast_conditions, flow)
-        if not _is_finite(result):
+        if not result.is_finite():
             raise FloatingPointError(self._explain_not_finite(broadcast_data, broadcast_conditions, flow))
         self._set_caller_grad(data, broadcast_data, gradients)
         self._warn_if_not_conserved(broadcast_data, broadcast_conditions, flow, result)
@@ -331,7 +254,7 @@ class CondAttribution:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         with gradient_mode():
-            data = self._prepare(data)
+            data = prepare_inputs(data, self.device)
         batch_size = min(batch_size, len(conditions))
         data = map_tensors(lambda tensor: share_rows(tensor, batch_size), data)
         rounds, flows = [], []
@@ -388,7 +311,7 @@ class CondAttribution:
         copies = iter(conditions)
         rounds = [[None if condition is None else next(copies) for condition in row] for row in rounds]
         with gradient_mode():
-            data = self._prepare(data)
+            data = prepare_inputs(data, self.device)
         return self._rounds(data, rounds, [flow] * len(rounds))
 
     def audit(
@@ -425,14 +348,14 @@ class CondAttribution:
         if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
             raise ValueError(f"an audit has no masks: conditions name outputs under {self.MODEL_OUTPUT_NAME!r} only")
         with gradient_mode():
-            data, conditions = self.broadcast(self._prepare(data), conditions)
+            data, conditions = self.broadcast(prepare_inputs(data, self.device), conditions)
 
         def run(flow):
             rows, started = list(range(len(conditions))), []
-            with self._forward(data, conditions, flow, mode_type=AuditMode) as forward:
+            with forward_pass(self, self._rules, data, conditions, flow, mode_type=AuditMode) as forward:
                 mode = forward.mode
                 forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
-                self._backward(forward, conditions, rows, flow)
+                forward.backward(conditions, rows, flow)
                 start = sum(started)
                 total = sum(float(tensor.grad.sum(dtype=torch.float64))
                             for leaf in forward.leaves for tensor in leaf.tensors)
@@ -453,19 +376,17 @@ class CondAttribution:
         data : torch.Tensor, tuple or dict
             One sample; it shows which batch norms are to be merged.
         """
-        self._check_free(composite)
+        self._rules.check_free(composite)
         with gradient_mode():
-            data = self._prepare(data)
-        with self._rules(composite, self._accelerates, data) as operation_rules:
-            self._attached = composite, operation_rules
-            try:
-                yield
-            finally:
-                self._attached = None
+            data = prepare_inputs(data, self.device)
+        with self._rules.kept(
+            composite, data, accelerated=self._accelerates, functional=self.functional, freeze=self.no_param_grad
+        ):
+            yield
 
     @property
     def _accelerates(self) -> bool:
-        return self.accelerate and self.no_param_grad and not self._writes_to_inputs
+        return self.accelerate and self.no_param_grad and not self._rules.writes_to_inputs
 
     def _rounds(self, data, rounds, flows):
         results = self._run_rounds(data, rounds, flows)
@@ -483,12 +404,12 @@ class CondAttribution:
         with self._repeated_forward(data, rounds, flows[0]) as forward:
             for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
-                parts = [self._backward(forward, conditions, rows, flow, retain_graph=True) for rows in groups]
+                parts = [forward.backward(conditions, rows, flow, retain_graph=True) for rows in groups]
                 result = merge_rows(parts, restoring_order(groups))
-                if number == len(rounds) or not _is_finite(result):
+                if number == len(rounds) or not result.is_finite():
                     break
                 yield result
-        if not _is_finite(result):
+        if not result.is_finite():
             rows = sorted(row for rows in groups for row in rows)
             raise FloatingPointError(self._explain_not_finite(
                 map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
@@ -496,17 +417,17 @@ class CondAttribution:
         yield result
 
     @contextmanager
-    def _repeated_forward(self, data, rounds, flow: _Flow) -> Iterator[_Forward]:
+    def _repeated_forward(self, data, rounds, flow: Flow) -> Iterator[ForwardPass]:
         """A forward pass for several backward passes; on copies of its rows where the model cannot take shared ones."""
         conditions = [condition for row in rounds for condition in row if condition is not None]
         with ExitStack() as stack:
             try:
-                forward = stack.enter_context(self._forward(data, conditions, flow, repeated=len(rounds) > 1))
+                forward = stack.enter_context(forward_pass(self, self._rules, data, conditions, flow, len(rounds) > 1))
             except RuntimeError:
                 if not any(is_shared(tensor) for tensor in list_tensors(data)):
                     raise
                 data = map_tensors(lambda tensor: tensor.detach().contiguous(), data)
-                forward = stack.enter_context(self._forward(data, conditions, flow, repeated=len(rounds) > 1))
+                forward = stack.enter_context(forward_pass(self, self._rules, data, conditions, flow, len(rounds) > 1))
             yield forward
 
     # What users override
@@ -637,270 +558,59 @@ class CondAttribution:
     def _check_call(
         self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
         heatmap, record_fn,
-    ) -> tuple[list[dict], _Flow]:
+    ) -> tuple[list[dict], Flow]:
         """Refuse what cannot work, before anything is attached to the model."""
         conditions = check_conditions(
             conditions, self.MODEL_OUTPUT_NAME, y_needed=start_layer is None and init_rel is None
         )
-        self._check_free(composite)
+        self._rules.check_free(composite)
         if self.model.training:
             warnings.warn(
                 "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
                 stacklevel=3,
             )
-        return conditions, _Flow(
+        return conditions, Flow(
             composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel,
             heatmap, record_fn, self._accelerates,
         )
 
-    def _check_free(self, composite: Composite | None) -> None:
-        if self._attached is None:
-            check_nothing_registered(self.model, composite)
-        elif composite is not self._attached[0]:
-            raise ValueError("the rules of another composite are attached: leave the context of attached() first")
-
     # One pass
 
-    def _attribute(self, data, conditions, flow: _Flow):
+    def _attribute(self, data, conditions, flow: Flow):
         """Attribute rows that have one condition each; also return the gradients of the inputs."""
         return self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
 
-    def _with_rules_that_fit(self, run: Callable[[_Flow], Any], flow: _Flow) -> Any:
+    def _with_rules_that_fit(self, run: Callable[[Flow], Any], flow: Flow) -> Any:
         try:
             return run(flow)
         except RuntimeError as error:
             self._give_up_acceleration(error, flow)
             return run(replace(flow, accelerate=False))
 
-    def _give_up_acceleration(self, error: RuntimeError, flow: _Flow) -> None:
+    def _give_up_acceleration(self, error: RuntimeError, flow: Flow) -> None:
         """Remember that the model writes to what a fast rule reads, of which zennit's rules hold copies."""
         is_changed_input = "modified by an inplace operation" in str(error)
-        if self._writes_to_inputs or not is_changed_input or self._attached is not None:
+        if self._rules.writes_to_inputs or not is_changed_input or self._rules.are_kept:
             raise error
-        self._writes_to_inputs = True
+        self._rules.writes_to_inputs = True
 
-    def _run(self, data, conditions, flow: _Flow):
+    def _run(self, data, conditions, flow: Flow):
         groups = self._group_rows(conditions, flow)
         parts, gradients = [], []
         for rows in groups:
             group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
             group_flow = replace(flow, init_rel=select_rows(flow.init_rel, rows, len(conditions)))
             group_conditions = [conditions[row] for row in rows]
-            with self._forward(group_data, conditions, flow) as forward:  # all conditions are checked before the first
-                parts.append(self._backward(forward, group_conditions, list(range(len(rows))), group_flow))
+            # given all conditions, since they are checked before relevance flows under the first
+            with forward_pass(self, self._rules, group_data, conditions, flow) as forward:
+                parts.append(forward.backward(group_conditions, list(range(len(rows))), group_flow))
             gradients.append(tuple(leaf.gradient for leaf in forward.leaves))
         order = restoring_order(groups)
         return merge_rows(parts, order), merge_rows(gradients, order)
 
-    def _group_rows(self, conditions: list[dict | None], flow: _Flow) -> list[list[int]]:
+    def _group_rows(self, conditions: list[dict | None], flow: Flow) -> list[list[int]]:
         """Rows that can go together: through the same layers, or all if relevance may flow around layers."""
         return group_rows(conditions, self.MODEL_OUTPUT_NAME if flow.exclude_parallel else None)
-
-    def _chain(self, condition: dict, flow: _Flow, outputs: dict[str, torch.Tensor]) -> list[str]:
-        """Layers to go through, from last to first, as the forward pass met them."""
-        layers = [layer for layer in layers_of(condition, self.MODEL_OUTPUT_NAME) if layer != flow.start_layer]
-        if not flow.exclude_parallel:
-            return layers
-        executed = list(outputs)
-        expected = sorted(layers, key=executed.index, reverse=True)
-        if layers != expected:
-            raise ValueError(f"the layers of a condition go from last to first: {expected}, not {layers}")
-        if flow.start_layer is not None and layers and executed.index(layers[0]) > executed.index(flow.start_layer):
-            raise ValueError(f"layer {layers[0]!r} comes after the start layer {flow.start_layer!r}")
-        return layers
-
-    def _check_masks(self, conditions: list[dict], flow: _Flow, taps: LayerTaps) -> None:
-        """Let masks that can check themselves do so before relevance flows."""
-        for condition in conditions:
-            for layer in layers_of(condition, self.MODEL_OUTPUT_NAME):
-                mask = mask_of(flow.mask_map, layer)(0, condition[layer], layer)
-                if hasattr(mask, "check"):
-                    mask.check(taps.outputs[layer].shape)
-
-    def _prepare(self, data):
-        """Data on the device of the model, with gradients where they are possible."""
-        count_samples(data)
-
-        def prepare(tensor):
-            tensor = tensor.to(self.device)
-            if tensor.is_floating_point() and not tensor.requires_grad:
-                tensor = (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
-            return tensor
-
-        return map_tensors(prepare, data)
-
-    @contextmanager
-    def _rules(
-        self, composite: Composite | None, accelerated: bool, data: Any, repeated: bool = False
-    ) -> Iterator[OperationRules | None]:
-        """Have the rules of a composite on the model, whose parameters and buffers stay as they are."""
-        with ExitStack() as stack:
-            stack.enter_context(restored_buffers(self.model))
-            if self.no_param_grad:
-                stack.enter_context(frozen_parameters(self.model))
-            if composite is None:
-                yield None
-                return
-            gives_rules = self.functional and self.no_param_grad and gives_relevance(composite, self.model)
-            if gives_rules:
-                composite = merging(composite, self.model, self._batch_norms_to_merge(data))
-            composite = accelerate(composite, repeated=repeated) if accelerated else composite
-            stack.enter_context(registered(composite, self.model))
-            if self.no_param_grad:  # canonizers bring parameters of their own
-                stack.enter_context(frozen_parameters(self.model))
-            if not gives_rules:
-                yield None
-                return
-            stack.enter_context(passing_activations(self.model))
-            attention = ATTENTION[0] if self.functional is True else self.functional
-            yield OperationRules(composite, self.model, attention, copy=self._writes_to_inputs)
-
-    def _batch_norms_to_merge(self, data: Any) -> list[tuple[str, str]]:
-        """Linear layers and the batch norms they feed; found once for the modules of the model."""
-        modules = list(self.model.named_modules())
-        known, pairs = self._mergeable
-        if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
-            pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
-            self._mergeable = [module for _, module in modules], pairs
-        return pairs
-
-    @contextmanager
-    def _forward(
-        self, data, conditions, flow: _Flow, repeated: bool = False, mode_type: type[OperationMode] = OperationMode
-    ) -> Iterator[_Forward]:
-        """Run the model, within a context, with rules and taps attached; detach them on leaving."""
-        held = [layer for condition in conditions for layer in layers_of(condition, self.MODEL_OUTPUT_NAME)]
-        held += [] if flow.start_layer is None else [flow.start_layer]
-        layers = held + flow.record_layer
-        end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
-        with ExitStack() as stack:
-            stack.enter_context(exclusive_use(self.model))
-            if self._attached is None:
-                operation_rules = stack.enter_context(self._rules(flow.composite, flow.accelerate, data, repeated))
-            else:
-                operation_rules = self._attached[1]
-            mode = mode_type(self.model, operation_rules)
-            stack.callback(mode.temporary.remove)
-            is_seen = operation_rules is not None or mode_type is not OperationMode
-            stop = flow.start_layer is not None and end in self._read_once
-            taps = stack.enter_context(LayerTaps(
-                self.model, layers if flow.record_fn is None else held,
-                () if flow.record_fn is None else flow.record_layer, flow.record_fn,
-                from_layers=not flow.heatmap, stop=stop, codings=codings_of(flow.mask_map, layers),
-            ))
-            with gradient_mode():
-                model_data, leaves = stack.enter_context(input_leaves(self.model, data, reach=flow.heatmap))
-                try:
-                    with mode if is_seen else nullcontext():
-                        output = call_model(self.model, model_data)
-                    start = self._select_output(output)
-                except ForwardStopped:
-                    start = None  # the start layer takes its place
-            for layer in layers:
-                if layer not in taps.outputs:
-                    raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-            if flow.start_layer is not None and all(calls == 1 for calls in taps.calls.values()):
-                self._read_once.add(end)
-            if flow.heatmap and not any(leaf.tensors for leaf in leaves):
-                raise ValueError(
-                    "relevance reaches none of the data: integers must go to an nn.Embedding as they are (as int64)"
-                )
-            if flow.start_layer is not None:
-                start = taps.outputs[flow.start_layer]
-            else:
-                check_targets(conditions, self.MODEL_OUTPUT_NAME, start.shape)
-            if flow.heatmap and not start.requires_grad:
-                raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
-            for condition in conditions:
-                self._chain(condition, flow, taps.outputs)
-            self._check_masks(conditions, flow, taps)
-            yield _Forward(model_data, leaves, taps, start, mode)
-
-    def _backward(self, forward: _Forward, conditions, rows, flow: _Flow, retain_graph=False) -> AttributionResult:
-        """Send relevance back in some rows of a forward pass; in the others none flows."""
-        taps = forward.taps
-        taps.relevances.clear()
-        taps.masks.clear()
-        for tensor in (tensor for leaf in forward.leaves for tensor in leaf.tensors):
-            tensor.grad = None
-        for row in rows:
-            for layer in layers_of(conditions[row], self.MODEL_OUTPUT_NAME):
-                mask = mask_of(flow.mask_map, layer)
-                taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
-
-        relevance = self._initial_relevance(forward, conditions, rows, flow)
-        if flow.start_layer is not None:
-            relevance = taps.receive(flow.start_layer, relevance)
-        chain = self._chain(conditions[rows[0]], flow, taps.outputs)
-        if forward.start.requires_grad:  # else no recorded layer comes before
-            with gradient_mode():
-                self.backward(forward.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph)
-
-        def finish(result):
-            return _finished(result, rows if len(rows) < forward.count else slice(None), flow.on_device)
-
-        heatmaps = [self._heatmap(leaf, flow) for leaf in forward.leaves]
-        heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
-        remaining = iter(heatmaps)
-        for layer in set(flow.record_layer) - taps.relevances.keys():
-            nothing = torch.zeros_like(taps.outputs[layer], device=forward.start.device)
-            taps.relevances[layer] = taps.record(layer, nothing)
-        return AttributionResult(
-            map_tensors(lambda _: next(remaining), forward.data),
-            {layer: finish(taps.activations[layer]) for layer in flow.record_layer},
-            {layer: finish(taps.relevances[layer]) for layer in flow.record_layer},
-            finish(forward.start),
-        )
-
-    def _initial_relevance(self, forward, conditions, rows, flow):
-        """Relevance to start with: of all rows of the forward pass, zero in those that do not take part."""
-        prediction = forward.start.detach()
-        active = prediction if len(rows) == forward.count else prediction[rows]
-        targets = None
-        if flow.start_layer is None:
-            targets = [conditions[row].get(self.MODEL_OUTPUT_NAME) for row in rows]
-            targets = [] if all(target is None for target in targets) else targets
-        init_rel = select_rows(flow.init_rel, rows, len(conditions))
-        if is_shared(active) and not isinstance(init_rel, torch.Tensor) and self._is_same_target(targets, active.shape):
-            return share_rows(self.relevance_init(active[:1].clone(), targets and targets[:1], init_rel), len(active))
-        relevance = self.relevance_init(active.clone(), targets, init_rel)
-        if len(rows) == forward.count:
-            return relevance
-        return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
-
-    @staticmethod
-    def _is_same_target(targets, shape):
-        indices = [target if target is None else output_indices(target, shape) for target in targets or [None]]
-        return all(index == indices[0] for index in indices)
-
-    def _heatmap(self, leaf: InputLeaf, flow: _Flow):
-        for tensor in leaf.tensors:
-            if tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        heatmaps = [self.heatmap_modifier(tensor, flow.on_device) for tensor in leaf.tensors]
-        return sum(heatmaps[1:], heatmaps[0]) if heatmaps else None
-
-    def _select_output(self, output: Any) -> torch.Tensor:
-        """The tensor that is "y"."""
-        if callable(self.output):
-            return self.output(output)
-        if isinstance(output, torch.Tensor):
-            return output
-        tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
-        names = list(output) if isinstance(output, Mapping) else f"{len(tensors)} tensors"
-        if self.output is None and len(tensors) == 1:
-            return tensors[0]
-        if self.output is None:
-            raise ValueError(
-                f"the model returns a {type(output).__name__} with {names}: say which tensor is "
-                f"{self.MODEL_OUTPUT_NAME!r} with CondAttribution(model, output=...)"
-            )
-        try:
-            return output[self.output]
-        except (KeyError, IndexError, TypeError):
-            raise ValueError(
-                f"output={self.output!r} is not in the model's {type(output).__name__} ({names})"
-            ) from None
 
     def _set_caller_grad(self, caller_data, data, gradients):
         """Leave the relevance as ``.grad`` of the caller's data, as autograd would."""
@@ -913,7 +623,7 @@ class CondAttribution:
         reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
         torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
 
-    def _warn_if_not_conserved(self, data, conditions, flow: _Flow, result: AttributionResult) -> None:
+    def _warn_if_not_conserved(self, data, conditions, flow: Flow, result: AttributionResult) -> None:
         """Warn, once for a composite, if heatmaps hold far more or less relevance than the outputs they start from."""
         has_masks = any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions)
         own = (getattr(type(self), name) is not getattr(CondAttribution, name) for name in _OVERRIDABLE)
@@ -942,7 +652,7 @@ class CondAttribution:
                 stacklevel=3,
             )
 
-    def _explain_not_finite(self, data, conditions, flow: _Flow) -> str:
+    def _explain_not_finite(self, data, conditions, flow: Flow) -> str:
         """Repeat a pass and name the module where values cease to be finite."""
         if not all(torch.isfinite(tensor).all() for tensor in list_tensors(data)):
             return "the data hold NaN or infinite values"
@@ -951,23 +661,5 @@ class CondAttribution:
         return watch.explanation()
 
 
-def _finished(result: Any, rows: list[int] | slice, on_device: str | torch.device | None) -> Any:
-    """Rows of a tensor, or of the tensors in a tuple, as they are given to the caller."""
-    if isinstance(result, tuple):
-        return tuple(_finished(item, rows, on_device) for item in result)
-    tensor = result.detach()[rows]
-    tensor = tensor.contiguous() if is_shared(tensor) else tensor
-    return tensor if on_device is None else tensor.to(on_device)
-
-
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(len(tensor), -1).sum(1, dtype=torch.float64).cpu()
-
-
-def _is_finite(result: AttributionResult) -> bool:
-    leaves = flatten_tensors((result.heatmap, result.relevances))
-    # a sum is quicker to check, and finite unless it overflows
-    return all(
-        bool(torch.isfinite(leaf.sum()) or torch.isfinite(leaf).all())
-        for leaf in leaves if isinstance(leaf, torch.Tensor)
-    )

@@ -229,6 +229,47 @@ def vis_img_heatmap(
     return images, maps
 
 
+def upsample_patches(
+    values: torch.Tensor, image_size: tuple[int, int], patch_size: int | tuple[int, int], mode: str = "nearest"
+) -> torch.Tensor:
+    """Spread values of the patches of a vision transformer over the image, as heatmaps for ``vis_img_heatmap``.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        [N, T], row by row from the top left, such as relevance [N, T, C] of a layer summed over the features. Tokens
+        before those of the patches (class token, registers) are left out.
+    image_size : (int, int)
+        Height and width of the images.
+    patch_size : int or (int, int)
+        Height and width of a patch.
+    mode : str, default "nearest"
+        How to interpolate, as for ``torch.nn.functional.interpolate``: "nearest" shows the patches, "bilinear" blurs
+        their edges.
+
+    Returns
+    -------
+    torch.Tensor
+        [N, H, W]
+
+    Raises
+    ------
+    ValueError
+        If the image is not made of such patches, or there are fewer tokens than patches.
+    """
+    patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    rows, columns = (side // patch for side, patch in zip(image_size, patch_size))
+    if any(side % patch for side, patch in zip(image_size, patch_size)):
+        raise ValueError(f"an image of {tuple(image_size)} is not made of patches of {tuple(patch_size)}")
+    if values.ndim != 2 or values.shape[1] < rows * columns:
+        raise ValueError(
+            f"values is [N, tokens], with {rows} x {columns} = {rows * columns} patches at the end, not "
+            f"{tuple(values.shape)}"
+        )
+    grid = values[:, values.shape[1] - rows * columns:].reshape(-1, 1, rows, columns)
+    return torch.nn.functional.interpolate(grid, tuple(image_size), mode=mode)[:, 0]
+
+
 def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
     """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T] of up to 8 channels, feature vectors [F]."""
     pictures = []

@@ -70,6 +70,19 @@ def call_model(model: nn.Module, data: Any) -> Any:
     return model(data)
 
 
+def prepare_inputs(data: Any, device: torch.device) -> Any:
+    """Data on a device, with gradients where they are possible; to be called in :func:`gradient_mode`."""
+    count_samples(data)
+
+    def prepare(tensor):
+        tensor = tensor.to(device)
+        if tensor.is_floating_point() and not tensor.requires_grad:
+            tensor = (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+        return tensor
+
+    return map_tensors(prepare, data)
+
+
 @contextmanager
 def gradient_mode() -> Iterator[None]:
     """Record gradients, whatever the caller's mode is."""

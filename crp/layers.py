@@ -6,7 +6,7 @@ A layer is addressed as ``name`` (a module's output), ``name:in`` (its input) or
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,41 @@ def _rebuild(value: Any, remaining: Iterator) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)([_rebuild(item, remaining) for item in value])
     return next(remaining)
+
+
+def select_output(output: Any, which: str | int | Callable | None, name: str) -> torch.Tensor:
+    """The tensor of a model's output that relevance starts from.
+
+    Parameters
+    ----------
+    output : torch.Tensor, tuple or dict
+    which : str, int, callable or None
+        Its key or position, or a function of the output. Not needed where there is but one tensor.
+    name : str
+        What the tensor is called in conditions.
+
+    Raises
+    ------
+    ValueError
+        If there is none such, or several and ``which`` is None.
+    """
+    if callable(which):
+        return which(output)
+    if isinstance(output, torch.Tensor):
+        return output
+    tensors = [leaf for leaf in flatten_tensors(output) if isinstance(leaf, torch.Tensor)]
+    names = list(output) if isinstance(output, Mapping) else f"{len(tensors)} tensors"
+    if which is None and len(tensors) == 1:
+        return tensors[0]
+    if which is None:
+        raise ValueError(
+            f"the model returns a {type(output).__name__} with {names}: say which tensor is {name!r} with "
+            "CondAttribution(model, output=...)"
+        )
+    try:
+        return output[which]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(f"output={which!r} is not in the model's {type(output).__name__} ({names})") from None
 
 
 def leaf_index(leaves: list, address: LayerAddress) -> int:

@@ -1,3 +1,7 @@
+import sys
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,7 +49,10 @@ def test_integrated_gradients_step_by_step_and_in_sum(model, images):
     attribution, baseline = CondAttribution(model), torch.full((2, 8, 8), .3).double()
     found = integrated_gradients(attribution, images, CONDITIONS, baseline=baseline, steps=4)
     way = images - baseline
-    expected = sum(gradient_of(model, baseline + way * part) for part in (1 / 8, 3 / 8, 5 / 8, 7 / 8)) / 4 * way
+    points, weights = np.polynomial.legendre.leggauss(4)   # for the interval from -1 to 1
+    expected = way * sum(
+        weight / 2 * gradient_of(model, baseline + way * (1 + point) / 2) for point, weight in zip(points, weights)
+    )
     torch.testing.assert_close(found.heatmap, expected.sum(1))
     fine = integrated_gradients(attribution, images, CONDITIONS, steps=300).heatmap
     difference = (model(images) - model(torch.zeros_like(images)))[range(3), TARGETS]
@@ -65,6 +72,44 @@ def test_inputs_in_a_dict():
     torch.testing.assert_close(result.heatmap["a"], a * b)
     result = integrated_gradients(attribution, {"a": a, "b": b}, [{"y": [0]}] * 2, steps=3)
     torch.testing.assert_close(result.heatmap["a"], a * b / 2)
+
+
+def test_every_sample_under_every_condition_and_other_inputs(model):
+    class Masked(nn.Module):
+        def forward(self, x, is_kept):
+            return {"scores": (x * is_kept)[:, :2] ** 2, "else": x}
+
+    x, is_kept = torch.randn(2, 3), torch.tensor([[1, 1, 0], [0, 1, 1]])
+    attribution = CondAttribution(Masked(), output="scores", heatmap_axis=None)
+    conditions = [{"y": [0]}, {"y": [0, 1]}, {"y": [1]}]
+    expected = torch.zeros(2, 3, 3)
+    for sample in range(2):
+        for row, outputs in enumerate([[0], [0, 1], [1]]):
+            expected[sample, row, outputs] = (x[sample] * is_kept[sample] * x[sample])[outputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        product = gradient_x_input(attribution, (x, is_kept), conditions)
+        # the mean gradient of the square, from -x to x, is zero
+        path = integrated_gradients(attribution, (x, is_kept), conditions, steps=2)
+        symmetric = integrated_gradients(attribution, (x, is_kept), conditions, baseline=-x, steps=2)
+    torch.testing.assert_close(product.heatmap[0], 2 * expected.flatten(0, 1))
+    torch.testing.assert_close(path.heatmap[0], expected.flatten(0, 1))
+    torch.testing.assert_close(symmetric.heatmap[0], torch.zeros(6, 3))
+    assert product.heatmap[1] is None and path.heatmap[1] is None
+    assert product.prediction.shape == (6, 2)
+
+
+def test_messages(model, images, monkeypatch):
+    attribution = CondAttribution(model)
+    with pytest.raises(ValueError, match="no masks"):
+        gradient_x_input(attribution, images, [{"0": [1], "y": [1]}] * 3)
+    with pytest.raises(IndexError, match="3"):
+        gradient_x_input(attribution, images, [{"y": [3]}] * 3)
+    with pytest.raises(TypeError, match="inputs_embeds"):
+        gradient_x_input(CondAttribution(nn.Embedding(3, 4)), torch.tensor([[1]]), [{"y": [0]}])
+    monkeypatch.setitem(sys.modules, "captum", None)
+    with pytest.raises(ImportError, match=r"crp-concepts\[captum\]"):
+        gradient_x_input(attribution, images, CONDITIONS)
 
 
 def test_grad_cam_by_hand(model, images):

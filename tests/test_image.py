@@ -17,6 +17,7 @@ from crp.image import (
     imgify,
     max_norm,
     plot_grid,
+    upsample_patches,
     vis_features,
     vis_img_heatmap,
     vis_inputs,
@@ -459,3 +460,19 @@ def test_max_norm_leaves_what_has_no_positive_value():
     assert max_norm(torch.tensor([-1.0, -2.0])).tolist() == [-1.0, -2.0]
     assert max_norm(torch.zeros(2)).tolist() == [0.0, 0.0]
     assert max_norm(torch.tensor([1.0, -4.0, 2.0])).tolist() == [0.5, -2.0, 1.0]
+
+
+def test_upsampled_patches_lie_where_they_are_in_the_image():
+    values = torch.arange(8.)[None]  # class token and a register, then 2 x 3 patches
+    found = upsample_patches(values, (4, 9), (2, 3))
+    assert found.shape == (1, 4, 9)
+    for row in range(4):
+        for column in range(9):
+            assert found[0, row, column] == 2 + row // 2 * 3 + column // 3
+    smooth = upsample_patches(values, (4, 9), (2, 3), mode="bilinear")
+    assert smooth.shape == found.shape and (smooth.diff(dim=2) >= 0).all() and not smooth.equal(found)
+    assert upsample_patches(values[:, 4:], (8, 8), 4).shape == (1, 8, 8)
+    with pytest.raises(ValueError, match="not made of patches"):
+        upsample_patches(values, (4, 9), 2)
+    with pytest.raises(ValueError, match="2 x 3 = 6 patches"):
+        upsample_patches(values[:, :5], (4, 9), (2, 3))

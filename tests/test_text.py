@@ -1,0 +1,99 @@
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from crp.text import TokenHeatmap, vis_tokens
+
+
+def spans(html):
+    return re.findall(r'<span title="([^"]*)" style="background: (#\w{6}); color: (\w+)">(.*?)</span>', html, re.DOTALL)
+
+
+def rgb(colour):
+    return [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
+
+
+def test_html_has_a_span_for_each_token_with_its_value_and_colour():
+    found = spans(TokenHeatmap(["good", "bad", "<b>&", "so"], [2., -2, 0, .5])._repr_html_())
+    assert [value for value, *_ in found] == ["2", "-2", "0", "0.5"]
+    assert "".join(text for *_, text in found) == "good bad &lt;b&gt;&amp; so"
+    red, blue, white, pale = (rgb(ground) for _, ground, _, _ in found)
+    assert red[0] > red[2] + 100 and blue[2] > blue[0] + 100 and white == [255, 255, 255]
+    assert pale[0] > pale[2] and min(pale) > min(red)
+    assert [ink for _, _, ink, _ in found] == ["white", "white", "black", "black"]
+
+
+def test_a_common_limit():
+    weak, = spans(TokenHeatmap(["a"], [1.], limit=4).to_html())
+    alone, = spans(TokenHeatmap(["a"], [1.]).to_html())
+    quarter = spans(TokenHeatmap(["a", "b"], [1., 4]).to_html())[0]
+    assert weak == quarter and min(rgb(weak[1])) > min(rgb(alone[1]))
+    beyond, = spans(TokenHeatmap(["a"], [9.], limit=4).to_html())
+    assert beyond[1] == alone[1]
+
+
+@pytest.mark.parametrize("tokens, text", [
+    (["un", "##believ", "##able", "!"], "unbelievable !"),
+    (["Hello", "Ġwor", "ld", "Ċ", "Ġnext"], "Hello world\n next"),
+    (["▁Das", "▁Haus", "es"], " Das Hauses"),
+    (["a", " ", "b"], "a b"),
+    (["##x", "y"], "x y"),
+    ([], ""),
+])
+def test_tokens_of_common_tokenizers_become_running_text(tokens, text):
+    heatmap = TokenHeatmap([tokens], [torch.zeros(len(tokens))])
+    assert "".join(text for *_, text in spans(heatmap.to_html())) == text
+
+
+def test_texts_of_different_lengths_each_have_their_colours():
+    heatmap = TokenHeatmap([["a", "b"], ["c"]], [torch.tensor([1., 2]), torch.tensor([0.5])])
+    assert heatmap.to_html().count("<div") == 2 and len(heatmap.to_images()) == 2
+    assert spans(heatmap.to_html())[1][1] == spans(heatmap.to_html())[2][1]
+    assert repr(heatmap) == "a(+1) b(+2)\nc(+0.5)"
+
+
+def test_values_must_fit():
+    with pytest.raises(ValueError, match=r"texts of \[2\] tokens and heatmaps \[\(3,\)\]"):
+        TokenHeatmap(["a", "b"], torch.zeros(3))
+    with pytest.raises(ValueError, match="one value for each token"):
+        TokenHeatmap([["a", "b"]], torch.zeros(1, 2, 4))
+    with pytest.raises(ValueError, match="one value for each token"):
+        TokenHeatmap([["a", "b"], ["c"]], torch.zeros(1, 2))
+
+
+def test_picture_shows_each_token_on_its_colour_and_breaks_lines():
+    picture, = TokenHeatmap(["iiii", "iiii"], [1., -1]).to_images(200)
+    pixels = np.asarray(picture).reshape(-1, 3)
+    for colour in (rgb("#c03028"), rgb("#3050b0")):
+        assert (pixels == colour).all(1).sum() > 200
+    narrow, = TokenHeatmap(["mmmm"] * 8, torch.ones(8)).to_images(100)
+    assert narrow.width == 100 and narrow.height > 3 * picture.height
+    lines, = TokenHeatmap(["▁a", "Ċ", "b"], torch.ones(3)).to_images(200)
+    assert lines.height > picture.height
+
+
+def test_vis_tokens_of_inputs_with_a_mask():
+    ids = torch.tensor([[3, 4, 5, 6], [6, 5, 4, 3]])
+    heatmaps = torch.tensor([[0, 1., .5, 0], [1, 1, 1, 1]])
+    words = ["", "", "", "three", "four", "five", "six"]
+    plot = partial(vis_tokens, decode=words.__getitem__, width=300)
+    whole, cropped = plot(ids, heatmaps), plot(ids, heatmaps, rf=True)
+    expected = TokenHeatmap([["three", "four", "five", "six"]], heatmaps[:1]).to_images(300)
+    assert np.array_equal(whole[0], expected[0]) and len(whole) == 2
+    expected = TokenHeatmap([["four", "five"]], heatmaps[:1, 1:3]).to_images(300)
+    assert np.array_equal(cropped[0], expected[0]) and np.array_equal(cropped[1], whole[1])
+    data = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    found = plot(data, {"input_ids": heatmaps, "attention_mask": None})
+    assert np.array_equal(found[0], whole[0])
+    with pytest.raises(ValueError, match=r"token ids \[N, T\]"):
+        plot(torch.rand(2, 4), heatmaps)
+    with pytest.raises(ValueError, match=r"token ids \[N, T\]"):
+        plot(ids, heatmaps[:, :3])
+
+
+def test_no_relevance_at_all():
+    zero, = vis_tokens(torch.tensor([[1, 2]]), torch.zeros(1, 2), rf=True)
+    assert zero.width == 480
