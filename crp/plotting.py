@@ -47,8 +47,9 @@ def draw_grid(rows: list[tuple[str, list[list[Any]]]], figsize: tuple[float, flo
     if columns == 0:
         raise ValueError("there is nothing to plot: the references are empty")
     width, height = figsize
-    figure = new_figure((width, min(height, width * len(lines) / columns + 0.2)))
-    axes = figure.subplots(len(lines), columns, squeeze=False)
+    ratios = [max((picture.height / picture.width for picture in part), default=1.) for _, part in lines]
+    figure = new_figure((width, min(height, width / columns * sum(ratios) + 0.2)))
+    axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=ratios)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -1,6 +1,8 @@
 """Remakes the README's pictures: ``make images``."""
 from __future__ import annotations
 
+import base64
+import json
 import tempfile
 from pathlib import Path
 
@@ -37,6 +39,15 @@ def main() -> None:
         for name, (_, figure) in figures.items():
             figure.savefig(FOLDER / f"{name}.png", dpi=90)
     leaking_audit().plot((9, 3.2)).savefig(FOLDER / "audit.png", dpi=90)
+    (FOLDER / "text.png").write_bytes(first_picture_of("language_model"))
+
+
+def first_picture_of(tutorial: str) -> bytes:
+    """The first picture that a tutorial shows, as PNG."""
+    notebook = json.loads((FOLDER.parent / "tutorials" / f"{tutorial}.ipynb").read_text(encoding="utf-8"))
+    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", []))
+    pictures = (output.get("data", {}).get("image/png") for output in outputs)
+    return base64.b64decode(next(filter(None, pictures)))
 
 
 def leaking_audit() -> Audit:

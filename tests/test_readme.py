@@ -27,7 +27,7 @@ def test_quickstarts_run(tmp_path, monkeypatch):
 
 def test_pictures_exist_and_are_small():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     for picture in pictures:
         assert (ROOT / picture).stat().st_size < 300_000
 
