@@ -32,7 +32,7 @@ def scaled_dot_product_attention(
     """
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-    scores = (query @ key.mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     weights = functional.softmax(masked(scores, attn_mask), -1)
@@ -82,7 +82,7 @@ def multi_head_attention_forward(
     )
     if add_zero_attn:
         k, v = (functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
-    scores = (q @ k.mT) * (1 / math.sqrt(q.shape[-1]))
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.mT
     if attn_mask is not None:
         attn_mask = attn_mask.unflatten(0, (-1, num_heads)) if attn_mask.ndim == 3 else attn_mask
         scores = masked(scores, _allowed(attn_mask, scores.shape[-1]))

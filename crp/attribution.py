@@ -493,7 +493,7 @@ class CondAttribution:
                 by_length.setdefault(len(index), []).append((row, *index))
         for indices in by_length.values():
             selected[tuple(torch.tensor(indices, device=selected.device).T)] = True
-        return relevance.where(selected, torch.zeros_like(relevance))
+        return relevance.where(selected, 0)
 
     def backward(
         self,

@@ -367,7 +367,8 @@ def test_attention_of_two_tokens_by_hand():
 def attention_step_by_step(q, k, v, mask=0., scale=None):
     """Relevance 1 per output through attention, matrix by matrix, as formulas say."""
     scale = q.shape[-1] ** -.5 if scale is None else scale
-    scores = q @ k.mT * scale
+    q = q * scale
+    scores = q @ k.mT
     logits = scores + mask
     weights = logits.softmax(-1)
     output = weights @ v
@@ -375,7 +376,7 @@ def attention_step_by_step(q, k, v, mask=0., scale=None):
     of_weights, of_v = weights * (s @ v.mT), v * (weights.mT @ s)
     of_logits = logits.nan_to_num(0, neginf=0) * (of_weights - weights * of_weights.sum(-1, keepdim=True))
     of_scores = scores * of_logits / stabilize(logits) if isinstance(mask, torch.Tensor) else of_logits
-    s = of_scores / stabilize(q @ k.mT) / 2
+    s = of_scores / stabilize(scores) / 2
     return q * (s @ k), k * (s.mT @ q), of_v, output
 
 
@@ -475,7 +476,7 @@ class AttendingStepByStep(nn.Module):
 
     def forward(self, x):
         q, k, v = (layer(x).unflatten(2, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        weights = torch.softmax(q @ k.transpose(2, 3) / 2, 3)
+        weights = torch.softmax(q / 2 @ k.transpose(2, 3), 3)
         return self.head(self.out((weights @ v).transpose(1, 2).flatten(2))).mean(1)
 
 
