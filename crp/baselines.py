@@ -1,19 +1,20 @@
 """Other attribution methods, to compare with: their heatmaps have the form of those of ``CondAttribution``.
 
-Those that captum has are captum's: ``pip install 'crp-concepts[captum]'``.
+Gradient x input and integrated gradients are captum's: ``pip install 'crp-concepts[captum]'``.
 """
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from crp.attach import frozen_parameters
+from crp.attach import frozen_parameters, restored_buffers
 from crp.attribution import AttributionResult, CondAttribution
 from crp.conditions import check_conditions, check_targets, layers_of
-from crp.inputs import call_model, list_tensors, map_tensors
-from crp.layers import resolve_layer, select_output
+from crp.inputs import call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
+from crp.layers import select_output
 
 
 def gradient_x_input(
@@ -64,8 +65,10 @@ def integrated_gradients(
         Inputs of the model, [N, ...]. Those that are not floating-point get None for a heatmap.
     conditions : list of dict
         Outputs under "y"; as many as samples, or each sample is attributed under every condition.
-    baseline : number or tensor, default 0
-        Where the way begins; a tensor has the shape of one input, or of all.
+    baseline : number, tensor, tuple or dict, default 0
+        Where the way begins: a number for all inputs; a tensor for the only floating-point input, of the shape of one
+        sample or of all; or for several inputs the structure of the data, with None for those that are not
+        floating-point.
     steps : int, default 32
         How many gradients are taken (Gauss-Legendre quadrature).
 
@@ -81,9 +84,10 @@ def integrated_gradients(
     """
     if steps < 1:
         raise ValueError(f"steps is at least 1, not {steps}")
-    starts = map_tensors(lambda x: torch.as_tensor(baseline).to(x).expand_as(x), data)
     call = _Call(attribution, data, conditions)
-    baselines = _floating(attribution.broadcast(starts, conditions)[0])
+    starts = _baselines(baseline, data)
+    repeated = attribution.broadcast((*starts, *list_tensors(data)), conditions)[0]
+    baselines = [start.to(attribution.device) for start in repeated[:len(starts)]]
     return call.result(lambda captum: captum.IntegratedGradients(call.chosen_output).attribute(
         call.inputs, tuple(baselines), additional_forward_args=call.rows, n_steps=steps,
         internal_batch_size=len(call.rows),
@@ -110,19 +114,15 @@ def grad_cam(attribution: CondAttribution, data: Any, conditions: list[dict], la
 
     Raises
     ------
-    ImportError, TypeError, ValueError, IndexError
-        As :func:`gradient_x_input`; also if the layer does not exist or has no positions.
+    TypeError, ValueError, IndexError
+        As for ``CondAttribution``; also if the layer is not [B, C, H, W].
     """
-    address = resolve_layer(attribution.model, layer)
-    call = _Call(attribution, data, conditions)
-    heatmaps = _captum().LayerGradCam(call.chosen_output, address.module).attribute(
-        call.inputs, additional_forward_args=call.rows, attribute_to_layer_input=address.is_input,
-        relu_attributions=True,
-    )
-    heatmap = heatmaps[address.output_index or 0] if isinstance(heatmaps, tuple) else heatmaps
-    if heatmap.ndim < 3:
-        raise ValueError(f"layer {layer!r} has no positions: GradCAM needs [B, C, H, W]")
-    return AttributionResult(heatmap.detach()[:, 0], {}, {}, call.prediction)
+    result = attribution(data, conditions, None, [layer], init_rel=1., exclude_parallel=False, heatmap=False)
+    activation, gradient = result.activations[layer], result.relevances[layer]
+    if activation.ndim != 4:
+        raise ValueError(f"GradCAM needs a layer [B, C, H, W], but {layer!r} is {tuple(activation.shape)}")
+    weights = gradient.mean((2, 3), keepdim=True)
+    return AttributionResult((weights * activation).sum(1).clamp(min=0), {}, {}, result.prediction)
 
 
 def attention_rollout(attentions: list[torch.Tensor]) -> torch.Tensor:
@@ -134,15 +134,23 @@ def attention_rollout(attentions: list[torch.Tensor]) -> torch.Tensor:
     ----------
     attentions : list of torch.Tensor
         Per layer, from first to last, attention weights [B, heads, T, T], as ``nn.MultiheadAttention`` (with
-        ``average_attn_weights=False``) and ``output_attentions=True`` of transformers give them.
+        ``average_attn_weights=False``) and ``output_attentions=True`` of transformers (loaded with
+        ``attn_implementation="eager"``) give them.
 
     Returns
     -------
     torch.Tensor
         [B, T, T]: row t holds the shares of the input's tokens in token t of the output, and sums to 1.
+
+    Raises
+    ------
+    ValueError
+        If there are no weights, or not those of each head.
     """
     mixed = None
     for weights in attentions:
+        if weights.ndim != 4 or weights.shape[-1] != weights.shape[-2]:
+            raise ValueError(f"attention weights of a layer are [B, heads, T, T], not {tuple(weights.shape)}")
         mean = weights.mean(1)
         layer = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
         mixed = layer if mixed is None else layer @ mixed
@@ -168,15 +176,18 @@ class _Call:
         conditions = check_conditions(conditions, name, y_needed=True)
         if any(layers_of(condition, name) for condition in conditions):
             raise ValueError(f"this method has no masks: conditions name outputs under {name!r} only")
-        data = map_tensors(lambda x: x.detach().to(attribution.device), data)
+        if attribution.model.training:
+            warnings.warn("the model is in train mode: call model.eval()", stacklevel=4)
         self.attribution = attribution
-        self.data, conditions = attribution.broadcast(data, conditions)
-        self.inputs = tuple(x.detach().requires_grad_() for x in _floating(self.data))
+        with gradient_mode():
+            data, conditions = attribution.broadcast(prepare_inputs(data, attribution.device), conditions)
+            self.data = map_tensors(lambda x: x.detach(), data)
+            self.inputs = tuple(x.requires_grad_() for x in _floating(self.data))
         if not self.inputs:
             raise TypeError("no input is floating-point: give embedded tokens (inputs_embeds), not their ids")
         self.rows = torch.arange(len(conditions), device=attribution.device)
         self.targets = [condition[name] for condition in conditions]
-        with torch.no_grad():
+        with torch.no_grad(), restored_buffers(attribution.model):
             self.prediction = self._output(self.inputs, self.rows)
         check_targets(conditions, name, self.prediction.shape)
 
@@ -185,18 +196,21 @@ class _Call:
         *inputs, rows = arguments
         output = self._output(inputs, rows)
         chosen = self.attribution.relevance_init(output.detach(), [self.targets[row] for row in rows.tolist()], 1.)
-        return (output * chosen).flatten(1).sum(1)
+        unused = sum(x.reshape(len(x), -1).sum(1) * 0 for x in inputs)  # so that all inputs are in the graph
+        return (output * chosen).reshape(len(output), -1).sum(1) + unused
 
     def _output(self, inputs, rows):
         remaining = iter(inputs)
-        data = map_tensors(lambda x: next(remaining) if x.is_floating_point() else x[rows], self.data)
+        # copies, since a model may write to its inputs
+        data = map_tensors(lambda x: next(remaining).clone() if x.is_floating_point() else x[rows], self.data)
         return select_output(
             call_model(self.attribution.model, data), self.attribution.output, self.attribution.MODEL_OUTPUT_NAME
         )
 
     def result(self, attribute: Callable[[Any], tuple[torch.Tensor, ...]]) -> AttributionResult:
         """What a method of captum gives, with axes summed as the attribution sums them."""
-        with frozen_parameters(self.attribution.model):
+        model = self.attribution.model
+        with gradient_mode(), frozen_parameters(model), restored_buffers(model):
             remaining = iter(attribute(_captum()))
         axis = self.attribution.heatmap_axis
 
@@ -207,6 +221,26 @@ class _Call:
             return heatmap if axis is None or heatmap.ndim < 2 else heatmap.sum(axis)
 
         return AttributionResult(map_tensors(finish, self.data), {}, {}, self.prediction)
+
+
+def _baselines(baseline: Any, data: Any) -> list[torch.Tensor]:
+    """Where the way of each floating-point input begins, in the shape of the input."""
+    inputs = _floating(data)
+    if isinstance(baseline, (dict, tuple, list)):
+        starts = _floating(baseline)
+    elif isinstance(baseline, torch.Tensor) and baseline.ndim:
+        starts = [baseline]
+    else:
+        starts = [torch.as_tensor(baseline)] * len(inputs)
+    if len(starts) != len(inputs):
+        raise ValueError(f"there are {len(inputs)} floating-point inputs, but {len(starts)} baselines")
+    try:
+        return [start.to(x).expand_as(x) for start, x in zip(starts, inputs)]
+    except RuntimeError:
+        raise ValueError(
+            f"baselines {[tuple(start.shape) for start in starts]} do not fit inputs "
+            f"{[tuple(x.shape) for x in inputs]}"
+        ) from None
 
 
 def _floating(data: Any) -> list[torch.Tensor]:

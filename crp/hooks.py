@@ -190,8 +190,8 @@ class LayerTaps:
         layers that are not held a tensor without data.
     activations, relevances : dict
         Layer -> what arrived there in the forward and the last backward pass, before masking; what ``record_fn`` read.
-    masks : dict
-        Layer -> mask functions.
+    masks, masked_rows : dict
+        Layer -> mask functions, and the rows that they mask.
     calls : dict
         Layer -> how often it was read.
     """
@@ -208,6 +208,7 @@ class LayerTaps:
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
         self.masks: dict[str, list[Callable]] = {}
+        self.masked_rows: dict[str, list[int]] = {}
         self.calls: dict[str, int] = {}
         self._handles = RemovableHandleList()
 
@@ -232,7 +233,9 @@ class LayerTaps:
         concept = self.codings.get(layer)
         if concept is None:
             return self._read(layer, tensor)
-        return concept.splice(tensor, lambda code: self._read(layer, code))
+        return concept.splice(
+            tensor, lambda code: self._read(layer, code), lambda: self.masked_rows.get(layer, [])
+        )
 
     def _read(self, layer, tensor):
         held = layer in self.held

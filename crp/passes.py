@@ -189,12 +189,14 @@ class ForwardPass:
         taps, output_name = self.taps, self.attribution.MODEL_OUTPUT_NAME
         taps.relevances.clear()
         taps.masks.clear()
+        taps.masked_rows.clear()
         for tensor in (tensor for leaf in self.leaves for tensor in leaf.tensors):
             tensor.grad = None
         for row in rows:
             for layer in layers_of(conditions[row], output_name):
                 mask = mask_of(flow.mask_map, layer)
                 taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
+                taps.masked_rows.setdefault(layer, []).append(row)
 
         relevance = self._initial_relevance(conditions, rows, flow)
         if flow.start_layer is not None:

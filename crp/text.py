@@ -11,7 +11,6 @@ from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
-from crp.inputs import list_tensors
 from crp.plotting import NEGATIVE, POSITIVE
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
@@ -20,15 +19,15 @@ _FONT_SIZE, _LINE_HEIGHT, _MARGIN = 15, 22, 6
 
 
 class TokenHeatmap:
-    """Relevance of the tokens of texts: red speaks for the output, blue against it.
+    """Relevance of the tokens of texts: red speaks for the output, blue against it; NaN and infinity have no colour.
 
     In a notebook it is shown as HTML, with the value of each token in its tooltip.
 
     Parameters
     ----------
     tokens : sequence of str, or sequence of such
-        The tokens of one text, or of several. The marks of common tokenizers for the begin or continuation of a word
-        (``Ġ``, ``▁``, ``##``) are understood.
+        The tokens of one text, or of several, as ``tokenizer.decode(token)`` or ``convert_ids_to_tokens`` give them:
+        marks for the begin or continuation of a word (``Ġ``, ``▁``, ``##``) are understood.
     heatmap : array [T] or list of such, [N, T]
         A value for each token.
     limit : float, optional
@@ -43,7 +42,7 @@ class TokenHeatmap:
     def __init__(self, tokens: Sequence, heatmap: Any, limit: float | None = None):
         if len(tokens) and isinstance(tokens[0], str):
             tokens, heatmap = [tokens], [heatmap]
-        self.tokens = [_spaced(text) for text in tokens]
+        self.tokens = spaced(tokens)
         self.values = [torch.as_tensor(values).detach().cpu().double() for values in heatmap]
         self.limit = limit
         shapes = [tuple(values.shape) for values in self.values]
@@ -56,8 +55,9 @@ class TokenHeatmap:
     def coloured(self) -> Iterator[list[tuple[str, float, str, str]]]:
         """For each text its tokens, with spaces: (token, value, colour of the ground, colour of the letters)."""
         for tokens, values in zip(self.tokens, self.values):
-            limit = self.limit or float(values.abs().max() if len(values) else 0) or 1.
-            strengths = (values / limit).clamp(-1, 1)
+            finite = values.nan_to_num(0, 0, 0)
+            limit = self.limit or float(finite.abs().max() if len(values) else 0) or 1.
+            strengths = (finite / limit).clamp(-1, 1)
             yield [
                 (token, float(value), to_hex(COLOURS(float(strength) / 2 + .5)), _ink(float(strength)))
                 for token, value, strength in zip(tokens, values, strengths)
@@ -91,21 +91,23 @@ class TokenHeatmap:
 
 def vis_tokens(
     data_batch: Any, heatmaps: Any, rf: bool = False, decode: Callable[[int], str] = str, crop_th: float = 0.1,
-    width: int = 480,
+    width: int = 480, key: str | int | None = None,
 ) -> list[Image.Image]:
     """Draw texts with the relevance of their tokens; a ``plot_fn`` for references and ``plot_grid``.
 
     Parameters
     ----------
     data_batch, heatmaps : torch.Tensor [N, T], or a tuple or dict
-        Token ids and their relevance. Among several inputs, the one that has a heatmap is drawn.
+        Token ids and their relevance.
     rf : bool, default False
         Crop to where the absolute relevance exceeds ``crop_th`` of its maximum.
     decode : callable, default str
-        Token id -> text: ``functools.partial(vis_tokens, decode=tokenizer.convert_ids_to_tokens)``.
+        Token id -> text: ``functools.partial(vis_tokens, decode=tokenizer.decode)``.
     crop_th : float, default 0.1
     width : int, default 480
         In pixels.
+    key : str or int, optional
+        Which of several inputs is drawn; by default "input_ids", or the only one with a heatmap.
 
     Returns
     -------
@@ -114,47 +116,66 @@ def vis_tokens(
     Raises
     ------
     ValueError
-        If not exactly one of the inputs is a tensor of ids with a heatmap [N, T].
+        If that is not a tensor of ids with a heatmap [N, T].
     """
-    pairs = [
-        (ids, heatmap) for ids, heatmap in zip(_parts(data_batch), _parts(heatmaps))
-        if heatmap is not None and not ids.is_floating_point()
-    ]
-    if len(pairs) != 1 or pairs[0][0].shape != pairs[0][1].shape:
-        raise ValueError(
-            "one of the inputs is token ids [N, T] with a heatmap [N, T]: the shapes are "
-            f"{[tuple(part.shape) for part in list_tensors(data_batch)]} and "
-            f"{[tuple(part.shape) for part in list_tensors(heatmaps)]}"
-        )
+    ids, heatmap = _tokens_of(data_batch, heatmaps, key)
     pictures = []
-    for ids, heatmap in zip(*pairs[0]):
-        shown = _relevant_range(heatmap, crop_th) if rf else slice(None)
-        tokens = [decode(int(token)) for token in ids[shown]]
-        pictures += TokenHeatmap([tokens], [heatmap[shown]]).to_images(width)
+    for tokens, values in zip(spaced([[decode(int(token)) for token in text] for text in ids]), heatmap):
+        shown = _relevant_range(values, crop_th) if rf else slice(None)
+        pictures += TokenHeatmap([_Spaced(tokens[shown])], [values[shown]]).to_images(width)
     return pictures
 
 
-def _parts(data: Any) -> list[torch.Tensor | None]:
-    """The top level of inputs or heatmaps, in order."""
-    if isinstance(data, dict):
-        return list(data.values())
-    return list(data) if isinstance(data, (tuple, list)) else [data]
+def _tokens_of(data: Any, heatmaps: Any, key: str | int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token ids and their heatmaps among inputs."""
+    if not isinstance(data, torch.Tensor):
+        keys = list(data) if isinstance(data, dict) else range(len(data))
+        relevant = [name for name in keys if isinstance(heatmaps[name], torch.Tensor)]
+        if key is None:
+            key = "input_ids" if "input_ids" in relevant else relevant[0] if len(relevant) == 1 else None
+        if key not in relevant:
+            raise ValueError(f"say which input holds the token ids: key is one of {', '.join(map(repr, relevant))}")
+        data, heatmaps = data[key], heatmaps[key]
+    if data.is_floating_point() or data.shape != heatmaps.shape or data.ndim != 2:
+        raise ValueError(
+            f"token ids [N, T] have heatmaps [N, T], not {tuple(data.shape)} {data.dtype} and {tuple(heatmaps.shape)}"
+        )
+    return data, heatmaps
 
 
 def _relevant_range(heatmap: torch.Tensor, threshold: float) -> slice:
     strength = heatmap.detach().abs()
-    found = torch.nonzero(strength > threshold * strength.max())
+    found = torch.nonzero(strength > threshold * strength.max()) if len(strength) else strength
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(None)
 
 
-def _spaced(tokens: Iterable[str]) -> list[str]:
+class _Spaced(list):
     """Tokens as they follow each other in running text."""
-    tokens = [str(token).replace("Ċ", "\n") for token in tokens]
-    if any(token.startswith(_SPACES) for token in tokens):
+
+
+def spaced(texts: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Tokens of texts as they follow each other in running text.
+
+    Tokens are taken for words with spaces between them, unless spaces, or marks for them, come with the tokens of any
+    of the texts.
+    """
+    texts = [text if isinstance(text, _Spaced) else [_printable(str(token)) for token in text] for text in texts]
+    is_marked = any(token.startswith(_SPACES) for text in texts for token in text)
+    return [text if isinstance(text, _Spaced) else _Spaced(_with_spaces(text, is_marked)) for text in texts]
+
+
+def _with_spaces(tokens: list[str], is_marked: bool) -> list[str]:
+    if is_marked:
         return [f" {token[1:]}" if token.startswith(_SPACES) else token for token in tokens]
     return [
         token.removeprefix("##") if token.startswith("##") or i == 0 else f" {token}" for i, token in enumerate(tokens)
     ]
+
+
+def _printable(token: str) -> str:
+    """A token without what cannot be drawn; ``Ċ`` alone is how byte-level tokenizers write a line break."""
+    token = "\n" * len(token) if token and not token.strip("Ċ") else token
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in token)
 
 
 def _ink(strength: float) -> str:
@@ -169,7 +190,7 @@ def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
         for i, piece in enumerate(pieces):
             if i or x > _MARGIN and x + font.getlength(piece) > width - _MARGIN:
                 x, y = _MARGIN, y + _LINE_HEIGHT
-                piece = piece.lstrip(" ")
+            piece = piece.lstrip(" ") if x == _MARGIN else piece
             places.append((x, y, piece, ground, ink))
             x += font.getlength(piece)
     picture = Image.new("RGB", (width, y + _LINE_HEIGHT + _MARGIN), "white")

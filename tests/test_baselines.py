@@ -79,8 +79,12 @@ def test_every_sample_under_every_condition_and_other_inputs(model):
         def forward(self, x, is_kept):
             return {"scores": (x * is_kept)[:, :2] ** 2, "else": x}
 
+    class Scalar(nn.Module):
+        def forward(self, x, weight):  # begins by writing, ignores an input, and has one output
+            return x.add_(1).prod(1)
+
     x, is_kept = torch.randn(2, 3), torch.tensor([[1, 1, 0], [0, 1, 1]])
-    attribution = CondAttribution(Masked(), output="scores", heatmap_axis=None)
+    attribution = CondAttribution(Masked().eval(), output="scores", heatmap_axis=None)
     conditions = [{"y": [0]}, {"y": [0, 1]}, {"y": [1]}]
     expected = torch.zeros(2, 3, 3)
     for sample in range(2):
@@ -97,6 +101,38 @@ def test_every_sample_under_every_condition_and_other_inputs(model):
     torch.testing.assert_close(symmetric.heatmap[0], torch.zeros(6, 3))
     assert product.heatmap[1] is None and path.heatmap[1] is None
     assert product.prediction.shape == (6, 2)
+    pairs = {"x": x, "weight": torch.randn(2, 4)}
+    with torch.inference_mode():
+        product = gradient_x_input(CondAttribution(Scalar().eval(), heatmap_axis=None), pairs, [{"y": [()]}] * 2)
+    torch.testing.assert_close(product.heatmap["x"], x * torch.stack([
+        (x[:, [1, 2]] + 1).prod(1), (x[:, [0, 2]] + 1).prod(1), (x[:, [0, 1]] + 1).prod(1)], 1))
+    assert not product.heatmap["weight"].any()
+
+
+def test_baselines_in_the_structure_of_the_inputs(model):
+    class Lookup(nn.Module):
+        def forward(self, embedded, mask, shift):
+            return (embedded.square().sum(-1) * mask).sum(1, keepdim=True) + shift
+
+    data = {"embedded": torch.randn(2, 3, 4), "mask": torch.tensor([[1, 1, 0], [1, 1, 1]]), "shift": torch.randn(2, 1)}
+    attribution = CondAttribution(Lookup().eval(), heatmap_axis=None)
+    pad = torch.randn(4)
+    for baseline in ({"embedded": pad, "mask": None, "shift": torch.zeros(1)}, (pad, torch.zeros(1))):
+        found = integrated_gradients(attribution, data, [{"y": [0]}], baseline=baseline, steps=2).heatmap
+        expected = (data["embedded"].square() - pad.square()) * data["mask"][..., None]
+        torch.testing.assert_close(found["embedded"], expected)
+        torch.testing.assert_close(found["shift"], data["shift"])
+    for baseline, message in ((pad, "2 floating-point inputs, but 1"), ((pad, torch.zeros(3)), "do not fit")):
+        with pytest.raises(ValueError, match=message):
+            integrated_gradients(attribution, data, [{"y": [0]}], baseline=baseline)
+
+
+def test_train_mode_is_told_and_leaves_no_trace(model_state):
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    before = model_state(net)
+    with pytest.warns(UserWarning, match="train mode"):
+        gradient_x_input(CondAttribution(net, heatmap_axis=None), torch.randn(5, 3), [{"y": [1]}])
+    assert model_state(net) == before
 
 
 def test_messages(model, images, monkeypatch):
@@ -120,8 +156,10 @@ def test_grad_cam_by_hand(model, images):
         gradient[:, c].mean((1, 2))[:, None, None] * activation[:, c] for c in range(3)
     ))
     torch.testing.assert_close(result.heatmap, expected)
-    with pytest.raises(ValueError, match="no positions"):
+    with pytest.raises(ValueError, match="B, C, H, W"):
         grad_cam(CondAttribution(model), images, CONDITIONS, "5")
+    with pytest.raises(ValueError, match="no tensor there"):
+        grad_cam(CondAttribution(model), images, CONDITIONS, "2:1")
 
 
 def test_rollout_of_two_tokens_by_hand():
@@ -132,6 +170,8 @@ def test_rollout_of_two_tokens_by_hand():
     torch.testing.assert_close(attention_rollout([first, second]), expected)
     with pytest.raises(ValueError, match="one layer"):
         attention_rollout([])
+    with pytest.raises(ValueError, match="heads, T, T"):
+        attention_rollout([second.mean(1)])
 
 
 def test_nothing_stays(model, images, model_state):

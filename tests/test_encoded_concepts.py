@@ -59,6 +59,34 @@ HEADS, NEURONS, STREAM = "attend.out_proj:in", "down_proj:in", "embed"
 # Directions
 
 
+@pytest.mark.parametrize("rows", [[], [1]])
+def test_reading_a_code_changes_nothing_below_it(transformer, rows):
+    x, concept = random(3, 6, 5), DirectionConcept(random(2, 8))
+    attribution = CondAttribution(transformer, heatmap_axis=-1)
+    conditions = [{"norm": [0], "y": [1]} if row in rows else {"y": [1]} for row in range(3)]
+    options = {"mask_map": {"norm": concept}, "exclude_parallel": False}
+    found = attribution(x, conditions, EpsilonPlus(), ["norm", "embed"], **options)
+    plain = attribution(x, [{"y": [1]}] * 3, EpsilonPlus(), ["embed"])
+    others = [row for row in range(3) if row not in rows]
+    torch.testing.assert_close(found.heatmap[others], plain.heatmap[others], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.relevances["embed"][others], plain.relevances["embed"][others], rtol=0, atol=1e-12)
+    for row in rows:
+        alone = attribution(x[row:row + 1], conditions[row:row + 1], EpsilonPlus(), **options).heatmap[0]
+        torch.testing.assert_close(found.heatmap[row], alone)
+        assert not torch.allclose(alone, plain.heatmap[row])
+
+
+def test_activations_of_any_precision_and_groups_that_do_not_differ():
+    values = random(10, 4).bfloat16().requires_grad_()
+    found = DirectionConcept.fit(values, method="pca", n_components=2)
+    torch.testing.assert_close(
+        found.basis, DirectionConcept.fit(values.detach().double().numpy(), method="pca", n_components=2).basis
+    )
+    assert DirectionConcept(found.basis.bfloat16()).basis.dtype == torch.double
+    with pytest.raises(ValueError, match="do not differ"):
+        DirectionConcept.fit(torch.ones(4, 3), [0, 0, 1, 1], method="mean_difference")
+
+
 def test_directions_along_the_axes_are_channels(convolutional):
     images, channels, layer = random(2, 1, 8, 8), [1, 4], "3"
     concept = DirectionConcept(torch.eye(6)[channels], axis=1)

@@ -88,12 +88,41 @@ def test_vis_tokens_of_inputs_with_a_mask():
     data = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     found = plot(data, {"input_ids": heatmaps, "attention_mask": None})
     assert np.array_equal(found[0], whole[0])
+    # by name, whatever the order, and whatever else has a heatmap or is no tensor
+    data = {"token_type_ids": ids, "input_ids": ids.flip(0), "use_cache": False}
+    found = plot(data, {"input_ids": heatmaps.flip(0), "token_type_ids": heatmaps, "use_cache": None})
+    assert np.array_equal(found[1], whole[0])
+    assert np.array_equal(plot(data, {**data, "token_type_ids": heatmaps}, key="token_type_ids")[0], whole[0])
+    with pytest.raises(ValueError, match="key is one of 0, 1"):
+        plot((ids, ids), (heatmaps, heatmaps))
     with pytest.raises(ValueError, match=r"token ids \[N, T\]"):
         plot(torch.rand(2, 4), heatmaps)
     with pytest.raises(ValueError, match=r"token ids \[N, T\]"):
         plot(ids, heatmaps[:, :3])
 
 
+def test_words_of_a_crop_are_spaced_as_in_the_text():
+    decode = {0: "Ġnot", 1: "Ġunbeliev", 2: "able"}.__getitem__
+    cropped, = vis_tokens(torch.tensor([[0, 1, 2]]), torch.tensor([[0., 1, 1]]), rf=True, decode=decode)
+    expected, = TokenHeatmap(["Ġunbeliev", "able"], torch.ones(2)).to_images()
+    assert np.array_equal(cropped, expected)
+
+
+def test_values_that_are_not_finite_have_no_colour():
+    found = spans(TokenHeatmap(["a", "b", "c"], [torch.nan, torch.inf, 2.]).to_html())
+    alone = spans(TokenHeatmap(["a", "b", "c"], [0., 0, 2]).to_html())
+    assert [span[1:] for span in found] == [span[1:] for span in alone]
+    assert [span[0] for span in found] == ["nan", "inf", "2"]
+
+
+def test_letters_that_cannot_be_drawn():
+    TokenHeatmap(["a\rb", "c\x85", "\u2029d"], torch.ones(3)).to_images()
+    assert "".join(text for *_, text in spans(TokenHeatmap(["Ċ", "ĊĊ", "Ċetta"], torch.ones(3)).to_html())) == (
+        "\n \n\n Ċetta"
+    )
+
+
 def test_no_relevance_at_all():
     zero, = vis_tokens(torch.tensor([[1, 2]]), torch.zeros(1, 2), rf=True)
     assert zero.width == 480
+    assert vis_tokens(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0), rf=True)[0].width == 480

@@ -3,7 +3,8 @@
 The layer's tensor x is written as ``decode(encode(x)) + remainder``. Its code, with one more entry for the remainder,
 takes the place of the tensor: it is recorded, read and masked as if the code's entries were channels on the last axis.
 The model goes on with x itself. Relevance of x is divided among code and remainder by what they contribute to it, so it
-adds up, and goes back to x through the encoder.
+adds up. Where a condition names the layer, relevance goes back to x through the encoder; elsewhere it passes as it
+came, so that to read a code changes nothing below it.
 """
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class EncodedConcept(ChannelConcept):
     def __repr__(self):
         return f"{type(self).__name__}({self.encode!r}, {self.decode!r}, axis={self.feature_axis})"
 
-    def splice(self, x: Tensor, on_code: Callable[[Tensor], Tensor]) -> Tensor:
+    def splice(
+        self, x: Tensor, on_code: Callable[[Tensor], Tensor], masked_rows: Callable[[], list[int]] = list
+    ) -> Tensor:
         """Put the code between a tensor and what follows.
 
         Parameters
@@ -65,13 +68,15 @@ class EncodedConcept(ChannelConcept):
             [B, ...], activation of the layer.
         on_code : callable
             Is given the code [B, positions..., K + 1] and returns it, perhaps as another tensor.
+        masked_rows : callable
+            Asked on the way back, in which rows the code's relevance was masked.
 
         Returns
         -------
         torch.Tensor
             Equal to ``x``.
         """
-        features, shares = x.movedim(self.feature_axis, -1), _Shares()
+        features, shares = x.movedim(self.feature_axis, -1), _Shares(masked_rows)
         code = on_code(_Encode.apply(features, self, shares))
         return _Decode.apply(code, features.detach(), self, shares).movedim(-1, self.feature_axis)
 
@@ -96,9 +101,18 @@ class EncodedConcept(ChannelConcept):
 
 
 class _Shares:
-    """Relevance of the remainder by feature, kept on the way back from decoder to encoder."""
+    """What is kept on the way back from decoder to encoder: relevance of the layer and of the remainder, by feature."""
 
-    of_remainder: Tensor | None = None
+    def __init__(self, masked_rows: Callable[[], list[int]]):
+        self.masked_rows = masked_rows
+        self.of_layer: Tensor | None = None
+        self.of_remainder: Tensor | None = None
+
+    def taken(self) -> tuple[Tensor | None, Tensor | None]:
+        """Both, which are not kept any longer; None where relevance starts at the code."""
+        found = self.of_layer, self.of_remainder
+        self.of_layer = self.of_remainder = None
+        return found
 
 
 class _Encode(torch.autograd.Function):
@@ -110,19 +124,27 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, relevance):
-        """By the epsilon rule; relevance of the remainder as it came, or by what its norm consists of."""
+        """By the epsilon rule in masked rows; elsewhere relevance of the layer, as it came."""
+        of_layer, of_remainder = ctx.shares.taken()
+        masked = ctx.shares.masked_rows()
+        if of_layer is not None and not masked:
+            return of_layer, None, None
         features, = ctx.saved_tensors
         with torch.enable_grad():
             leaf = features.detach().requires_grad_()
             code = ctx.concept.encode(leaf)
             gradient, = torch.autograd.grad(code, leaf, relevance[..., :-1] / stabilized(code.detach()))
-        parts = ctx.shares.of_remainder
-        if parts is None:  # relevance starts at the code
-            parts = ctx.concept.with_remainder(features)[1].square()
-        ctx.shares.of_remainder = None
+        # relevance of the remainder goes as it came, or where it starts here by what its norm consists of
+        parts = ctx.concept.with_remainder(features)[1].square() if of_remainder is None else of_remainder
         total = parts.sum(-1, keepdim=True)
         parts = torch.where(total == 0, 0, parts / torch.where(total == 0, 1, total))
-        return features * gradient + relevance[..., -1:] * parts, None, None
+        sent = features * gradient + relevance[..., -1:] * parts
+        if of_layer is not None:
+            others = torch.ones(len(sent), dtype=torch.bool, device=sent.device).index_fill(
+                0, torch.tensor(masked, device=sent.device), False
+            )
+            sent[others] = of_layer[others]
+        return sent, None, None
 
 
 class _Decode(torch.autograd.Function):
@@ -143,6 +165,7 @@ class _Decode(torch.autograd.Function):
             gradient, = torch.autograd.grad(contribution, leaf, s)
         ctx.shares.of_remainder = s * (features - contribution.detach())
         of_remainder = ctx.shares.of_remainder.sum(-1, keepdim=True)
+        ctx.shares.of_layer = relevance
         return torch.cat([leaf.detach() * gradient, of_remainder], -1), None, None, None
 
 
@@ -165,7 +188,7 @@ class DirectionConcept(EncodedConcept):
     """
 
     def __init__(self, basis, axis: int = -1):
-        basis = torch.as_tensor(np.asarray(basis, dtype=np.float64))
+        basis = torch.as_tensor(_as_array(basis))
         if basis.ndim != 2:
             raise ValueError(f"a basis is [directions, features], not of the shape {tuple(basis.shape)}")
         if not torch.isfinite(basis).all() or not basis.any(1).all():
@@ -218,7 +241,7 @@ class DirectionConcept(EncodedConcept):
         ValueError
             If labels are missing, not needed or of one kind only, or "nmf" is given negative values.
         """
-        values = np.asarray(values, dtype=np.float64)
+        values = _as_array(values)
         rows = np.moveaxis(values, axis, -1)
         samples = np.broadcast_to(
             np.arange(len(rows)).reshape(-1, *[1] * (rows.ndim - 2)), rows.shape[:-1]
@@ -238,7 +261,16 @@ class DirectionConcept(EncodedConcept):
             directions = _components(rows, method, n_components, random_state)
         else:
             raise ValueError(f"method is 'pca', 'nmf', 'cav' or 'mean_difference', not {method!r}")
-        return cls(directions / np.linalg.norm(directions, axis=1, keepdims=True), axis)
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        if not (lengths > 0).all():
+            raise ValueError(f"{method!r} finds no direction: the values of the groups do not differ")
+        return cls(directions / lengths, axis)
+
+
+def _as_array(values) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double()  # numpy knows no bfloat16
+    return np.asarray(values, dtype=np.float64)
 
 
 def _components(rows, method, n_components, random_state):
