@@ -91,7 +91,8 @@ def _channels_last(array, batched):
         return np.moveaxis(array, -3, -1) if array.shape[-3] in (1, 3) else array
     raise ValueError(
         f"an image is [H, W], or [C, H, W] or [H, W, C] with 1 or 3 channels{', in a batch' * batched}; "
-        f"got the shape {array.shape}. See crp.image.vis_signal and vis_features, or crp.text.vis_tokens, for other inputs"
+        f"got the shape {array.shape}. For other inputs there are crp.image.vis_signal and vis_features, and "
+        "crp.text.vis_tokens"
     )
 
 
