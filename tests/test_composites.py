@@ -2,9 +2,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from zennit.composites import EpsilonPlus, EpsilonPlusFlat, GuidedBackprop
+from zennit.canonizers import SequentialMergeBatchNorm
+from zennit.composites import EpsilonPlus, EpsilonPlusFlat, GuidedBackprop, LayerMapComposite
 from zennit.core import Composite
-from zennit.rules import Epsilon, Gamma
+from zennit.rules import Epsilon, Gamma, ZPlus
 
 from crp.composites import LanguageModel, VisionTransformer, default_composite, gives_relevance
 
@@ -61,3 +62,14 @@ def test_which_composites_give_relevance():
     assert gives_relevance(EpsilonPlus(), model) and gives_relevance(EpsilonPlusFlat(), model)
     assert gives_relevance(EpsilonPlus(), nn.ReLU())  # its functional linear operations have a rule
     assert not gives_relevance(GuidedBackprop(), model)
+
+
+@pytest.mark.parametrize("preset", [VisionTransformer, LanguageModel])
+def test_presets_take_canonizers(preset):
+    canonizer = SequentialMergeBatchNorm()
+    assert preset(canonizers=[canonizer]).canonizers == [canonizer]
+
+
+def test_a_rule_for_convolutions_alone_gives_relevance():
+    composite = LayerMapComposite([(nn.Conv2d, ZPlus())])
+    assert gives_relevance(composite, nn.Linear(2, 2)) and gives_relevance(composite, nn.Conv2d(1, 1, 1))

@@ -645,3 +645,51 @@ def test_attention_of_any_shape(batch, queries, keys, width, causal):
     torch.testing.assert_close(output, functional.scaled_dot_product_attention(*inputs, is_causal=causal))
     assert [x.shape for x in found] == [x.shape for x in inputs]
     assert all(torch.isfinite(x).all() for x in found)
+
+
+def with_mode(function, inputs):
+    return send_back(function, inputs)[1]
+
+
+@pytest.mark.parametrize("function, shapes", [
+    (functional.glu, [(2, 6)]), (lambda a: functional.glu(a, 0), [(4, 3)]),
+    (functional.cosine_similarity, [(3, 4), (3, 4)]),
+    (lambda a: torch.stack(torch.var_mean(a, 1)), [(3, 4)]), (lambda a: torch.stack(torch.std_mean(a, 1)), [(3, 4)]),
+    (lambda a, b, c: torch.addmm(a, b, c, beta=.5, alpha=2.), [(3, 2), (3, 4), (4, 2)]),
+    (lambda a, b, c: a.addmm(b, c), [(2,), (3, 4), (4, 2)]),
+    (lambda a, b, c: torch.addmv(a, b, c, beta=.5), [(3,), (3, 4), (4,)]),
+    (lambda a, b, c: torch.baddbmm(a, b, c, alpha=3.), [(2, 3, 2), (2, 3, 4), (2, 4, 2)]),
+    (lambda a, b, c: torch.addcmul(a, b, c, value=2.), [(3,), (3,), (3,)]),
+    (lambda a, b, c: torch.addcdiv(a, b, c, value=2.), [(3,), (3,), (3,)]),
+    (lambda a, b: torch.lerp(a, b, .3), [(3,), (3,)]), (lambda a, b, c: a.lerp(b, c), [(3,), (3,), (3,)]),
+    (lambda a, b, c: functional.linear(a, b, c), [(5, 3), (2, 3), (2,)]), (functional.linear, [(5, 3), (2, 3)]),
+])
+def test_what_is_composed_gives_what_pytorch_gives(function, shapes):
+    inputs = [random(*shape) for shape in shapes]
+    torch.testing.assert_close(with_mode(function, inputs), function(*inputs))
+
+
+@pytest.mark.parametrize("function", [
+    lambda x, mean, var, w, b: functional.batch_norm(x, mean, var, w, b, eps=.5),
+    lambda x, mean, var, w, b: functional.instance_norm(x, mean, var, w, b, use_input_stats=False, eps=.5),
+    lambda x, mean, var, w, b: functional.instance_norm(x, weight=w, bias=b, eps=.5),
+    lambda x, mean, var, w, b: functional.group_norm(x, 3, w, b, eps=.5),
+])
+def test_functional_norms_keep_their_epsilon_and_their_zeros(function):
+    x, parameters = random(2, 3, 4), [random(3), random(3).exp(), random(3), random(3)]
+    (found,), z, relevance = send_back(lambda x: function(x, *parameters), [x])
+    torch.testing.assert_close(z, function(x, *parameters))
+    mean, var, weight, bias = (parameter[:, None] for parameter in parameters)
+    own = x.mean(2, keepdim=True), x.var(2, correction=0, keepdim=True)
+    is_running = torch.allclose(z, (x - mean) / (var + .5).sqrt() * weight + bias)
+    factor = weight / ((var if is_running else own[1]) + .5).sqrt()
+    s = relevance / stabilize(z) * factor
+    torch.testing.assert_close(found, x * (s if is_running else s - s.mean(2, keepdim=True)))
+
+
+@pytest.mark.parametrize("power", [lambda x: x ** -.5, lambda x: 1 / x ** .5, lambda x: torch.pow(x, -.5)])
+def test_powers_that_normalise_count_as_constants(power):
+    x = random(2, 5)
+    found, output, relevance = send_back(lambda x: x * power(x.square().mean(-1, keepdim=True)), [x])
+    torch.testing.assert_close(found[0], relevance)
+    assert output.square().mean().item() == pytest.approx(1)

@@ -126,3 +126,28 @@ def test_no_relevance_at_all():
     zero, = vis_tokens(torch.tensor([[1, 2]]), torch.zeros(1, 2), rf=True)
     assert zero.width == 480
     assert vis_tokens(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0), rf=True)[0].width == 480
+
+
+def test_colours_tell_strength_of_either_sign():
+    strong, weak = spans(TokenHeatmap(["a", "b"], [-4., 1.]).to_html())
+    assert sum(rgb(strong[1])) < sum(rgb(weak[1]))
+    assert strong[1] == spans(TokenHeatmap(["a"], [-1.]).to_html())[0][1]
+
+
+def test_crops_go_by_the_share_of_the_strongest():
+    ids = torch.tensor([[0, 1, 2, 3]])
+    for heatmap, shown in (([.01, -.5, .2, .04], "12"), ([1., -50, 20, 4], "12")):
+        found, = vis_tokens(ids, torch.tensor([heatmap]), rf=True)
+        expected, = TokenHeatmap(list(shown), torch.tensor(heatmap[1:3])).to_images()
+        assert np.array_equal(found, expected)
+
+
+def test_lines_are_as_full_as_they_can_be_and_begin_without_a_space():
+    words = ["mmmm"] * 6
+    heights = [TokenHeatmap(words, torch.ones(6)).to_images(width)[0].height for width in (800, 300, 150)]
+    assert heights[0] < heights[1] < heights[2]
+    picture = np.asarray(TokenHeatmap(["m"] * 40, torch.ones(40)).to_images(200)[0])
+    coloured = (picture != 255).any(2)
+    assert coloured[:, :6].sum() == 0 and coloured[:, -6:].sum() == 0
+    columns = [line[6:12].any() for line in coloured if line.any()]
+    assert all(columns)
