@@ -19,15 +19,17 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.2", "zennit>=0.5.1", "numpy", "scipy", "scikit-learn>=1.5", "hdbscan>=0.8.40", "pillow",
-        "matplotlib>=3.6", "tqdm",
+        "matplotlib>=3.6", "tqdm", "cloudpickle",
     ],
     extras_require={
         "xarray": ["xarray"],
         "umap": ["umap-learn>=0.5.7"],
         "captum": ["captum>=0.8"],
+        "zarr": ["zarr>=3", "xarray"],
+        "parquet": ["pyarrow"],
         "test": [
             "captum>=0.8", "pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray",
-            "umap-learn>=0.5.7", "ruff",
+            "umap-learn>=0.5.7", "ruff", "zarr>=3", "pyarrow", "datasets", "loky", "dask[distributed]",
         ],
     },
     entry_points={"console_scripts": ["crp=crp.cli:main"]},

@@ -15,6 +15,7 @@ from sklearn.neighbors import BallTree, KDTree
 from crp.archive import read_archive, write_archive
 from crp.arrays import as_array
 from crp.inputs import list_tensors, map_tensors
+from crp.records import describe_file, write_record
 from crp.samples import split_item, with_batch_axis
 
 FIT_ALL_UP_TO, FIT_SAMPLES, REDUCED_TO = 15_000, 10_000, 50
@@ -507,6 +508,7 @@ def find_store_patterns(store: Any, layer: str, quantity: str, **options) -> Pat
     path = store.patterns_path(layer, quantity)
     path.parent.mkdir(exist_ok=True)
     patterns.save(path)
+    write_record(path.with_suffix(".json"), {"files": {path.name: describe_file(path)}})
     return patterns
 
 

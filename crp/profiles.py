@@ -179,6 +179,8 @@ def group_profiles(
     if isinstance(source, ReferenceStore):
         if align is not None or positions:
             raise ValueError("a store holds no maps to keep or align: give (model, dataset) instead")
+        if source.options["keep"] == "top" and groups == "target":
+            return _profiles_of_classes(source, layers, quantity)
         identity, batches = source.identity(), _batches_of_store(source, groups, layers, quantity)
     elif isinstance(source, Mapping):
         batches = _batches_of_arrays(source, gradients, groups, layers, align, axis)
@@ -317,6 +319,15 @@ def _labels(groups, labels_of, samples, length) -> list:
     return [labels[i] for i in samples]
 
 
+def _profiles_of_classes(store, layers, quantity) -> GroupProfiles:
+    """From the sums of each class, which is what a store without matrices keeps."""
+    means = {}
+    for layer in store.layers if layers is None else layers:
+        classes, counts, means[layer] = store.profile_of_classes(layer, quantity)
+    options = {"source": store.identity(), "quantity": quantity, "align": None}
+    return GroupProfiles([str(number) for number in classes], np.asarray(counts), means, options)
+
+
 def _batches_of_store(store, groups, layers, quantity) -> Iterator[_Batch]:
     rows = store.rows(quantity)
     labels = {"prediction": rows["prediction"]}
@@ -422,7 +433,7 @@ def _batches_of_model(
             heatmap=False,
         )
 
-    for items in iterate_items(dataset, range(len(dataset)), batch_size, 0):
+    for items in iterate_items(dataset, batch_size):
         samples = np.arange(first, first + len(items))
         first += len(items)
         pairs = [split_item(item) for item in items]

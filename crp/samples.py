@@ -6,7 +6,48 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset, get_worker_info
+
+
+class SampleError(RuntimeError):
+    """A sample that the dataset cannot give, or ``preprocess_fn`` not take; the message names its index."""
+
+
+    def __init__(self, index: int, error: Exception):
+        super().__init__(index, error)
+        self.index, self.error = index, error
+
+    def __str__(self):
+        return f"sample {self.index}: {describe_error(self.error)}"
+
+
+class _Attempts:
+    """A dataset that gives ``(item, None)``, or ``(None, error)``."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[Any, Exception | None]:
+        try:
+            return self.dataset[index], None
+        except Exception as error:  # whatever a dataset raises
+            # other processes may know nothing of its class
+            return None, error if get_worker_info() is None else RuntimeError(describe_error(error))
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raise a TypeError for a dataset that cannot be asked for sample i."""
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(
+            f"the dataset is {_describe(dataset)}, which can only be read from the start. A sweep goes on after an "
+            "interruption, is divided among workers, and shows samples again: it needs dataset[i] and len(dataset). "
+            "Keep the samples in a list or a map-style dataset"
+        )
+
+
+def describe_error(error: Exception) -> str:
+    """Kind and message of an error."""
+    return f"{type(error).__name__}: {error}"
 
 
 def split_item(item: Any, target_key: str = "labels") -> tuple[Any, Any]:
@@ -98,9 +139,29 @@ def list_targets(target: Any) -> list[int]:
     )
 
 
-def iterate_items(dataset: Any, indices: range, batch_size: int, num_workers: int) -> Iterator[list[Any]]:
-    """Lists of ``dataset[i]``, in order, read by worker processes if ``num_workers`` is positive."""
-    return iter(DataLoader(Subset(dataset, indices), batch_size, collate_fn=list, num_workers=num_workers))
+def attempt_items(
+    dataset: Any, indices: range, batch_size: int, num_workers: int
+) -> Iterator[list[tuple[Any, Exception | None]]]:
+    """Lists of ``(dataset[i], None)`` or ``(None, error)``, in order; read by ``num_workers`` processes, if any."""
+    attempts = Subset(_Attempts(dataset), indices)
+    return iter(DataLoader(attempts, batch_size, collate_fn=list, num_workers=num_workers))
+
+
+def iterate_items(dataset: Any, batch_size: int) -> Iterator[list[Any]]:
+    """Lists of ``dataset[i]``, in order.
+
+    Raises
+    ------
+    SampleError
+        If the dataset does; the message names the sample.
+    """
+    first = 0
+    for attempts in attempt_items(dataset, range(len(dataset)), batch_size, 0):
+        for index, (_, error) in enumerate(attempts, first):
+            if error is not None:
+                raise SampleError(index, error) from error
+        yield [item for item, _ in attempts]
+        first += len(attempts)
 
 
 def _describe(value: Any) -> str:

@@ -8,33 +8,40 @@ import re
 import secrets
 import shutil
 import socket
+import warnings
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from crp.records import StoreError, describe_file, file_hash, sync_folder, write_record
 from crp.store import (
     FORMAT,
     FORMAT_VERSION,
-    QUANTITIES,
-    TABLE_DEPTH,
-    TABLE_DTYPE,
     ReferenceStore,
-    StoreError,
-    file_hash,
+    is_sealed,
     is_store,
-    read_json,
     read_manifest,
-    stored_statistics,
-    table_name,
+    read_seal,
+    read_shard_record,
 )
-from crp.topk import top_rows
+from crp.tables import merge_tables, write_class_sums, write_tables
 
 
-def create_store(path: Path, settings: dict[str, Any]) -> None:
+def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
     """Write the manifest, or check that the one that is there has the same settings.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict
+        Everything that decides what the store holds.
+    device : str
+        What computes it: values differ by rounding between kinds of devices, versions and numbers of threads. So the
+        manifest records these, and a warning tells if a store is continued with others.
 
     Raises
     ------
@@ -47,29 +54,43 @@ def create_store(path: Path, settings: dict[str, Any]) -> None:
         for name in ("shards", "tables", "seal.json"):
             if (path / name).exists():
                 raise StoreError(f"{path} holds {name!r} but no store: choose another path, or move it away")
-        (path / "shards").mkdir(parents=True)
-        manifest = {"format": FORMAT, "version": FORMAT_VERSION, "made_with": _versions(), "settings": settings}
-        temporary = path / f".manifest.{_process_tag()}"
-        _write_durably(temporary, json.dumps(manifest, indent=1).encode())
+        path.mkdir(parents=True, exist_ok=True)
+        manifest = {
+            "format": FORMAT, "version": FORMAT_VERSION, "made_with": _environment(device), "settings": settings
+        }
+        temporary = path / f".manifest.{process_tag()}"
         try:
+            write_record(temporary, manifest)
             os.link(temporary, path / "manifest.json")  # unlike a rename, fails where another process was first
         except FileExistsError:
             pass
         finally:
-            temporary.unlink()
-        _sync_folder(path)
+            temporary.unlink(missing_ok=True)
+        sync_folder(path)
     check_settings(path, settings)
-    _remove_dead_temporaries(path / "shards")
+    (path / "shards").mkdir(exist_ok=True)
+    _warn_of_other_environment(path, device)
+    _remove_dead_temporaries(path)
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Raise a StoreError that names what differs between the settings of a store and others."""
-    stored = read_manifest(path)["settings"]
-    differences = list(_differences(stored, json.loads(json.dumps(settings))))
+    differences = list(_differences(read_manifest(path)["settings"], json.loads(json.dumps(settings))))
     if differences:
+        more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
         raise StoreError(
-            f"{path} holds a sweep with other settings: " + "; ".join(differences)
+            f"{path} holds a sweep with other settings: " + "; ".join(differences[:8]) + more
             + ". Choose another path, or overwrite=True to replace it"
+        )
+
+
+def _warn_of_other_environment(path: Path, device: str) -> None:
+    there, here = read_manifest(path)["made_with"], _environment(device)
+    differences = list(_differences(there, here))
+    if differences:
+        warnings.warn(
+            f"{path} is continued in another environment, so values may differ by rounding: " + "; ".join(differences),
+            stacklevel=2,
         )
 
 
@@ -93,13 +114,27 @@ class ShardWriter:
         Folder of the store.
     first, stop : int
         Range of the samples.
+    keep : {"all", "top"}
+        "top" commits only what tables are made of.
+    rows_at_once : int
+        How many rows a pass may have.
+
+    Attributes
+    ----------
+    skipped : dict
+        Sample -> why it was left out.
+    notes : list of str
+        What else is to be known of the shard.
     """
 
-    def __init__(self, path: Path, first: int, stop: int):
+    def __init__(self, path: Path, first: int, stop: int, keep: str, rows_at_once: int):
         self.folder = shard_path(path, first)
-        self._temporary = self.folder.with_name(f".{self.folder.name}.{_process_tag()}")
-        self._store, self._first, self._stop = path, first, stop
+        self._temporary = self.folder.with_name(f".{self.folder.name}.{process_tag()}")
+        self._store, self._first, self._stop, self._keep = path, first, stop, keep
         self._files: dict[str, _GrowingArray] = {}
+        self.rows_at_once = rows_at_once
+        self.skipped: dict[int, str] = {}
+        self.notes: list[str] = []
 
     def __enter__(self) -> ShardWriter:
         self._temporary.mkdir()
@@ -108,7 +143,7 @@ class ShardWriter:
     def __exit__(self, exception_type, exception, traceback):
         try:
             for file in self._files.values():
-                file.close()
+                file.close(durably=exception_type is None)
             if exception_type is None:
                 self._commit()
         finally:
@@ -120,18 +155,41 @@ class ShardWriter:
             self._files[name] = _GrowingArray(self._temporary / f"{name}.npy", rows.dtype, rows.shape[1:])
         self._files[name].append(rows)
 
+    def _reduce(self):
+        """Replace matrices by what tables are made of."""
+        store, tables = ReferenceStore.unsealed(self._store, {self._temporary.name: None}), self._temporary / "tables"
+        tables.mkdir()
+        write_tables(store, tables)
+        write_class_sums(store, tables)
+        for name in self._files:
+            (self._temporary / f"{name}.npy").unlink()
+        for file in tables.iterdir():
+            file.rename(self._temporary / file.name)
+        tables.rmdir()
+
+    def halve_rows(self, rows: int, sample: int) -> None:
+        """Let passes have half as many rows, and note it, since a pass ran out of memory with so many at a sample."""
+        self.rows_at_once = rows // 2
+        self.notes.append(f"out of memory with {rows} rows at sample {sample}: {self.rows_at_once} from there on")
+        warnings.warn(f"shard {self.folder.name}: {self.notes[-1]}", stacklevel=2)
+
     def _commit(self):
-        files = {path.name: _describe(path) for path in sorted(self._temporary.iterdir())}
-        record = {"first": self._first, "stop": self._stop, "manifest": file_hash(self._store / "manifest.json"),
-                  "files": files}
-        _write_durably(self._temporary / "shard.json", json.dumps(record, indent=1).encode())
-        _sync_folder(self._temporary)
+        counts = {name.removesuffix(".rows"): file.rows for name, file in self._files.items() if name.endswith(".rows")}
+        if self._keep == "top":
+            self._reduce()
+        files = {path.name: describe_file(path) for path in sorted(self._temporary.iterdir())}
+        write_record(self._temporary / "shard.json", {
+            "first": self._first, "stop": self._stop, "rows": counts,
+            "skipped": {str(sample): reason for sample, reason in self.skipped.items()}, "notes": self.notes,
+            "manifest": file_hash(self._store / "manifest.json"), "files": files,
+        })
+        sync_folder(self._temporary)
         try:
             self._temporary.rename(self.folder)
         except OSError:
             if not self.folder.is_dir():  # otherwise another process has committed the same shard
                 raise
-        _sync_folder(self.folder.parent)
+        sync_folder(self.folder.parent)
 
 
 class _GrowingArray:
@@ -139,26 +197,29 @@ class _GrowingArray:
 
     def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple):
         self._file = open(path, "wb")
-        self._dtype, self._row_shape, self._rows = dtype, row_shape, 0
+        self._dtype, self._row_shape, self.rows = dtype, row_shape, 0
         self._write_header()
 
     def _write_header(self):
         # numpy pads the header so that it keeps its length while the first axis grows
         np.lib.format.write_array_header_1_0(self._file, {
             "descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False,
-            "shape": (self._rows, *self._row_shape),
+            "shape": (self.rows, *self._row_shape),
         })
 
     def append(self, rows: np.ndarray):
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
-        self._rows += len(rows)
+        self.rows += len(rows)
 
-    def close(self):
-        self._file.seek(0)
-        self._write_header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def close(self, durably: bool = True):
+        try:
+            if durably:
+                self._file.seek(0)
+                self._write_header()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
 
 
 def shard_path(path: Path, first: int) -> Path:
@@ -166,8 +227,8 @@ def shard_path(path: Path, first: int) -> Path:
     return path / "shards" / f"{first:08d}"
 
 
-def finished_shards(path: Path) -> dict[str, tuple[int, int]]:
-    """Name of each committed shard -> the range of its samples, in order.
+def finished_shards(path: Path) -> dict[str, dict[str, Any]]:
+    """Name of each committed shard -> its record, in the order of their samples.
 
     Raises
     ------
@@ -177,16 +238,36 @@ def finished_shards(path: Path) -> dict[str, tuple[int, int]]:
     read_manifest(path)
     manifest, found, end = file_hash(path / "manifest.json"), {}, 0
     for folder in sorted((path / "shards").glob("[0-9]*"), key=lambda folder: int(folder.name)):
-        record = read_json(folder / "shard.json", "the shard has no record")
-        if not isinstance(record, dict) or not {"manifest", "first", "stop", "files"} <= set(record):
-            raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks fields")
+        record = read_shard_record(folder)
         if record["manifest"] != manifest:
             raise StoreError(f"{folder} belongs to a sweep with another manifest")
         if record["first"] < end:
             raise StoreError(f"{folder} repeats samples {record['first']} to {min(end, record['stop']) - 1}")
-        found[folder.name] = (record["first"], record["stop"])
+        found[folder.name] = record
         end = record["stop"]
     return found
+
+
+def range_of(record: dict[str, Any]) -> tuple[int, int]:
+    """The samples of a shard: (first, stop)."""
+    return record["first"], record["stop"]
+
+
+def swept_ranges(path: Path) -> list[list[int]]:
+    """The samples that a store holds, as ranges (first, stop), finished or not."""
+    if is_sealed(path):
+        return read_seal(path)["samples"]
+    return join_ranges(map(range_of, finished_shards(path).values()))
+
+
+def check_complete(path: Path, samples: tuple[int, int] | None) -> None:
+    """Raise a StoreError if a store lacks any of a range (first, stop) of samples."""
+    if samples is None:
+        return
+    covered = {i for first, stop in swept_ranges(path) for i in range(first, stop)}
+    absent = [i for i in range(*samples) if i not in covered]
+    if absent:
+        raise StoreError(f"{path} lacks {len(absent)} samples, from {absent[0]} to {absent[-1]}")
 
 
 def seal_store(path: Path) -> None:
@@ -200,39 +281,35 @@ def seal_store(path: Path) -> None:
     shards = finished_shards(path)
     if not shards:
         raise StoreError(f"{path} holds no finished shard")
-    temporary = path / f".tables.{_process_tag()}"
-    temporary.mkdir()
-    _write_tables(ReferenceStore.unsealed(path, list(shards)), temporary)
-    tables = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
-    _sync_folder(temporary)
-    shutil.rmtree(path / "tables", ignore_errors=True)
-    temporary.rename(path / "tables")
+    temporary, unsealed = path / f".tables.{process_tag()}", path / f".seal.{process_tag()}"
+    try:
+        temporary.mkdir()
+        store = ReferenceStore.unsealed(path, {name: record["files"] for name, record in shards.items()})
+        if store.options["keep"] == "top":
+            merge_tables(store, shards, temporary)
+        else:
+            write_tables(store, temporary)
+        tables = {file.name: describe_file(file) for file in sorted(temporary.iterdir())}
+        sync_folder(temporary)
+        shutil.rmtree(path / "tables", ignore_errors=True)
+        temporary.rename(path / "tables")
+        write_record(unsealed, {
+            "manifest": file_hash(path / "manifest.json"), "samples": join_ranges(map(range_of, shards.values())),
+            "skipped": {sample: reason for record in shards.values() for sample, reason in record["skipped"].items()},
+            "shards": {name: file_hash(path / "shards" / name / "shard.json") for name in shards}, "tables": tables,
+        })
+        unsealed.rename(path / "seal.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        unsealed.unlink(missing_ok=True)
+    sync_folder(path)
+    remove_merged_shards(path)
 
-    seal = {"manifest": file_hash(path / "manifest.json"), "samples": join_ranges(shards.values()),
-            "shards": {name: file_hash(path / "shards" / name / "shard.json") for name in shards}, "tables": tables}
-    unsealed = path / f".seal.{_process_tag()}"
-    _write_durably(unsealed, json.dumps(seal, indent=1).encode())
-    unsealed.rename(path / "seal.json")
-    _sync_folder(path)
 
-
-def _write_tables(store: ReferenceStore, folder: Path) -> None:
-    for quantity in QUANTITIES:
-        samples = store.rows(quantity)["sample"]
-        for layer in store.layers:
-            entry = store.entry(layer)
-            positions = store.positions(layer, quantity)
-            for statistic in stored_statistics(store.manifest["settings"]["options"]["max_target"]):
-                for normalised in (False, True):
-                    matrix = store.values(layer, quantity, statistic=statistic, normalised=normalised)
-                    rows, values = top_rows(matrix.blocks(), entry.concepts, TABLE_DEPTH)
-                    table = np.empty(rows.shape, TABLE_DTYPE)
-                    table["row"], table["sample"], table["value"] = rows, samples[rows], values
-                    table["position"] = positions.take_columnwise(rows)
-                    with open(folder / f"{table_name(entry.key, quantity, statistic, normalised)}.npy", "wb") as file:
-                        np.save(file, table)
-                        file.flush()
-                        os.fsync(file.fileno())
+def remove_merged_shards(path: Path) -> None:
+    """Remove the shards of a finished store that keeps only tables."""
+    if is_sealed(path) and read_manifest(path)["settings"]["options"]["keep"] == "top":
+        shutil.rmtree(path / "shards", ignore_errors=True)
 
 
 def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int]]:
@@ -266,25 +343,25 @@ def _short(value: Any) -> str:
     return "absent" if value is None else repr(value)
 
 
-def _versions() -> dict[str, str]:
+def _environment(device: str) -> dict[str, str | int]:
     packages = {name: metadata.version(name) for name in ("crp-concepts", "torch", "zennit", "numpy")}
-    return {"python": platform.python_version(), **packages}
+    return {"python": platform.python_version(), **packages, "device": device, "threads": torch.get_num_threads()}
 
 
-def _describe(path: Path) -> dict:
-    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-
-
-def _process_tag() -> str:
+def process_tag() -> str:
+    """A part of the names of temporary files, which tells whose they are."""
     return f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-def _remove_dead_temporaries(folder: Path) -> None:
-    """Remove temporary folders of processes of this machine that no longer run."""
-    for temporary in folder.glob(".*"):
-        made = re.fullmatch(r"\.\d{8,}\.(.+)\.(\d+)\.[0-9a-f]{8}", temporary.name)
+def _remove_dead_temporaries(path: Path) -> None:
+    """Remove temporary files and folders of processes of this machine that no longer run."""
+    for temporary in [*path.glob(".*"), *(path / "shards").glob(".*")]:
+        made = re.fullmatch(r"\.(?:\d{8,}|manifest|tables|seal|job)\.(.+)\.(\d+)\.[0-9a-f]{8}", temporary.name)
         if made and made[1] == socket.gethostname() and not _is_alive(int(made[2])):
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:
@@ -295,18 +372,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,17 +8,20 @@
         L0003.relevance.value.npy       [rows, concepts] sum over positions (.maximum: the largest value, if asked for)
         L0003.relevance.total.npy       [rows] sum of absolute values over the concepts (.maximum_total likewise)
         L0003.relevance.position.npy    [rows, concepts] flat index of the strongest position, if there are several
-        shard.json                      size and sha256 of each file, sha256 of the manifest
+        shard.json                      size and sha256 of each file, sha256 of the manifest; skipped samples
     tables/L0003.relevance.value.npy    [concepts, 40] the top rows; .value_normalised likewise
     seal.json                           sha256 of all shards and tables: the store is complete
     patterns/L0003.activation.npz       clusters of the rows of a matrix, if they have been looked for
 
-Nothing is pickled, so opening a store runs no code.
+Nothing is pickled, so opening a store runs no code. The JSON files hold their own sha256, and that of the other files,
+which are compared with it when they are first read.
+
+A sweep with ``keep="top"`` leaves no shards: beside the top rows, ``tables`` then has the sums of each class
+(``L0003.relevance.class_sum.npy`` [classes, concepts]; ``classes.npy`` and ``relevance.class_count.npy`` [classes]).
+With ``dtype="float16"``, matrices hold each row divided by its total.
 """
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -27,22 +30,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from crp.layers import unknown_layer_message
+from crp.records import StoreError, check_file, file_hash, read_record
 from crp.topk import top_rows
 
 FORMAT = "crp-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 QUANTITIES = ("relevance", "activation")
 TABLE_DEPTH = 40
 ROW_DTYPE = np.dtype([("sample", "<i8"), ("target", "<i8"), ("position", "<i8"), ("prediction", "<i8")])
 TABLE_DTYPE = np.dtype([("row", "<i8"), ("sample", "<i8"), ("position", "<i4"), ("value", "<f4")])
 MATRIX_OF = {"sum": "value", "max": "maximum"}
 TOTAL_OF = {"sum": "total", "max": "maximum_total"}
-
-
-class StoreError(ValueError):
-    """A store that is missing, unfinished, damaged, or made with other settings."""
+KEPT = ("all", "top")
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,18 @@ class LayerEntry:
     @classmethod
     def from_json(cls, entry: dict) -> LayerEntry:
         """From the manifest."""
-        key, concepts, shape = entry["key"], entry["concepts"], entry["position_shape"]
-        if not re.fullmatch(r"L\d{4,9}", key) or not isinstance(concepts, int) or concepts < 1:
-            raise StoreError(f"the manifest holds an impossible layer: {entry}")
-        shape = None if shape is None else tuple(map(int, shape))
-        return cls(key, str(entry["name"]), concepts, shape, entry["concept"])
+        key, name, concepts, shape = (entry[field] for field in ("key", "name", "concepts", "position_shape"))
+        is_possible = (
+            isinstance(name, str) and re.fullmatch(r"L\d{4,9}", key) and _is_count(concepts)
+            and (shape is None or isinstance(shape, list) and all(map(_is_count, shape)))
+        )
+        if not is_possible:
+            raise StoreError(f"the manifest holds an impossible layer: {str(entry)[:200]}")
+        return cls(key, name, concepts, None if shape is None else tuple(shape), entry["concept"])
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 1 <= number < 2 ** 31
 
 
 class References(NamedTuple):
@@ -118,16 +128,20 @@ class ShardedMatrix:
     parts : list of numpy.ndarray
         One array per shard, usually mapped from a file.
     totals : list of numpy.ndarray, optional
-        [rows] per shard, to divide by.
+        [rows] per shard.
+    apply_totals : callable, default numpy.divide
+        What is done with the values and the totals of their rows.
     """
 
     ndim = 2
 
-    def __init__(self, parts: list[np.ndarray], totals: list[np.ndarray] | None = None):
-        self._parts, self._totals = parts, totals
+    def __init__(
+        self, parts: list[np.ndarray], totals: list[np.ndarray] | None = None, apply_totals: Callable = np.divide
+    ):
+        self._parts, self._totals, self._apply_totals = parts, totals, apply_totals
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape = (int(self._ends[-1]), parts[0].shape[1])
-        self.dtype = parts[0].dtype
+        self.dtype = np.dtype(np.float32) if parts[0].dtype == np.float16 else parts[0].dtype
 
     def __len__(self):
         return self.shape[0]
@@ -178,21 +192,35 @@ class ShardedMatrix:
         return result
 
     def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
-        """All rows in order, a few at a time."""
+        """All rows in order, a few at a time; read from the files, since pages that are mapped stay in memory."""
         for shard, part in enumerate(self._parts):
             for first in range(0, len(part), rows):
-                yield self._read(shard, slice(first, first + rows), slice(None))
+                part_of_rows = slice(first, min(first + rows, len(part)))
+                yield self._with_totals(_read_rows(part, part_of_rows), shard, part_of_rows)
 
     def take_columnwise(self, rows: np.ndarray) -> np.ndarray:
         """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
         return self._take(rows, np.broadcast_to(np.arange(len(rows))[:, None], rows.shape))
 
     def _read(self, shard, rows, columns):
-        values = np.array(self._parts[shard][rows, columns])
+        return self._with_totals(self._parts[shard][rows, columns], shard, rows)
+
+    def _with_totals(self, values, shard, rows):
+        values = np.array(values, self.dtype)
         if self._totals is None:
             return values
-        total = np.maximum(self._totals[shard][rows], np.finfo(self.dtype).tiny)
-        return values / (total[:, None] if values.ndim == 2 else total)
+        total = floored(self._totals[shard][rows])
+        return self._apply_totals(values, total[:, None] if values.ndim == 2 else total)
+
+
+def _read_rows(part: np.ndarray, rows: slice) -> np.ndarray:
+    """Rows of an array, past the map if it is mapped from a file."""
+    if not isinstance(part, np.memmap):
+        return part[rows]
+    row_bytes = part.dtype.itemsize * part.shape[1]
+    count = (rows.stop - rows.start) * part.shape[1]
+    offset = part.offset + rows.start * row_bytes
+    return np.fromfile(part.filename, part.dtype, count, offset=offset).reshape(-1, part.shape[1])
 
 
 class ReferenceStore:
@@ -216,31 +244,54 @@ class ReferenceStore:
 
     def __init__(self, path: str | Path):
         manifest = read_manifest(path)
-        seal = read_json(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
-        if not isinstance(seal, dict) or not isinstance(seal.get("shards"), dict):
-            raise StoreError(f"{path}: seal.json names no shards")
-        self._open(path, manifest, list(seal["shards"]))
+        seal = read_seal(path)
+        if seal["manifest"] != file_hash(Path(path) / "manifest.json"):
+            raise StoreError(f"{path}: the manifest is not that of the sweep that was sealed")
+        self._open(path, manifest, list(seal["shards"]), seal)
 
     @classmethod
-    def unsealed(cls, path: str | Path, shards: list[str]) -> ReferenceStore:
-        """The shards of a store that is not finished: matrices, but no tables."""
+    def unsealed(cls, path: str | Path, shards: dict[str, dict | None]) -> ReferenceStore:
+        """The shards of a store that is not finished: matrices, but no tables.
+
+        Parameters
+        ----------
+        path : str or Path
+        shards : dict
+            Name of the folder of each shard -> what its record says of its files; None to read them as they are.
+        """
         store = cls.__new__(cls)
-        store._open(path, read_manifest(path), shards)
+        store._open(path, read_manifest(path), list(shards), None)
+        store._files = dict(shards)
         return store
 
-    def _open(self, path, manifest, shards):
-        self.path, self.manifest, self.shards = Path(path), manifest, shards
-        if not shards or not all(re.fullmatch(r"\d{8,}", shard) for shard in shards):
-            raise StoreError(f"{self.path}: the seal names impossible shards")
+    def _open(self, path, manifest, shards, seal):
+        self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
         self._entries = {entry.name: entry for entry in read_layers(self.manifest)}
         self._arrays: dict[str, np.ndarray] = {}
+        self._files: dict[str, dict | None] = {}
 
     def __repr__(self):
-        return f"ReferenceStore({str(self.path)!r}, rows={len(self.targets)}, layers={len(self._entries)})"
+        samples = sum(stop - first for first, stop in self.ranges)
+        return f"ReferenceStore({str(self.path)!r}, samples={samples}, layers={len(self._entries)})"
 
     def identity(self) -> str:
         """A hash that changes with the contents of the store."""
         return file_hash(self.path / "seal.json")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the sweep: batch_size, checkpoint, max_target, keep, dtype."""
+        return self.manifest["settings"]["options"]
+
+    @property
+    def ranges(self) -> list[list[int]]:
+        """The samples that were swept, as ranges (first, stop)."""
+        return self._seal["samples"] if self._seal else []
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Samples that were left out with ``on_error="skip"``, and what was wrong with them."""
+        return {int(sample): reason for sample, reason in self._seal["skipped"].items()} if self._seal else {}
 
     @property
     def layers(self) -> list[str]:
@@ -310,7 +361,11 @@ class ReferenceStore:
             [rows, concepts] float32
         """
         parts = self._matrix(layer, quantity, MATRIX_OF, statistic)
-        return ShardedMatrix(parts, self._matrix(layer, quantity, TOTAL_OF, statistic) if normalised else None)
+        holds_shares = self.options["dtype"] == "float16"
+        if normalised == holds_shares:
+            return ShardedMatrix(parts)
+        totals = self._matrix(layer, quantity, TOTAL_OF, statistic)
+        return ShardedMatrix(parts, totals, np.multiply if holds_shares else np.divide)
 
     def positions(self, layer: str, quantity: str = "relevance") -> ShardedMatrix:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
@@ -379,8 +434,37 @@ class ReferenceStore:
     ) -> np.ndarray:
         """The top rows of each concept: [concepts, up to 40] with the fields row, sample, position and value."""
         self._check_statistic(statistic)
-        name = table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised)
-        return self._array(self.path / "tables" / f"{name}.npy")
+        return self._table(table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised))
+
+    def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mean of each concept over the samples of each class.
+
+        Returns
+        -------
+        classes, counts : numpy.ndarray
+            [classes], ascending; how many samples each has.
+        means : numpy.ndarray
+            [classes, concepts]
+        """
+        key = self.entry(layer).key
+        if self.options["keep"] == "top":
+            sums = self._table(class_sum_name(key, _quantity(quantity)))
+            classes, counts = self._table("classes"), self._table(f"{quantity}.class_count")
+        else:
+            classes, counts, membership = self.membership(quantity)
+            sums = sums_of_classes(membership, self.values(layer, quantity))
+        return classes, counts, sums / np.maximum(counts, 1)[:, None]
+
+    def membership(self, quantity: str) -> tuple[np.ndarray, np.ndarray, csr_array]:
+        """The classes, how many rows each has, and which: [classes, rows] of zeros and ones."""
+        pairs = self.rows()
+        classes, number = np.unique(pairs["target"], return_inverse=True)
+        row = np.arange(len(pairs))
+        if _quantity(quantity) == "activation":
+            row = np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])
+        shape = len(classes), len(self.rows(quantity))
+        membership = csr_array((np.ones(len(row)), (number, row)), shape=shape)
+        return classes, np.bincount(number, minlength=len(classes)), membership
 
     def class_means(
         self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
@@ -448,6 +532,7 @@ class ReferenceStore:
         how = f"FeatureVisualization.find_patterns({layer!r}, {quantity!r})"
         if not path.is_file():
             raise StoreError(f"{self.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
+        check_file(path, read_patterns_record(path.with_suffix(".json")).get(path.name))
         patterns = Patterns.load(path, self.values(layer, quantity))
         if (patterns.options["source"] or {}).get("store") != self.identity():
             raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
@@ -481,28 +566,65 @@ class ReferenceStore:
 
     def _matrix(self, layer, quantity, names, statistic):
         self._check_statistic(statistic)
-        stem = f"{self.entry(layer).key}.{_quantity(quantity)}.{names[statistic]}"
-        return [self._shard_array(shard, stem) for shard in self.shards]
+        entry = self.entry(layer)
+        stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
+        parts = [self._shard_array(shard, stem) for shard in self.shards]
+        if any(part.shape[1:] != ((entry.concepts,) if names is MATRIX_OF else ()) for part in parts):
+            raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
+        return parts
 
     def _check_statistic(self, statistic):
         if statistic not in MATRIX_OF:
             raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
-        available = stored_statistics(self.manifest["settings"]["options"]["max_target"])
+        available = stored_statistics(self.options["max_target"])
         if statistic not in available:
             raise StoreError(
                 f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
             )
 
     def _shard_array(self, shard, stem):
-        return self._array(self.path / "shards" / shard / f"{stem}.npy")
+        if self._seal is not None and self.options["keep"] == "top":
+            raise StoreError(
+                f"{self.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept and "
+                "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
+            )
+        return self._array(self.path / "shards" / shard / f"{stem}.npy", self._files_of(shard))
 
-    def _array(self, path):
+    def _files_of(self, shard):
+        if shard not in self._files:
+            record = read_shard_record(self.path / "shards" / shard)
+            if file_hash(self.path / "shards" / shard / "shard.json") != self._seal["shards"][shard]:
+                raise StoreError(f"{self.path}: shard {shard} is not the one that was sealed")
+            self._files[shard] = record["files"]
+        return self._files[shard]
+
+    def _table(self, name):
+        return self._array(self.path / "tables" / f"{name}.npy", self._seal and self._seal["tables"])
+
+    def _array(self, path, described):
+        """An array of the store, mapped from its file, which is compared with what a record says of it."""
         if str(path) not in self._arrays:
+            if described is not None:
+                check_file(path, described.get(path.name))
             try:
                 self._arrays[str(path)] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise StoreError(f"{path} is missing or damaged: {error}") from error
         return self._arrays[str(path)]
+
+
+def floored(totals: np.ndarray) -> np.ndarray:
+    """Totals to divide by: not zero."""
+    return np.maximum(totals, np.finfo(np.float32).tiny)
+
+
+def sums_of_classes(membership: csr_array, matrix: ShardedMatrix) -> np.ndarray:
+    """[classes, concepts] float64: the sums of the rows of each class."""
+    first, sums = 0, np.zeros((membership.shape[0], matrix.shape[1]))
+    for block in matrix.blocks():
+        sums += membership[:, first:first + len(block)] @ block.astype(np.float64)
+        first += len(block)
+    return sums
 
 
 def check_concept(layer: str, concept: int, count: int) -> None:
@@ -516,6 +638,11 @@ def check_concept(layer: str, concept: int, count: int) -> None:
 def table_name(key: str, quantity: str, statistic: str, normalised: bool) -> str:
     """Name of the file with the top rows of a layer."""
     return f"{key}.{quantity}.{MATRIX_OF[statistic]}" + ("_normalised" if normalised else "")
+
+
+def class_sum_name(key: str, quantity: str) -> str:
+    """Name of the file with the sums of each class."""
+    return f"{key}.{quantity}.class_sum"
 
 
 def stored_statistics(max_target: str) -> list[str]:
@@ -541,11 +668,71 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     StoreError
         If there is none, or it is of another format.
     """
-    manifest = read_json(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
+    manifest = read_record(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
+    if manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
         raise StoreError(f"{path}: manifest.json is not of the format {FORMAT} version {FORMAT_VERSION}")
     read_layers(manifest)
     return manifest
+
+
+def read_seal(path: str | Path) -> dict[str, Any]:
+    """The seal of a store.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or what it says cannot be.
+    """
+    seal = read_record(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
+    try:
+        if not seal["shards"] or not all(re.fullmatch(r"\d{8,}", shard) for shard in seal["shards"]):
+            raise StoreError(f"{path}: the seal names impossible shards")
+        checked_files(seal["tables"], Path(path) / "seal.json")
+        str(seal["manifest"])
+        [range(first, stop) for first, stop in seal["samples"]]
+        {int(sample): str(reason) for sample, reason in seal["skipped"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: seal.json lacks what a seal says: {error!r}") from error
+    return seal
+
+
+def read_patterns_record(path: Path) -> dict[str, Any]:
+    """What the record beside a file of patterns says of it."""
+    record = read_record(path, "patterns have no record")
+    return checked_files(record.get("files"), path)
+
+
+def checked_files(files: Any, path: Path) -> dict[str, dict]:
+    """Files as a record lists them.
+
+    Raises
+    ------
+    StoreError
+        If it names files elsewhere, or says something else.
+    """
+    if not isinstance(files, dict) or not all(
+        Path(name).name == name and isinstance(described, dict) and {"bytes", "sha256"} <= set(described)
+        for name, described in files.items()
+    ):
+        raise StoreError(f"{path} is damaged: it lists impossible files")
+    return files
+
+
+def read_shard_record(folder: Path) -> dict[str, Any]:
+    """The record of a shard.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or what it says cannot be.
+    """
+    record = read_record(folder / "shard.json", "the shard has no record")
+    if not {"manifest", "first", "stop", "rows", "files", "skipped"} <= set(record):
+        raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks fields")
+    checked_files(record["files"], folder / "shard.json")
+    return record
 
 
 def read_layers(manifest: dict[str, Any]) -> list[LayerEntry]:
@@ -557,35 +744,15 @@ def read_layers(manifest: dict[str, Any]) -> list[LayerEntry]:
         If what it says of them cannot be.
     """
     try:
-        stored_statistics(manifest["settings"]["options"]["max_target"])
+        options = manifest["settings"]["options"]
+        if options["keep"] not in KEPT or options["dtype"] not in DTYPES or options["max_target"] not in MATRIX_OF:
+            raise StoreError(f"the manifest holds impossible options: {options}")
         return [LayerEntry.from_json(entry) for entry in manifest["settings"]["layers"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"the manifest lacks settings of a store: {error!r}") from error
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _quantity(quantity: str) -> str:
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity is 'relevance' or 'activation', not {quantity!r}")
     return quantity
-
-
-def read_json(path: Path, absent: str) -> Any:
-    """Contents of a JSON file of a store.
-
-    Raises
-    ------
-    StoreError
-        If it is absent (then the message is ``absent``) or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path.parent}: {absent}") from None
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}") from error

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,34 @@ from crp.concepts import Concept, check_max_target
 from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
 from crp.inputs import map_tensors
 from crp.layers import module_order
-from crp.shards import ShardWriter, check_settings, create_store, finished_shards, join_ranges, remove_store, seal_store
+from crp.operations import ATTENTION
+from crp.records import StoreError
+from crp.rule_fingerprint import composite_fingerprint
+from crp.shards import (
+    ShardWriter,
+    check_settings,
+    create_store,
+    finished_shards,
+    range_of,
+    remove_merged_shards,
+    remove_store,
+    seal_store,
+    swept_ranges,
+)
 from crp.store import (
+    DTYPES,
+    KEPT,
     MATRIX_OF,
+    QUANTITIES,
     ROW_DTYPE,
     TOTAL_OF,
     LayerEntry,
     ReferenceStore,
-    StoreError,
     is_sealed,
     is_store,
     stored_statistics,
 )
+from crp.workers import Workers
 
 
 def describe_concept(concept: Concept) -> dict[str, str]:
@@ -49,13 +66,17 @@ class Batch:
         Their positions in the dataset.
     data : torch.Tensor, tuple or dict
         Inputs of the model, in the same order.
+        None without samples.
     targets : list of list of int
         The classes of each sample.
+    skipped : dict
+        Samples that belong here and were left out -> why.
     """
 
     samples: list[int]
     data: Any
     targets: list[list[int]]
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
 class Sweep:
@@ -80,14 +101,22 @@ class Sweep:
         Batches per shard.
     on_device : str or torch.device, optional
         Where activations and relevances are read.
+    keep : {"all", "top"}
+        "top" keeps tables and class means only.
+    dtype : {"float32", "float16"}
+        Of the matrices.
     """
 
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, path: str | Path,
         load: Callable[[int, int, int], Iterable[Batch]], length: int, *, max_target: str = "sum",
         batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
+        keep: str = "all", dtype: str = "float32",
     ):
         check_max_target(max_target)
+        for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
+            if value not in known:
+                raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
         if length < 1:
             raise ValueError("the dataset is empty")
         if not concepts:
@@ -100,35 +129,39 @@ class Sweep:
         self.load, self.length = load, length
         self.max_target, self.on_device = max_target, on_device
         self.batch_size, self.checkpoint = batch_size, checkpoint
+        self.keep, self.dtype = keep, dtype
+        self.first_batch = self._first_batch()
         self.layers = self._describe_layers()
 
-    def run(self, start: int, stop: int, overwrite: bool = False) -> ReferenceStore:
+    def run(
+        self, start: int, stop: int, *, overwrite: bool = False, resume: bool = True, workers: Workers | None = None
+    ) -> ReferenceStore:
         """Sweep a range of samples and finish the store; instant if that has been done.
 
         Raises
         ------
         StoreError
-            If the folder holds a store made with other settings or of other samples.
+            If the folder holds a store made with other settings or of other samples, or one that is not finished and
+            shall not be resumed.
         """
         self._check_range(start, stop)
         if overwrite:
             remove_store(self.path)
         if is_store(self.path):
             check_settings(self.path, self.settings)
-            held = finished_shards(self.path).values()
-            foreign = any(part not in self._parts(start, stop) for part in held)
-            if foreign or is_sealed(self.path) and join_ranges(held) != [[start, stop]]:
-                ranges = ", ".join(f"{first} to {last - 1}" for first, last in join_ranges(held))
+            self._check_held(start, stop)
+            if not resume and not is_sealed(self.path):
                 raise StoreError(
-                    f"{self.path} holds a sweep of samples {ranges}, not {start} to {stop - 1}. "
-                    "Choose another path, or overwrite=True to replace it"
+                    f"{self.path} holds a sweep that has not finished: resume=True goes on with it, overwrite=True "
+                    "begins anew"
                 )
         if not is_sealed(self.path):
-            self.run_part(start, stop)
+            self.run_part(start, stop, workers)
             seal_store(self.path)
+        remove_merged_shards(self.path)
         return ReferenceStore(self.path)
 
-    def run_part(self, start: int, stop: int) -> list[str]:
+    def run_part(self, start: int, stop: int, workers: Workers | None = None) -> list[str]:
         """Sweep a range of samples into shards of a store that is finished later. What exists is not done again.
 
         Returns
@@ -137,23 +170,40 @@ class Sweep:
             The shards.
         """
         self._check_range(start, stop)
+        parts = self.parts(start, stop)
+        self.write_parts(parts, workers)
+        return [f"{first:08d}" for first, _ in parts]
+
+    def write_parts(self, parts: list[tuple[int, int]], workers: Workers | None = None) -> None:
+        """Write the shards of ranges of samples, as :meth:`parts` gives them. Those that exist are not done again."""
         if is_sealed(self.path):
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
-        self._check_disk(stop - start)
-        create_store(self.path, self.settings)
-        finished = finished_shards(self.path).values()
-        for first, end in self._parts(start, stop):
-            self._check_overlap(first, end, finished)
-        shards = []
-        bar = tqdm(total=stop - start, unit="sample", desc=f"sweep of {len(self.layers)} layers")
-        with bar, self.attribution.attached(self.composite, next(iter(self.load(0, 1, 1))).data):
-            for first, end in self._parts(start, stop):
-                if (first, end) not in finished:
-                    self._write_shard(first, end, bar)
-                else:
-                    bar.update(end - first)
-                shards.append(f"{first:08d}")
-        return shards
+        self._check_disk(sum(stop - first for first, stop in parts))
+        create_store(self.path, self.settings, self.attribution.device.type)
+        finished = [range_of(record) for record in finished_shards(self.path).values()]
+        for part in parts:
+            self._check_overlap(*part, finished)
+        missing = [part for part in parts if part not in finished]
+        total = sum(stop - first for first, stop in parts)
+        done = total - sum(stop - first for first, stop in missing)
+        with tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
+            if workers is not None:
+                for first, stop in workers.write_shards(self.path, missing):
+                    bar.update(stop - first)
+                return
+            with self.attribution.attached(self.composite, self.first_batch.data):
+                for part in missing:
+                    self._write_shard(*part, bar.update)
+
+    def write_shard(self, first: int, stop: int) -> None:
+        """Write one shard of a store that has been begun."""
+        with self.attribution.attached(self.composite, self.first_batch.data):
+            self._write_shard(first, stop, lambda samples: None)
+
+    def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The shards of a range of samples: (first, stop) each."""
+        size = self.batch_size * self.checkpoint
+        return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
     @functools.cached_property
     def settings(self) -> dict:
@@ -162,16 +212,32 @@ class Sweep:
             "model": model_fingerprint(self.attribution.model),
             "attribution": {
                 "class": type(self.attribution).__qualname__, "output": fingerprint(self.attribution.output),
+                "functional": ATTENTION[0] if self.attribution.functional is True else self.attribution.functional,
+                "accelerate": self.attribution.accelerate,
             },
             "dataset": {"length": self.length, "samples": self._dataset_fingerprint()},
-            "composite": {"class": type(self.composite).__qualname__, "rules": fingerprint(self.composite)},
-            "options": {"max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint},
+            "composite": composite_fingerprint(self.composite, self.attribution.model),
+            "options": {
+                "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
+                "keep": self.keep, "dtype": self.dtype,
+            },
             "layers": [entry.to_json() for entry in self.layers],
         }
 
-    def _parts(self, start, stop):
-        size = self.batch_size * self.checkpoint
-        return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+    def _check_held(self, start, stop):
+        """Raise a StoreError if the store holds samples of another range, or in other shards."""
+        held = swept_ranges(self.path)
+        if is_sealed(self.path):
+            is_foreign = held != [[start, stop]]
+        else:
+            parts = self.parts(start, stop)
+            is_foreign = any(range_of(record) not in parts for record in finished_shards(self.path).values())
+        if is_foreign:
+            ranges = ", ".join(f"{first} to {last - 1}" for first, last in held)
+            raise StoreError(
+                f"{self.path} holds a sweep of samples {ranges}, not {start} to {stop - 1}. "
+                "Choose another path, or overwrite=True to replace it"
+            )
 
     def _check_range(self, start, stop):
         if not 0 <= start < stop <= self.length:
@@ -184,20 +250,36 @@ class Sweep:
                                  f"{first} to {end - 1}")
 
     def _check_disk(self, samples):
-        statistics = len(stored_statistics(self.max_target))
-        needed = 2 * samples * sum(4 * entry.concepts * (statistics + entry.has_positions) for entry in self.layers)
-        existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(existing).free
+        needed, free = self.bytes_of(samples), self.free_bytes()
         if needed > free:
             raise StoreError(
                 f"the sweep needs {needed / 1e9:.1f} GB in {self.path}, but only {free / 1e9:.1f} GB are free"
             )
 
+    def bytes_of(self, samples: int) -> int:
+        """About how much the matrices of so many samples take, if each has one target."""
+        statistics = len(stored_statistics(self.max_target))
+        value = np.dtype(self.dtype).itemsize
+        return 2 * samples * sum(
+            entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers
+        )
+
+    def free_bytes(self) -> int:
+        """Free space where the store is to be."""
+        existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.is_dir())
+        return shutil.disk_usage(existing).free
+
+    def _first_batch(self) -> Batch:
+        """The first sample that can be had."""
+        batch = next((batch for batch in self.load(0, self.length, 1) if batch.samples), None)
+        if batch is None:
+            raise ValueError("no sample of the dataset can be read")
+        self._check_targets(batch)
+        return batch
+
     def _describe_layers(self) -> list[LayerEntry]:
         """Number and positions of the concepts of each layer, from one sample."""
-        batch = next(iter(self.load(0, 1, 1)))
-        self._check_targets(batch)
-        *_, result = next(self._attribute(batch, record_fn=None))
+        *_, result = next(self._attribute(self.first_batch))
         entries = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
@@ -213,7 +295,9 @@ class Sweep:
         indices = probe_indices(self.length)
 
         def read():
-            return fingerprint([(batch.data, batch.targets) for i in indices for batch in self.load(i, i + 1, 1)])
+            return fingerprint([
+                (batch.data, batch.targets, batch.skipped) for i in indices for batch in self.load(i, i + 1, 1)
+            ])
 
         first = read()
         if first != read():
@@ -231,40 +315,67 @@ class Sweep:
         for statistic in stored_statistics(self.max_target):
             value, position = self.concepts[layer].read(tensor, layer, statistic)
             value = value.float()
-            kept += [value, value.abs().sum(1)]
+            total = value.abs().sum(1)
+            if self.dtype == "float16":
+                value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
+            kept += [value, total]
         return *kept, position.to(torch.int32)
 
     def _attribute(
-        self, batch: Batch, record_fn: Callable | None
+        self, batch: Batch, writer: ShardWriter | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, AttributionResult]]:
-        """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1."""
+        """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1.
+
+        For a writer the results hold what the store keeps, otherwise whole tensors.
+        """
         places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
         targets = np.array([target for targets in batch.targets for target in targets or [-1]])
         name = self.attribution.MODEL_OUTPUT_NAME
-        for first in range(0, len(places), self.batch_size):
-            part = slice(first, first + self.batch_size)
-            whole = len(places) == len(batch.samples) <= self.batch_size
+        first = 0
+        while first < len(places):
+            rows = self.batch_size if writer is None else writer.rows_at_once
+            part = slice(first, first + rows)
+            whole = len(places) == len(batch.samples) <= rows
             data = batch.data if whole else map_tensors(lambda tensor, part=part: tensor[places[part]], batch.data)
             conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
-            yield places[part], targets[part], self.attribution(
-                data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
-                exclude_parallel=False, heatmap=False, record_fn=record_fn,
-            )
+            try:
+                result = self.attribution(
+                    data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
+                    exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self._read,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if writer is None or len(conditions) == 1 or not _is_out_of_memory(error):
+                    raise
+                result = None
+            if result is None:  # here nothing of the failed pass is alive
+                writer.halve_rows(len(conditions), batch.samples[places[first]])
+                _release_memory()
+                continue
+            yield places[part], targets[part], result
+            first += rows
 
-    def _write_shard(self, first: int, stop: int, bar: tqdm) -> None:
-        with ShardWriter(self.path, first, stop) as writer, ThreadPoolExecutor(1) as thread:
-            written = None
+    def try_batch(self, batch: Batch) -> None:
+        """Compute what would be written of a batch."""
+        with self.attribution.attached(self.composite, self.first_batch.data):
+            for _, _, result in self._attribute(batch):
+                for layer in self.concepts:
+                    self._read(result.activations[layer], layer)
+                    self._read(result.relevances[layer], layer)
+
+    def _write_shard(self, first: int, stop: int, report: Callable[[int], Any]) -> None:
+        with ShardWriter(self.path, first, stop, self.keep, self.batch_size) as writer, ThreadPoolExecutor(1) as thread:
+            written = thread.submit(self._begin, writer)
             for batch in _ahead(self.load(first, stop, self.batch_size)):
+                writer.skipped.update(batch.skipped)
                 self._check_targets(batch)
                 last = -1
-                for places, targets, result in self._attribute(batch, self._read):
-                    if written is not None:
-                        written.result()
+                for places, targets, result in self._attribute(batch, writer):
+                    written.result()
                     is_first = places != np.concatenate([[last], places[:-1]])
                     last = places[-1]
                     rows = self._rows(batch, places, targets, result.prediction)
                     written = thread.submit(self._write, writer, rows, result, is_first)
-                bar.update(len(batch.samples))
+                report(len(batch.samples) + len(batch.skipped))
             written.result()
 
     @staticmethod
@@ -281,6 +392,14 @@ class Sweep:
         rows["prediction"] = prediction.argmax(1).cpu() if prediction.ndim == 2 else -1
         return rows
 
+    def _begin(self, writer: ShardWriter) -> None:
+        """Write no rows, so that all arrays are there also where all samples are skipped."""
+        for quantity in QUANTITIES:
+            writer.append(f"{quantity}.rows", np.empty(0, ROW_DTYPE))
+            for entry in self.layers:
+                for name, dtype, shape in self._arrays(entry):
+                    writer.append(f"{entry.key}.{quantity}.{name}", np.empty((0, *shape), dtype))
+
     def _write(self, writer: ShardWriter, rows: np.ndarray, result: AttributionResult, is_first: np.ndarray) -> None:
         """Write rows: relevance of those with a target, activation of the first of each sample."""
         for quantity, recorded, selected in (
@@ -291,13 +410,29 @@ class Sweep:
                 chosen["target"] = -1
             writer.append(f"{quantity}.rows", chosen)
             for entry in self.layers:
-                arrays = [tensor.cpu().numpy()[selected] for tensor in recorded[entry.name]]
-                names = [name for statistic in stored_statistics(self.max_target)
-                         for name in (MATRIX_OF[statistic], TOTAL_OF[statistic])]
-                if entry.has_positions:
-                    names.append("position")
-                for name, array in zip(names, arrays):
+                arrays = (tensor.cpu().numpy()[selected] for tensor in recorded[entry.name])
+                for (name, *_), array in zip(self._arrays(entry), arrays):
                     writer.append(f"{entry.key}.{quantity}.{name}", array)
+
+    def _arrays(self, entry: LayerEntry) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and shape of a row of the arrays of a layer, in the order in which :meth:`_read` gives them."""
+        arrays = []
+        for statistic in stored_statistics(self.max_target):
+            arrays += [(MATRIX_OF[statistic], self.dtype, (entry.concepts,)), (TOTAL_OF[statistic], "float32", ())]
+        return arrays + [("position", "int32", (entry.concepts,))] * entry.has_positions
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    said = str(error)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        "can't allocate memory" in said or "not enough memory" in said
+    )
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 _END = object()

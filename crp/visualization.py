@@ -20,10 +20,20 @@ from crp.inputs import map_tensors
 from crp.layers import unknown_layer_message
 from crp.legacy import LegacyResults, is_legacy_folder, results_name
 from crp.patterns import Patterns, find_store_patterns
-from crp.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
-from crp.shards import finished_shards, seal_store
+from crp.samples import (
+    SampleError,
+    attempt_items,
+    check_dataset,
+    describe_error,
+    join_samples,
+    list_targets,
+    split_item,
+    with_batch_axis,
+)
+from crp.shards import check_complete, finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
 from crp.sweep import Batch, Sweep, describe_concept
+from crp.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class FeatureVisualization:
         target_key: str = "labels",
     ):
         check_max_target(max_target)
+        check_dataset(dataset)
         if not isinstance(attribution, CondAttribution):
             raise TypeError(f"attribution is a CondAttribution(model), not a {type(attribution).__name__}")
         self.attribution, self.dataset, self.layer_map = attribution, dataset, as_layer_map(layer_map)
@@ -146,30 +157,48 @@ class FeatureVisualization:
             data = self.preprocess_data(data)
         return map_tensors(lambda tensor: tensor.to(self.device), data), target
 
-    def _load(self, start: int, stop: int, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
-        """Preprocessed samples in batches."""
+    def _load(
+        self, start: int, stop: int, batch_size: int, num_workers: int = 0, on_error: str = "raise"
+    ) -> Iterator[Batch]:
+        """Preprocessed samples in batches; with ``on_error="skip"`` without those that cannot be had."""
         if type(self).get_data_sample is FeatureVisualization.get_data_sample:
-            items = iterate_items(self.dataset, range(start, stop), batch_size, num_workers)
-            batches = ([self._to_sample(item, True) for item in batch] for batch in items)
+            attempts = attempt_items(self.dataset, range(start, stop), batch_size, num_workers)
+            make = self._to_sample
         else:
-            batches = (
-                [self.get_data_sample(i, True) for i in range(first, min(first + batch_size, stop))]
+            attempts = (
+                [(i, None) for i in range(first, min(first + batch_size, stop))]
                 for first in range(start, stop, batch_size)
             )
-        for first, samples in zip(range(start, stop, batch_size), batches):
-            indices = list(range(first, first + len(samples)))
-            data = join_samples([data for data, _ in samples], indices)
-            yield Batch(indices, data, [list(self.multitarget_to_single(target)) for _, target in samples])
+            make = self.get_data_sample
+        for first, items in zip(range(start, stop, batch_size), attempts):
+            samples, skipped = {}, {}
+            for index, (item, error) in enumerate(items, first):
+                try:
+                    if error is not None:
+                        raise error
+                    data, target = make(item, True)
+                    samples[index] = data, list(self.multitarget_to_single(target))
+                except Exception as error:  # whatever users' functions raise
+                    if on_error == "raise":
+                        raise SampleError(index, error) from error
+                    skipped[index] = describe_error(error)
+            data = join_samples([data for data, _ in samples.values()], list(samples)) if samples else None
+            yield Batch(list(samples), data, [targets for _, targets in samples.values()], skipped)
 
     # The sweep
 
     def run(
         self, composite: Composite, data_start: int, data_end: int, batch_size: int = 32, checkpoint: int = 500,
-        on_device: str | torch.device | None = None, *, overwrite: bool = False, num_workers: int = 0,
+        on_device: str | torch.device | None = None, *, overwrite: bool = False, resume: bool = True,
+        num_workers: int = 0, on_error: str = "raise", keep: str = "all", dtype: str = "float32",
+        executor: Any = None, factory: Callable | None = None,
     ) -> ReferenceStore:
         """Sweep samples of the dataset and keep what each does to each concept.
 
-        Done again with the same settings, it returns at once; broken off, it goes on after the last finished shard.
+        Done again with the same settings, it returns at once; broken off, it goes on after the last finished shard. On
+        the same kind of device, with the same versions of libraries and number of threads, the store is the same to the
+        bit, however it was interrupted and by how many workers it was made. Where memory runs out, a shard goes on with
+        half the rows at a time.
 
         Parameters
         ----------
@@ -183,8 +212,27 @@ class FeatureVisualization:
             Where activations and relevances are moved to be read.
         overwrite : bool, default False
             Replace what another sweep left in the folder.
+        resume : bool, default True
+            Go on with an unfinished sweep; False refuses to.
         num_workers : int, default 0
             Processes that read the dataset.
+        on_error : {"raise", "skip"}
+            What to do about samples that the dataset cannot give, ``preprocess_fn`` not take, or whose targets are
+            none: end with an error that names the sample, or leave it out and record that in ``store.skipped``.
+        keep : {"all", "top"}
+            "top" keeps the strongest 40 samples of each concept and the mean of each class, and no matrices: the size
+            of the store does not grow with the dataset.
+        dtype : {"float32", "float16"}
+            Of the matrices. "float16" takes half the space: values then are wrong by at most 0.05 %, or 3e-8 of the
+            sum of the absolute values in their row, whichever is more.
+        executor : object, optional
+            Anything with ``submit(function, *args)`` that returns something with ``result()``: a
+            ``ProcessPoolExecutor``, loky, a ``dask.distributed.Client``. Its workers compute the shards, and write them
+            to ``path``, which they must be able to reach. They use as many threads as this process is set to.
+        factory : callable, optional
+            Called once in each worker, for models and datasets that are better made there than sent there (cloudpickle
+            does that otherwise), or lie on another device there. It gives (FeatureVisualization, composite), or a dict
+            as :func:`crp.specs.visualization_of` takes.
 
         Returns
         -------
@@ -194,9 +242,16 @@ class FeatureVisualization:
         ------
         StoreError
             If the folder holds a sweep with other settings; the message names them.
+        SampleError
+            If a sample cannot be had.
         """
-        sweep = self._sweep(composite, batch_size, checkpoint, on_device, num_workers)
-        return sweep.run(data_start, data_end, overwrite)
+        how = {
+            "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,
+            "on_error": on_error, "keep": keep, "dtype": dtype,
+        }
+        sweep = self.sweep(composite, **how)
+        workers = None if executor is None else Workers(executor, sweep, factory, how)
+        return sweep.run(data_start, data_end, overwrite=overwrite, resume=resume, workers=workers)
 
     def run_distributed(
         self, composite: Composite, data_start: int, data_end: int, batch_size: int = 16, checkpoint: int = 500,
@@ -216,7 +271,9 @@ class FeatureVisualization:
         list of str
             Names of the shards, for ``collect_results``.
         """
-        sweep = self._sweep(composite, batch_size, checkpoint, on_device, num_workers)
+        sweep = self.sweep(
+            composite, batch_size=batch_size, checkpoint=checkpoint, on_device=on_device, num_workers=num_workers
+        )
         return sweep.run_part(data_start, data_end)
 
     def collect_results(
@@ -244,20 +301,22 @@ class FeatureVisualization:
         missing = [shard for shard in checkpoints or [] if shard not in shards]
         if missing:
             raise StoreError(f"{self.path} lacks the shards {missing}")
-        if d_index is not None:
-            covered = {i for first, stop in shards.values() for i in range(first, stop)}
-            absent = [i for i in range(*d_index) if i not in covered]
-            if absent:
-                raise StoreError(f"{self.path} lacks {len(absent)} samples, from {absent[0]} to {absent[-1]}")
+        check_complete(self.path, d_index)
         seal_store(self.path)
         return ReferenceStore(self.path)
 
-    def _sweep(self, composite, batch_size, checkpoint, on_device, num_workers) -> Sweep:
+    def sweep(
+        self, composite: Composite, *, num_workers: int = 0, on_error: str = "raise", **options: Any
+    ) -> Sweep:
+        """The sweep that :meth:`run` runs, with its arguments, to see or run it shard by shard."""
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
         return Sweep(
             self.attribution, self.layer_map, composite, self.path,
-            lambda start, stop, size: self._load(start, stop, size, num_workers if stop - start > size else 0),
-            len(self.dataset), max_target=self.max_target, batch_size=batch_size, checkpoint=checkpoint,
-            on_device=on_device,
+            lambda start, stop, size: self._load(
+                start, stop, size, num_workers if stop - start > size else 0, on_error
+            ),
+            len(self.dataset), max_target=self.max_target, **options,
         )
 
     # References

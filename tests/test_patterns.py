@@ -387,11 +387,12 @@ def test_patterns_of_another_sweep_are_refused(visualization, tmp_path):
     with pytest.raises(StoreError, match=r"no patterns of the activation of '1'.*find_patterns\('1', 'activation'"):
         store.patterns("1")
     fresh.find_patterns("1")
-    kept = store.patterns_path("1", "activation").read_bytes()
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "store" / "patterns").iterdir()}
     store = fresh.run(EpsilonPlusFlat(), 0, 120, batch_size=7, overwrite=True)
     assert not store.patterns_path("1", "activation").exists()
     store.patterns_path("1", "activation").parent.mkdir()
-    store.patterns_path("1", "activation").write_bytes(kept)
+    for name, content in kept.items():
+        (tmp_path / "store" / "patterns" / name).write_bytes(content)
     with pytest.raises(StoreError, match="of another sweep"):
         store.patterns("1")
 

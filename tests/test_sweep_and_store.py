@@ -22,6 +22,8 @@ from zennit.core import Composite
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept, Concept
+from crp.records import write_record
+from crp.samples import SampleError
 from crp.store import References, ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 
@@ -322,18 +324,18 @@ def test_samples_of_different_shapes_are_named(tmp_path):
 
 @pytest.mark.parametrize("value, name", [("a text", "str"), (object(), "object"), (None, "NoneType")])
 def test_inputs_that_are_no_arrays_are_refused(tmp_path, value, name):
-    check_refused(tmp_path, TypeError, name, data=Items([(value, 0)] * 3))
+    check_refused(tmp_path, SampleError, name, data=Items([(value, 0)] * 3))
 
 
 def test_pil_inputs_are_refused_with_advice(tmp_path):
-    check_refused(tmp_path, TypeError, "ToTensor", data=Items([(Image.new("RGB", (6, 6)), 0)] * 3))
+    check_refused(tmp_path, SampleError, "ToTensor", data=Items([(Image.new("RGB", (6, 6)), 0)] * 3))
 
 
 @pytest.mark.parametrize("target", [
     1.5, torch.tensor(0.5), torch.tensor([0.2, 0.8]), "cat", torch.eye(2), np.float64(1), None
 ])
 def test_targets_that_name_no_class_are_refused(tmp_path, target):
-    check_refused(tmp_path, TypeError, "multitarget_to_single", data=Items([(image, target) for image in images(3)]))
+    check_refused(tmp_path, SampleError, "multitarget_to_single", data=Items([(image, target) for image in images(3)]))
 
 
 def test_a_target_beyond_the_outputs_is_refused(tmp_path):
@@ -342,11 +344,11 @@ def test_a_target_beyond_the_outputs_is_refused(tmp_path):
 
 @pytest.mark.parametrize("item", [images(1)[0], (1, 2, 3), [images(1)[0]]])
 def test_items_without_a_target_are_refused(tmp_path, item):
-    check_refused(tmp_path, TypeError, "target", data=Items([item] * 2))
+    check_refused(tmp_path, SampleError, "target", data=Items([item] * 2))
 
 
 def test_a_dict_without_the_target_key_is_refused(tmp_path):
-    check_refused(tmp_path, ValueError, "target_key", data=Items([{"image": images(1)[0], "species": 1}] * 2))
+    check_refused(tmp_path, SampleError, "target_key", data=Items([{"image": images(1)[0], "species": 1}] * 2))
 
 
 @pytest.mark.parametrize("start, stop", [(0, SAMPLES + 1), (-1, 3), (4, 4), (5, 2), (SAMPLES, SAMPLES)])
@@ -895,6 +897,10 @@ def test_a_manifest_cannot_point_outside_of_its_folder(sound, tmp_path):
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     manifest["settings"]["layers"][0]["key"] = "../../../secret"
     (tmp_path / "store" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="was edited"):
+        ReferenceStore(tmp_path / "store")
+    del manifest["sha256"]
+    write_record(tmp_path / "store" / "manifest.json", manifest)
     with pytest.raises(StoreError, match="impossible"):
         ReferenceStore(tmp_path / "store")
 
@@ -980,7 +986,7 @@ def test_a_concept_whose_code_was_edited_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("target, error, message", [
-    ([0, 1], TypeError, "multitarget_to_single"), ((1, 0, 0), TypeError, "multitarget_to_single"),
+    ([0, 1], SampleError, "multitarget_to_single"), ((1, 0, 0), SampleError, "multitarget_to_single"),
     (-1, ValueError, "target -1"),
 ])
 def test_targets_that_could_be_misread_are_refused(tmp_path, target, error, message):

@@ -1,0 +1,126 @@
+"""Shards computed by the workers of an executor: process pools, loky, dask and whatever else has ``submit``.
+
+A worker gets its sweep through a file in the folder of the store, loads it once, and writes shards where they belong.
+Nothing else travels. The file is pickled; it is there while workers run, is read by them alone, and only if it has the
+sha256 that came with the task.
+"""
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import torch
+
+from crp.records import StoreError, write_durably
+from crp.shards import check_settings, process_tag
+
+if TYPE_CHECKING:
+    from crp.sweep import Sweep
+
+_loaded: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker is told: where its sweep is, and how many threads it may use."""
+
+    path: str
+    file: str
+    sha256: str
+    threads: int
+
+
+class Workers:
+    """Computes the shards of a sweep through an executor.
+
+    Parameters
+    ----------
+    executor : object
+        ``submit(function, *args)`` returns something with ``result()``.
+    sweep : Sweep
+    factory : callable, optional
+        ``() -> (FeatureVisualization, composite)``, called in each worker instead of sending the sweep there.
+    how : dict
+        The arguments of ``FeatureVisualization.sweep``, for sweeps made by the factory.
+    """
+
+    def __init__(self, executor: Any, sweep: Sweep, factory: Callable | None, how: dict[str, Any]):
+        if not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"an executor has a method submit, which {type(executor).__name__} lacks")
+        self.executor = executor
+        self._content = _pickled(sweep if factory is None else (factory, how))
+
+    def write_shards(self, path: Path, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Let workers write shards; yields the samples of each that is there, in order.
+
+        Raises
+        ------
+        Exception
+            Whatever a worker raises. Other shards that have been begun are finished.
+        """
+        file = path / f".job.{process_tag()}"
+        write_durably(file, self._content)
+        job = _Job(str(path.absolute()), file.name, hashlib.sha256(self._content).hexdigest(), torch.get_num_threads())
+        futures = []
+        try:
+            futures = [self.executor.submit(_write_shard, job, *part) for part in parts]
+            for part, future in zip(parts, futures):
+                future.result()
+                yield part
+        finally:
+            for future in futures:
+                getattr(future, "cancel", bool)()
+            file.unlink(missing_ok=True)
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    def reducer_override(self, value: Any) -> Any:
+        """Modules of a kind of their own, such as torch.classes, go by name; cloudpickle fails with them."""
+        if isinstance(value, types.ModuleType) and type(value) is not types.ModuleType:
+            return importlib.import_module, (value.__name__,)
+        return super().reducer_override(value)
+
+
+def _pickled(value: Any) -> bytes:
+    content = io.BytesIO()
+    _Pickler(content).dump(value)
+    return content.getvalue()
+
+
+def _write_shard(job: _Job, first: int, stop: int) -> None:
+    """What a worker does."""
+    if torch.get_num_threads() != job.threads:
+        torch.set_num_threads(job.threads)
+    if job.sha256 not in _loaded:
+        _loaded.clear()
+        _loaded[job.sha256] = _load(job)
+    _loaded[job.sha256].write_shard(first, stop)
+
+
+def _load(job: _Job) -> Sweep:
+    path = Path(job.path)
+    try:
+        content = (path / job.file).read_bytes()
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path / job.file} is not there: the sweep has ended, or this worker does not see the folder of the store"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != job.sha256:
+        raise StoreError(f"{path / job.file} is not what was sent")
+    sweep = cloudpickle.loads(content)
+    if isinstance(sweep, tuple):
+        factory, how = sweep
+        from crp.specs import visualization_of  # which is above, and not needed where sweeps are sent
+
+        visualization, composite = visualization_of(factory())
+        sweep = visualization.sweep(composite, **how)
+        sweep.path = path
+    check_settings(path, sweep.settings)
+    return sweep

@@ -1,0 +1,65 @@
+"""A small sweep that test files share, and the specification that the command line and workers find here."""
+import hashlib
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from zennit.composites import EpsilonPlusFlat
+
+from crp.attribution import CondAttribution
+from crp.concepts import ChannelConcept
+from crp.visualization import FeatureVisualization
+
+SAMPLES = 40
+
+
+class Images(Dataset):
+    """Fixed images in three classes; some of them cannot be read."""
+
+    def __init__(self, broken=(), length=SAMPLES):
+        self.broken, self.length = set(broken), length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise OSError(f"image{index}.png is truncated")
+        return torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(index)), index % 3
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(OrderedDict([
+        ("conv", nn.Conv2d(1, 5, 3)), ("relu", nn.ReLU()), ("flatten", nn.Flatten()), ("fc", nn.Linear(80, 4)),
+        ("out", nn.Linear(4, 3)),
+    ])).eval()
+
+
+def visualization(path, dataset=None, model=None, **options):
+    layers = {"conv": ChannelConcept(), "fc": ChannelConcept()}
+    attribution = CondAttribution(network() if model is None else model)
+    return FeatureVisualization(attribution, Images() if dataset is None else dataset, layers, path=path, **options)
+
+
+def run(path, dataset=None, batch_size=4, checkpoint=2, composite=None, visualization_options=None, **options):
+    fv = visualization(path, dataset, **visualization_options or {})
+    return fv.run(composite or EpsilonPlusFlat(), 0, len(fv.dataset), batch_size, checkpoint, **options)
+
+
+def specification():
+    return {
+        "model": network(), "dataset": Images(), "layers": ["conv", "fc"], "composite": EpsilonPlusFlat(),
+        "path": "specified",
+    }
+
+
+def contents(path):
+    """Each file of a folder with its hash."""
+    path = Path(path)
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*")) if file.is_file()
+    }

@@ -1,0 +1,171 @@
+"""The command line sweeps, merges, tells and checks."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from large_sweeps import Images, contents, run, specification
+
+from crp.cli import main
+from crp.runs import parse_shard
+from crp.samples import SampleError
+from crp.store import ReferenceStore
+
+HERE = Path(__file__).parent
+SPEC = str(HERE / "large_sweeps.py:specification")
+OPTIONS = ["--batch-size", "4", "--checkpoint", "2"]
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def crp(capsys, *arguments):
+    """Exit code, standard output and standard error."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        code = exit.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, quick):
+    path = tmp_path_factory.mktemp("undisturbed")
+    run(path)
+    return path
+
+
+def test_run_is_run(tmp_path, undisturbed, capsys):
+    code, out, _ = crp(capsys, "run", SPEC, "--store", tmp_path / "store", *OPTIONS, "--json")
+    assert code == 0 and contents(tmp_path / "store") == contents(undisturbed)
+    found = json.loads(out)
+    assert found["finished"] and found["samples"] == 40 and found["layers"] == {"conv": 5, "fc": 4}
+
+
+def test_shards_of_an_array_of_jobs(tmp_path, undisturbed, capsys, monkeypatch):
+    store = tmp_path / "store"
+    for task in (5, 1):
+        for name, value in {"ID": task, "COUNT": 3, "MIN": 1, "STEP": 2}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        assert crp(capsys, "run", SPEC, "--store", store, *OPTIONS)[0] == 0
+    code, _, error = crp(capsys, "merge", store)
+    assert code == 1 and "lacks 16 samples, from 8 to 39" in error
+    code, out, _ = crp(capsys, "info", store)
+    assert code == 0 and "not finished" in out and "24 of 40 (0 to 7, 16 to 31)" in out
+    assert crp(capsys, "run", SPEC, "--store", store, *OPTIONS, "--shard", "1/3")[0] == 0
+    assert crp(capsys, "merge", store)[0] == 0
+    assert contents(store) == contents(undisturbed)
+
+
+@pytest.mark.slow
+def test_shards_as_plain_processes_at_once(tmp_path, undisturbed):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "crp", "run", SPEC, "--store", tmp_path / "store", *OPTIONS, "--threads", "1"]
+    processes = [
+        subprocess.Popen(command, env={**environment, "SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "4"})
+        for i in range(4)
+    ]
+    assert [process.wait() for process in processes] == [0] * 4
+    subprocess.run([sys.executable, "-m", "crp", "merge", tmp_path / "store"], check=True)
+    assert contents(tmp_path / "store") == contents(undisturbed)
+
+
+@pytest.mark.parametrize("text, environment, expected", [
+    (None, {}, None), ("0/1", {}, (0, 1)), ("2/3", {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "9"}, (2, 3)),
+    (None, {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_COUNT": "5"}, (4, 5)),
+    (None, {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1"}, (3, 4)),
+])
+def test_shards_are_named(text, environment, expected):
+    assert parse_shard(text, environment) == expected
+
+
+@pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/3", "1/0"])
+def test_impossible_shards_are_refused(text, tmp_path, capsys):
+    code, _, error = crp(capsys, "run", SPEC, "--store", tmp_path / "store", f"--shard={text}")
+    assert code == 1 and "a shard is i/n" in error and not (tmp_path / "store").exists()
+
+
+def test_a_dry_run_does_nothing_but_tells(tmp_path, capsys):
+    arguments = ["run", SPEC, "--store", tmp_path / "store", *OPTIONS, "--dry-run"]
+    code, out, _ = crp(capsys, *arguments, "--json")
+    found = json.loads(out)
+    assert code == 0 and not (tmp_path / "store").exists()
+    assert (found["samples"], found["shards"], found["concepts"]) == (40, 5, 9)
+    run(tmp_path / "real")
+    matrices = [file for kind in ("value", "position") for file in tmp_path.glob(f"real/shards/*/*.{kind}.npy")]
+    assert found["bytes"] == sum(file.stat().st_size - 128 for file in matrices)
+    assert 0 < found["seconds"] < 60 and found["free_bytes"] > 1e6
+    code, out, _ = crp(capsys, *arguments, "--shard", "0/2")
+    assert code == 0 and "samples: 24" in out and "shards: 3 of 5" in out and "about" in out
+
+
+def test_workers(tmp_path, undisturbed, capsys):
+    threads = torch.get_num_threads()
+    code, *_ = crp(capsys, "run", SPEC, "--store", tmp_path / "store", *OPTIONS, "--workers", "2", "--threads", "1")
+    torch.set_num_threads(threads)
+    assert code == 0 and contents(tmp_path / "store") == contents(undisturbed)
+
+
+def test_verify(tmp_path, capsys):
+    run(tmp_path)
+    code, out, _ = crp(capsys, "verify", tmp_path)
+    assert code == 0 and "is sound" in out
+    (tmp_path / "tables" / "L0000.relevance.value.npy").unlink()
+    code, out, _ = crp(capsys, "verify", tmp_path, "--json")
+    problem, = json.loads(out)["problems"]
+    assert code == 1 and "L0000.relevance.value.npy is missing" in problem
+
+
+def test_info_tells_of_skipped_samples(tmp_path, capsys):
+    run(tmp_path, Images(broken=[3]), on_error="skip")
+    assert "skipped: 1\n  3: OSError: image3.png is truncated" in crp(capsys, "info", tmp_path)[1]
+    with pytest.raises(SampleError):
+        run(tmp_path / "part", Images(broken=[3]), checkpoint=3)
+    assert json.loads(crp(capsys, "info", tmp_path / "part", "--json")[1])["samples"] == 0
+
+
+@pytest.mark.parametrize("spec, message", [
+    ("nothing.py", "there is no file nothing.py"), ("nothing:sweep", "no file.py, file.py:function or module:function"),
+    (f"{HERE}/large_sweeps.py", "has no function 'sweep'"), (f"{HERE}/large_sweeps.py:spezification", "specification"),
+    (f"{HERE}/large_sweeps.py:SAMPLES", "has no function 'SAMPLES'"),
+    (f"{HERE}/large_sweeps.py:network", "not by a Sequential"),
+])
+def test_specifications_that_are_none(spec, message, capsys):
+    code, _, error = crp(capsys, "run", spec)
+    assert code == 1 and message in error
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"model": None}, r"['model'] is missing"), ({"modle": 1}, "['modle'] is unknown"),
+])
+def test_specifications_with_other_parts(tmp_path, change, message, capsys, monkeypatch):
+    made = {key: value for key, value in {**specification(), **change}.items() if value is not None}
+    (tmp_path / "spec.py").write_text("def sweep():\n    return made\n")
+    monkeypatch.setattr("builtins.made", made, raising=False)
+    code, _, error = crp(capsys, "run", tmp_path / "spec.py")
+    assert code == 1 and message in error
+
+
+def test_stores_that_are_none(tmp_path, capsys):
+    for command in ("info", "merge"):
+        code, _, error = crp(capsys, command, tmp_path)
+        assert code == 1 and "there is no store" in error
+    code, out, _ = crp(capsys, "verify", tmp_path)
+    assert code == 1 and "there is no store" in out
+
+
+def test_arguments_that_make_no_sense_have_their_own_code(capsys):
+    for arguments in (["run"], ["fly"], ["run", SPEC, "--keep", "some"], ["export", "store"]):
+        assert crp(capsys, *arguments)[0] == 2
+
+
+def test_export(tmp_path, undisturbed, capsys):
+    code, out, _ = crp(capsys, "export", undisturbed, "--zarr", tmp_path / "zarr")
+    assert code == 0 and out.split() == ["conv", "fc"]
+    code, out, _ = crp(capsys, "export", undisturbed, "--parquet", tmp_path / "parquet")
+    assert code == 0 and len(out.split()) == 4
+    code, _, error = crp(capsys, "export", undisturbed, "--zarr", tmp_path / "zarr")
+    assert code == 1 and "exists already" in error
+    assert ReferenceStore(undisturbed).layers == ["conv", "fc"]

@@ -1,0 +1,230 @@
+"""Shards may be computed by workers of any executor, in any order, and some may be lost on the way."""
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+
+import pytest
+import torch
+from large_sweeps import SAMPLES, Images, contents, network, run, specification, visualization
+from zennit.composites import EpsilonPlusFlat
+
+from crp.records import StoreError
+from crp.samples import SampleError
+from crp.shards import finished_shards
+from crp.verify import verify
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many threads as workers will have, so that results are the same to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, one_thread):
+    path = tmp_path_factory.mktemp("undisturbed")
+    run(path)
+    return contents(path)
+
+
+class Backwards:
+    """An executor of the simplest kind: it computes when asked, the last first."""
+
+    def __init__(self, lost=()):
+        self.tasks, self.lost = [], set(lost)
+
+    def submit(self, function, *arguments):
+        future = Future()
+        number = len(self.tasks)
+        self.tasks.append((future, function, arguments, number))
+
+        class Result:
+            @staticmethod
+            def result():
+                self.work()
+                return future.result()
+
+        return Result()
+
+    def work(self):
+        while self.tasks:
+            future, function, arguments, number = self.tasks.pop()
+            try:
+                if number in self.lost:
+                    raise ConnectionError("the worker was lost")
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+
+
+def spawned(workers=2):
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def test_any_order_gives_the_same_store(tmp_path, undisturbed):
+    run(tmp_path, executor=Backwards())
+    assert contents(tmp_path) == undisturbed
+
+
+def test_what_lost_workers_leave_is_completed(tmp_path, undisturbed):
+    with pytest.raises(ConnectionError, match="was lost"):
+        run(tmp_path, executor=Backwards(lost=[1, 3]))
+    assert list(finished_shards(tmp_path)) == ["00000000", "00000016", "00000032"]
+    assert verify(tmp_path) == []
+    run(tmp_path, executor=Backwards())
+    assert contents(tmp_path) == undisturbed
+
+
+def test_spawned_processes(tmp_path, undisturbed):
+    with spawned() as pool:
+        run(tmp_path / "store", executor=pool)
+        assert contents(tmp_path / "store") == undisturbed
+        with pytest.raises(SampleError, match="sample 21: OSError: image21.png is truncated"):
+            run(tmp_path / "broken", Images(broken=[21]), executor=pool)
+        assert not list((tmp_path / "broken").glob(".*"))
+        run(tmp_path / "broken", executor=pool)
+    assert contents(tmp_path / "broken") == undisturbed
+
+
+def test_a_killed_process_of_a_pool(tmp_path, undisturbed):
+    with spawned() as pool:
+        pool.submit(os.getpid).result()
+        threading.Timer(.2, os.kill, (next(iter(pool._processes)), signal.SIGKILL)).start()
+        with pytest.raises(Exception, match="terminated abruptly"):
+            run(tmp_path, Images(length=4000), batch_size=1, executor=pool)
+    assert verify(tmp_path) == []
+
+
+def test_loky(tmp_path, undisturbed):
+    from loky import get_reusable_executor
+
+    pool = get_reusable_executor(max_workers=2)
+    try:
+        run(tmp_path, executor=pool)
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
+    assert contents(tmp_path) == undisturbed
+
+
+def slow_network():
+    class Slow(torch.nn.ReLU):
+        def forward(self, x):
+            time.sleep(.05)
+            return super().forward(x)
+
+    model = network()
+    model.relu = Slow()
+    return model
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_whose_worker_is_killed(tmp_path):
+    from distributed import Client, LocalCluster
+
+    model = slow_network()
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        victim = next(iter(client.run(os.getpid).values()))
+
+        def kill():
+            while len(list(tmp_path.glob("store/shards/0*"))) < 2:
+                time.sleep(.01)
+            os.kill(victim, signal.SIGKILL)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        options = {"visualization_options": {"model": model}}
+        store = run(tmp_path / "store", executor=client, **options)
+        thread.join()
+        assert client.run(os.getpid).values() != victim
+    assert store.ranges == [[0, SAMPLES]] and verify(tmp_path / "store") == []
+    run(tmp_path / "alone", **options)
+    assert contents(tmp_path / "store") == contents(tmp_path / "alone")
+
+
+def specified_differently():
+    return {**specification(), "composite": EpsilonPlusFlat(epsilon=1e-2)}
+
+
+def test_factories_make_models_and_datasets_in_the_workers(tmp_path, undisturbed):
+    loaded = []
+
+    def factory():
+        loaded.append(os.getpid())
+        return specification()
+
+    run(tmp_path / "store", executor=Backwards(), factory=factory)
+    assert contents(tmp_path / "store") == undisturbed
+    with spawned(1) as pool:
+        run(tmp_path / "spawned", executor=pool, factory=specification)
+    assert contents(tmp_path / "spawned") == undisturbed
+    with pytest.raises(StoreError, match="composite.rules.fc"):
+        run(tmp_path / "other", executor=Backwards(), factory=specified_differently)
+    with pytest.raises(SampleError):
+        run(tmp_path / "broken", Images(broken=[30]), executor=Backwards())
+
+
+def test_a_worker_loads_once(tmp_path):
+    run(tmp_path, executor=Backwards(), factory=counted, dataset=Images())
+    assert COUNT == [1]
+
+
+COUNT = [0]
+
+
+def counted():
+    import test_workers
+
+    test_workers.COUNT[0] += 1
+    return specification()
+
+
+def test_what_is_no_executor(tmp_path):
+    with pytest.raises(TypeError, match="has a method submit, which list lacks"):
+        run(tmp_path, executor=[])
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_use_as_many_threads_as_the_caller(tmp_path):
+    with spawned(1) as pool:
+        pool.submit(torch.set_num_threads, 2).result()
+        run(tmp_path, executor=pool)
+        assert pool.submit(torch.get_num_threads).result() == 1
+
+
+def test_tampered_jobs_are_not_unpickled(tmp_path):
+    class Tampering(Backwards):
+        def work(self):
+            for file in tmp_path.glob(".job.*"):
+                file.write_bytes(file.read_bytes() + b"x")
+            super().work()
+
+    with pytest.raises(StoreError, match="is not what was sent"):
+        run(tmp_path, executor=Tampering())
+    assert visualization(tmp_path).path == tmp_path
+
+
+SCRIPT = """
+import torch
+from large_sweeps import Images
+
+class LabelledImages(Images):
+    classes = ["a", "b", "c"]  # named like one of torch's modules, for which a pickler may take it
+
+    def __getitem__(self, index):
+        image, target = Images.__getitem__(self, index)
+        return torch.as_tensor(image), self.classes.index(self.classes[target])
+"""
+
+
+def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed):
+    script = {"__name__": "__main__"}
+    exec(SCRIPT, script)
+    with spawned(1) as pool:
+        run(tmp_path, script["LabelledImages"](), executor=pool)
+    assert contents(tmp_path) == undisturbed
