@@ -25,13 +25,14 @@ def make_store(path: Path) -> ReferenceStore:
         LayerEntry(f"L{i:04d}", f"layer{i}", width, (14, 14) if width <= 512 else (), {})
         for i, width in enumerate(WIDTHS)
     ]
-    create_store(path, {"options": {"max_target": "sum"}, "layers": [layer.to_json() for layer in layers]})
+    options = {"max_target": "sum", "keep": "all", "dtype": "float32"}
+    create_store(path, {"options": options, "layers": [layer.to_json() for layer in layers]}, "cpu")
     random = np.random.default_rng(0)
     for first in range(0, SAMPLES, SHARD):
         stop = min(first + SHARD, SAMPLES)
         rows = np.zeros(stop - first, ROW_DTYPE)
         rows["sample"], rows["target"] = np.arange(first, stop), np.arange(first, stop) % CLASSES
-        with ShardWriter(path, first, stop) as writer:
+        with ShardWriter(path, first, stop, "all", 1) as writer:
             for quantity in ("relevance", "activation"):
                 count = len(rows) if quantity == "relevance" else 1
                 writer.append(f"{quantity}.rows", rows[:count])

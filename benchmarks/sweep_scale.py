@@ -1,0 +1,148 @@
+"""How sweeps scale with samples, classes, workers and shards: a synthetic model with 4,096 concepts and cheap passes.
+
+Without arguments, a process for each measurement runs this script.
+"""
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from common import Row, peak_memory
+from torch import nn
+from torch.utils.data import Dataset
+from zennit.composites import EpsilonPlus
+
+from crp.attribution import CondAttribution
+from crp.concepts import ChannelConcept
+from crp.shards import seal_store
+from crp.visualization import FeatureVisualization
+
+CONCEPTS, FEATURES = 4096, 16
+
+
+class Vectors(Dataset):
+    """Random vectors, the same for each index."""
+
+    def __init__(self, length: int, classes: int):
+        self.values = torch.randn(1024, FEATURES, generator=torch.Generator().manual_seed(0))
+        self.length, self.classes = length, classes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.values[index % 1024] + index / self.length, index % self.classes
+
+
+def visualization(path: Path, samples: int, classes: int) -> FeatureVisualization:
+    """A sweep of one layer of 4,096 concepts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(FEATURES, CONCEPTS), nn.ReLU(), nn.Linear(CONCEPTS, classes)).eval()
+    attribution = CondAttribution(model, heatmap_axis=None)
+    return FeatureVisualization(attribution, Vectors(samples, classes), {"1": ChannelConcept()}, path=path)
+
+
+def measure_sweep(samples: int, classes: int, keep: str) -> None:
+    """Print seconds per sample, peak memory in GB, number of files and bytes of a sweep, in shards of 6,400 samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        warm = visualization(Path(folder) / "warm", 256, classes)
+        warm.run(EpsilonPlus(), 0, 256, 64, keep=keep)
+        before = peak_memory()
+        path = Path(folder) / "store"
+        start = time.perf_counter()
+        visualization(path, samples, classes).run(EpsilonPlus(), 0, samples, 64, 100, keep=keep)
+        seconds = time.perf_counter() - start
+        files = [file for file in path.rglob("*") if file.is_file()]
+        print(json.dumps({
+            "seconds": seconds / samples, "memory": peak_memory() - before, "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files),
+        }))
+
+
+class Slow(nn.Module):
+    """Work of one thread, of about a millisecond a sample."""
+
+    def __init__(self):
+        super().__init__()
+        blocks = ((nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(4))
+        self.layers = nn.Sequential(*(layer for block in blocks for layer in block))
+        self.head = nn.Linear(16 * 32 * 32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, FEATURES] to [B, 10]."""
+        return self.head(self.layers(x[:, :, None, None].expand(-1, -1, 32, 32)).flatten(1))
+
+
+def measure_workers() -> None:
+    """Print seconds with one and with two warm worker processes of one thread each, in turn."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    attribution, found = CondAttribution(Slow().eval(), heatmap_axis=None), {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:
+            for turn in range(4):
+                for count, pool in ((1, one), (2, two)):
+                    fv = FeatureVisualization(
+                        attribution, Vectors(3840, 10), {"layers.7": ChannelConcept()}, path=f"{folder}/{turn}-{count}"
+                    )
+                    start = time.perf_counter()
+                    fv.run(EpsilonPlus(), 0, 3840, 16, 6, executor=pool)
+                    if turn:  # in the first, workers start
+                        found[count].append(time.perf_counter() - start)
+    print(json.dumps([one / two for one, two in zip(found[1], found[2])]))
+
+
+def measure_merge(keep: str) -> None:
+    """Print the seconds that it takes to finish a store of 64 shards of 400 samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        fv = visualization(Path(folder) / "store", 25_600, 1000)
+        fv.sweep(EpsilonPlus(), batch_size=50, checkpoint=8, keep=keep).run_part(0, 25_600)
+        start = time.perf_counter()
+        seal_store(Path(folder) / "store")
+        print(json.dumps(time.perf_counter() - start))
+
+
+def main() -> None:
+    """Measure in processes of their own and print the rows."""
+    def run(*arguments):
+        command = [sys.executable, __file__, *map(str, arguments)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first = None
+    for samples, classes, keep in (
+        (1_000, 10, "all"), (10_000, 10, "all"), (10_000, 1_000, "all"), (100_000, 10, "all"), (100_000, 1_000, "all"),
+        (10_000, 1_000, "top"), (100_000, 1_000, "top"),
+    ):
+        found = run("sweep", samples, classes, keep)
+        name = f"sweep of {samples:,} samples, {classes:,} classes, 4,096 concepts, keep={keep!r}"
+        milliseconds = found["seconds"] * 1e3
+        first = first or milliseconds
+        values = 2 * samples * CONCEPTS
+        print(f"{name}: {found['files']} files, {found['bytes'] / values:.2f} bytes per value")
+        Row(name, "per sample", milliseconds, round(1.5 * first, 2), (milliseconds, milliseconds), "ms").print()
+        Row(f"{name}: memory that it adds", "", found["memory"], 0.5, (found["memory"], found["memory"]), "GB").print()
+    ratios = sorted(run("workers"))
+    Row("one worker process of one thread", "two of them", ratios[1], 1.7, (ratios[0], ratios[2]), "").print()
+    for keep in ("all", "top"):
+        seconds = run("merge", keep)
+        Row(f"merge of 64 shards of 400 x 4,096, keep={keep!r}", "", seconds, 60, (seconds, seconds), "s").print()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        main()
+    elif sys.argv[1] == "sweep":
+        measure_sweep(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    elif sys.argv[1] == "workers":
+        measure_workers()
+    else:
+        measure_merge(sys.argv[2])
