@@ -1,23 +1,24 @@
-"""Runs every benchmark and writes the table: ``make bench``.
+"""Runs every benchmark and writes the table of the README: ``make bench``.
 
-The table goes into the README, between two comments.
+``python benchmarks/run_all.py lrp_pass generate`` runs some of them and replaces their rows.
 """
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from readme import write_into_readme
+from readme import read_from_readme, write_into_readme
 
 FOLDER = Path(__file__).parent
 SCRIPTS = [
     "lrp_pass", "transformer_pass", "generate", "attribution_graph", "references", "sweep_last_block",
-    "sweep_all_layers", "sweep_small", "sweep_memory", "store_queries", "patterns", "rank_correlation",
+    "sweep_all_layers", "sweep_small", "sweep_memory", "sweep_scale", "store_queries", "patterns", "rank_correlation",
 ]
 
 
@@ -31,17 +32,24 @@ def rows_of(script: str) -> list[dict]:
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
 
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown."""
-    lines = ["| work | over | measured | lowest to highest | to reach |", "| --- | --- | --- | --- | --- |"]
-    for row in rows:
-        digits = 0 if row["unit"] == "ms" and row["measured"] >= 10 else 2
-        unit = row["unit"] and f" {row['unit']}"
-        low, high = (f"{value:.{digits}f}" for value in row["spread"])
-        lines.append(f"| {row['work']} | {row['over']} | {row['measured']:.{digits}f}{unit} | {low} to {high} | "
-                     f"{row['reach']}{unit} |")
+def line(row: dict) -> str:
+    """A row in Markdown."""
+    digits = 0 if row["unit"] == "ms" and row["measured"] >= 10 else 2
+    unit = row["unit"] and f" {row['unit']}"
+    low, high = (f"{value:.{digits}f}" for value in row["spread"])
+    return (f"| {row['work']} | {row['over']} | {row['measured']:.{digits}f}{unit} | {low} to {high} | "
+            f"{row['reach']}{unit} |")
+
+
+def table(rows: list[dict], before: str) -> str:
+    """The rows in Markdown; lines of the table before that are of other work stay."""
+    known = [text for text in before.splitlines() if text.startswith("|")]
+    found = {_work(text): text for text in [*known[2:], *map(line, rows)]}
+    lines = [
+        "| work | over | measured | lowest to highest | to reach |", "| --- | --- | --- | --- | --- |", *found.values()
+    ]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "zennit", "numpy"))
-    largest = max(row["deviation"] for row in rows)
+    largest = max([0., *(row["deviation"] for row in rows), *map(float, re.findall(r"differ by (\S+) of", before))])
     return "\n".join([
         *lines, "",
         f"Measured on {os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, "
@@ -50,13 +58,18 @@ def table(rows: list[dict]) -> str:
     ])
 
 
+def _work(text: str) -> tuple[str, ...]:
+    """What a line is about: its first two cells."""
+    return tuple(cell.strip() for cell in text.split("|")[1:3])
+
+
 def main() -> None:
-    """Run the scripts named on the command line, or all, and write the table if all have run."""
-    scripts = sys.argv[1:] or SCRIPTS
-    text = table([row for script in scripts for row in rows_of(script)])
+    """Run the scripts named on the command line, or all, and write their rows."""
+    scripts = sys.argv[1:]
+    before = read_from_readme("benchmarks") if scripts else ""
+    text = table([row for script in scripts or SCRIPTS for row in rows_of(script)], before)
     print(text)
-    if scripts == SCRIPTS:
-        write_into_readme("benchmarks", text)
+    write_into_readme("benchmarks", text)
 
 
 if __name__ == "__main__":

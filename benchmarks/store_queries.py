@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from common import Row
 
+from crp.records import file_hash
 from crp.shards import ShardWriter, create_store, seal_store
 from crp.store import ROW_DTYPE, LayerEntry, ReferenceStore
 
@@ -32,7 +33,7 @@ def make_store(path: Path) -> ReferenceStore:
         stop = min(first + SHARD, SAMPLES)
         rows = np.zeros(stop - first, ROW_DTYPE)
         rows["sample"], rows["target"] = np.arange(first, stop), np.arange(first, stop) % CLASSES
-        with ShardWriter(path, first, stop, "all", 1) as writer:
+        with ShardWriter(path, first, stop, "all", 1, file_hash(path / "manifest.json")) as writer:
             for quantity in ("relevance", "activation"):
                 count = len(rows) if quantity == "relevance" else 1
                 writer.append(f"{quantity}.rows", rows[:count])

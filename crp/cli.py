@@ -60,17 +60,17 @@ def _add_run(commands) -> None:
     run.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
     run.add_argument("--start", type=int, default=0, metavar="N", help="first sample (default: 0)")
     run.add_argument("--stop", type=int, metavar="N", help="sample after the last (default: length of the dataset)")
-    run.add_argument("--batch-size", type=int, default=32, metavar="N")
-    run.add_argument("--checkpoint", type=int, default=500, metavar="N", help="batches per shard (default: 500)")
+    run.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    run.add_argument("--checkpoint", type=_positive, default=500, metavar="N", help="batches per shard (default: 500)")
     run.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that read the dataset")
     run.add_argument("--workers", type=int, default=0, metavar="N", help="processes that share the sweep")
-    run.add_argument("--threads", type=int, metavar="N", help="threads of each process")
+    run.add_argument("--threads", type=_positive, metavar="N", help="threads of each process")
     run.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what to do about broken samples")
     run.add_argument("--keep", choices=["all", "top"], default="all", help="top: tables and class means only")
     run.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the matrices")
     run.add_argument(
-        "--shard", metavar="I/N", help="write every N-th shard, from the I-th on (from 0), for crp merge to finish "
-        "(default: the task of the SLURM array that runs this, if any)",
+        "--shard", metavar="I/N", type=_shard, help="write every N-th shard, from the I-th on (from 0), for crp merge "
+        "to finish (default: the task of the SLURM array that runs this, if any)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace what another sweep left in the folder")
     run.add_argument("--dry-run", action="store_true", help="say what it would take, and do nothing")
@@ -78,17 +78,33 @@ def _add_run(commands) -> None:
     run.set_defaults(function=_run)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from crp.runs import parse_shard
+
+    try:
+        return parse_shard(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _run(options: argparse.Namespace) -> None:
     import torch
 
     from crp.runs import parse_shard, run
 
+    shard = parse_shard(None) if options.shard is None else options.shard
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     how = {name: getattr(options, name) for name in
            ("batch_size", "checkpoint", "num_workers", "on_error", "keep", "dtype")}
     found = run(
-        options.spec, store=options.store, start=options.start, stop=options.stop, shard=parse_shard(options.shard),
+        options.spec, store=options.store, start=options.start, stop=options.stop, shard=shard,
         workers=options.workers, overwrite=options.overwrite, dry_run=options.dry_run, **how,
     )
     _print(found, options.json, _estimate_in_words if options.dry_run else _info_in_words)

@@ -16,9 +16,23 @@ _RUNTIME_STATE = {"handles", "hook_refs", "stored_tensors", "tensor_handles", "a
 
 
 def model_fingerprint(model: nn.Module) -> dict[str, str]:
-    """Name of a model's class, hash of its modules as they are printed, hash of its parameters and buffers."""
-    weights = fingerprint(dict(model.state_dict()))
-    return {"class": _name(type(model)), "modules": fingerprint(str(model)), "weights": weights}
+    """Name of a model's class; hashes of its modules as they are printed, of their own code and plain attributes, and
+    of its parameters and buffers.
+    """
+    weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        "class": _name(type(model)), "modules": fingerprint(str(model)), "weights": fingerprint(weights),
+        "code": fingerprint([_own_code(type(module)) for module in model.modules()]),
+        "attributes": fingerprint([_plain_attributes(module) for module in model.modules()]),
+    }
+
+
+def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """Numbers, texts and modes of a module."""
+    return [
+        (name, value) for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+    ]
 
 
 def fingerprint(value: Any) -> str:

@@ -46,6 +46,8 @@ def run(
     visualization, composite = visualization_of(function())
     visualization.path = Path(store or visualization.path)
     sweep = visualization.sweep(composite, **how)
+    if overwrite and shard is not None:
+        raise ValueError("overwrite replaces a whole store: run it without a shard, or delete the folder first")
     stop = len(visualization.dataset) if stop is None else stop
     parts = sweep.parts(start, stop)
     chosen = parts if shard is None else parts[shard[0]::shard[1]]
@@ -63,7 +65,7 @@ def run(
 def _run(sweep: Sweep, start, stop, chosen, overwrite, workers):
     if chosen is None:
         sweep.run(start, stop, overwrite=overwrite, workers=workers)
-    elif chosen:
+    else:
         sweep.write_parts(chosen, workers)
 
 
@@ -79,7 +81,7 @@ def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, 
         "store": str(sweep.path), "samples": samples, "shards": len(parts), "shards_of_all": of,
         "layers": {entry.name: entry.concepts for entry in sweep.layers},
         "concepts": sum(entry.concepts for entry in sweep.layers),
-        "bytes": sweep.bytes_of(samples), "free_bytes": sweep.free_bytes(), "seconds": seconds * samples,
+        "bytes": sweep.bytes_of(parts), "free_bytes": sweep.free_bytes(), "seconds": seconds * samples,
     }
 
 
@@ -94,8 +96,7 @@ def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[st
     path = Path(store)
     stop = read_manifest(path)["settings"]["dataset"]["length"] if stop is None else stop
     check_complete(path, (start, stop))
-    if not is_sealed(path):
-        seal_store(path)
+    seal_store(path)
     return info(path)
 
 
@@ -114,10 +115,20 @@ def info(store: str | Path) -> dict[str, Any]:
         "ranges": swept_ranges(path), "of": settings["dataset"]["length"], "shards": len(records), "skipped": skipped,
         "notes": [note for record in records.values() for note in record["notes"]],
         "layers": {entry.name: entry.concepts for entry in read_layers(manifest)},
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "bytes": _bytes_in(path),
         "model": settings["model"]["class"], "composite": settings["composite"]["class"],
         "options": settings["options"], "made_with": manifest["made_with"],
     }
+
+
+def _bytes_in(path: Path) -> int:
+    total = 0
+    for file in path.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # another process has committed or removed it
+            pass
+    return total
 
 
 def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -137,7 +148,7 @@ def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -
         text = f"{index}/{environment['SLURM_ARRAY_TASK_COUNT']}"
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"a shard is i/n with i from 0 to n - 1, not {text!r}")
+        raise ValueError(f"a shard is i/n with i from 0 to n - 1, not {text!r} (tasks of an array have equal steps)")
     return int(index), int(count)
 
 

@@ -1,6 +1,7 @@
 """Samples of a dataset as a model takes them."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,7 +33,11 @@ class _Attempts:
             return self.dataset[index], None
         except Exception as error:  # whatever a dataset raises
             # other processes may know nothing of its class
-            return None, error if get_worker_info() is None else RuntimeError(describe_error(error))
+            return None, error if get_worker_info() is None else _RemoteError(describe_error(error))
+
+
+class _RemoteError(Exception):
+    """What was wrong in a process that reads the dataset."""
 
 
 def check_dataset(dataset: Any) -> None:
@@ -46,8 +51,9 @@ def check_dataset(dataset: Any) -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """Kind and message of an error."""
-    return f"{type(error).__name__}: {error}"
+    """Kind and message of an error, without addresses, which are others each time."""
+    text = str(error) if isinstance(error, _RemoteError) else f"{type(error).__name__}: {error}"
+    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text)
 
 
 def split_item(item: Any, target_key: str = "labels") -> tuple[Any, Any]:

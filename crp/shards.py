@@ -1,6 +1,7 @@
 """Writing a store: shards that appear whole or not at all, then tables and the seal."""
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -8,8 +9,10 @@ import re
 import secrets
 import shutil
 import socket
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,7 +55,7 @@ def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
         raise StoreError(f"{path} is a file; a store is a folder")
     if not is_store(path):
         for name in ("shards", "tables", "seal.json"):
-            if (path / name).exists():
+            if (path / name).exists() and not is_store(path):
                 raise StoreError(f"{path} holds {name!r} but no store: choose another path, or move it away")
         path.mkdir(parents=True, exist_ok=True)
         manifest = {
@@ -70,7 +73,7 @@ def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
     check_settings(path, settings)
     (path / "shards").mkdir(exist_ok=True)
     _warn_of_other_environment(path, device)
-    _remove_dead_temporaries(path)
+    remove_dead_temporaries(path)
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
@@ -95,8 +98,20 @@ def _warn_of_other_environment(path: Path, device: str) -> None:
 
 
 def remove_store(path: Path) -> None:
-    """Delete a store's own files, if there is a store; whatever else lies in the folder stays."""
+    """Delete a store's own files, if there is a store; whatever else lies in the folder stays.
+
+    Raises
+    ------
+    StoreError
+        If there is a manifest.json of something else.
+    """
     if is_store(path):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise StoreError(f"{path / 'manifest.json'} is not that of a store: delete the folder yourself")
         (path / "seal.json").unlink(missing_ok=True)
         for name in ("patterns", "tables", "shards"):
             shutil.rmtree(path / name, ignore_errors=True)
@@ -118,6 +133,8 @@ class ShardWriter:
         "top" commits only what tables are made of.
     rows_at_once : int
         How many rows a pass may have.
+    manifest : str
+        sha256 of the manifest for which the shard is computed.
 
     Attributes
     ----------
@@ -127,10 +144,10 @@ class ShardWriter:
         What else is to be known of the shard.
     """
 
-    def __init__(self, path: Path, first: int, stop: int, keep: str, rows_at_once: int):
+    def __init__(self, path: Path, first: int, stop: int, keep: str, rows_at_once: int, manifest: str):
         self.folder = shard_path(path, first)
         self._temporary = self.folder.with_name(f".{self.folder.name}.{process_tag()}")
-        self._store, self._first, self._stop, self._keep = path, first, stop, keep
+        self._store, self._first, self._stop, self._keep, self._manifest = path, first, stop, keep, manifest
         self._files: dict[str, _GrowingArray] = {}
         self.rows_at_once = rows_at_once
         self.skipped: dict[int, str] = {}
@@ -178,10 +195,12 @@ class ShardWriter:
         if self._keep == "top":
             self._reduce()
         files = {path.name: describe_file(path) for path in sorted(self._temporary.iterdir())}
+        if file_hash(self._store / "manifest.json") != self._manifest:
+            raise StoreError(f"{self._store} has been replaced by a store of another sweep in the meantime")
         write_record(self._temporary / "shard.json", {
             "first": self._first, "stop": self._stop, "rows": counts,
             "skipped": {str(sample): reason for sample, reason in self.skipped.items()}, "notes": self.notes,
-            "manifest": file_hash(self._store / "manifest.json"), "files": files,
+            "manifest": self._manifest, "files": files,
         })
         sync_folder(self._temporary)
         try:
@@ -271,13 +290,22 @@ def check_complete(path: Path, samples: tuple[int, int] | None) -> None:
 
 
 def seal_store(path: Path) -> None:
-    """Derive the tables from the shards and mark the store complete.
+    """Derive the tables from the shards and mark the store complete, if that has not been done.
 
     Raises
     ------
     StoreError
         If there is no shard.
     """
+    read_manifest(path)
+    with _locked(path):
+        if not is_sealed(path):
+            _seal(path)
+        remove_merged_shards(path)
+    remove_dead_temporaries(path)
+
+
+def _seal(path: Path) -> None:
     shards = finished_shards(path)
     if not shards:
         raise StoreError(f"{path} holds no finished shard")
@@ -293,6 +321,7 @@ def seal_store(path: Path) -> None:
         sync_folder(temporary)
         shutil.rmtree(path / "tables", ignore_errors=True)
         temporary.rename(path / "tables")
+        sync_folder(path)
         write_record(unsealed, {
             "manifest": file_hash(path / "manifest.json"), "samples": join_ranges(map(range_of, shards.values())),
             "skipped": {sample: reason for record in shards.values() for sample, reason in record["skipped"].items()},
@@ -303,7 +332,14 @@ def seal_store(path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         unsealed.unlink(missing_ok=True)
     sync_folder(path)
-    remove_merged_shards(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only process that finishes a store."""
+    with open(path / "manifest.json", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove_merged_shards(path: Path) -> None:
@@ -353,15 +389,24 @@ def process_tag() -> str:
     return f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-def _remove_dead_temporaries(path: Path) -> None:
-    """Remove temporary files and folders of processes of this machine that no longer run."""
+def remove_dead_temporaries(path: Path) -> None:
+    """Remove temporary files and folders of processes of this machine that no longer run, and of others after a day."""
     for temporary in [*path.glob(".*"), *(path / "shards").glob(".*")]:
         made = re.fullmatch(r"\.(?:\d{8,}|manifest|tables|seal|job)\.(.+)\.(\d+)\.[0-9a-f]{8}", temporary.name)
-        if made and made[1] == socket.gethostname() and not _is_alive(int(made[2])):
+        if made and _is_dead(temporary, made[1], int(made[2])):
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def _is_dead(temporary: Path, host: str, pid: int) -> bool:
+    if host == socket.gethostname():
+        return not _is_alive(pid)
+    try:
+        return max(file.stat().st_mtime for file in (temporary, *temporary.rglob("*"))) < time.time() - 86_400
+    except FileNotFoundError:  # it is alive
+        return False
 
 
 def _is_alive(pid: int) -> bool:

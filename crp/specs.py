@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 from zennit.core import Composite
 
 from crp.attribution import CondAttribution
@@ -40,6 +41,7 @@ def load_spec(name: str) -> Callable[[], Any]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
+        cloudpickle.register_pickle_by_value(module)  # which other processes do not find
     else:
         try:
             sys.path.insert(0, "")

@@ -22,7 +22,7 @@ from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
 from crp.inputs import map_tensors
 from crp.layers import module_order
 from crp.operations import ATTENTION
-from crp.records import StoreError
+from crp.records import StoreError, file_hash
 from crp.rule_fingerprint import composite_fingerprint
 from crp.shards import (
     ShardWriter,
@@ -30,6 +30,7 @@ from crp.shards import (
     create_store,
     finished_shards,
     range_of,
+    remove_dead_temporaries,
     remove_merged_shards,
     remove_store,
     seal_store,
@@ -41,6 +42,8 @@ from crp.store import (
     MATRIX_OF,
     QUANTITIES,
     ROW_DTYPE,
+    TABLE_DEPTH,
+    TABLE_DTYPE,
     TOTAL_OF,
     LayerEntry,
     ReferenceStore,
@@ -158,7 +161,9 @@ class Sweep:
         if not is_sealed(self.path):
             self.run_part(start, stop, workers)
             seal_store(self.path)
-        remove_merged_shards(self.path)
+        else:
+            remove_merged_shards(self.path)
+            remove_dead_temporaries(self.path)
         return ReferenceStore(self.path)
 
     def run_part(self, start: int, stop: int, workers: Workers | None = None) -> list[str]:
@@ -169,7 +174,6 @@ class Sweep:
         list of str
             The shards.
         """
-        self._check_range(start, stop)
         parts = self.parts(start, stop)
         self.write_parts(parts, workers)
         return [f"{first:08d}" for first, _ in parts]
@@ -178,31 +182,34 @@ class Sweep:
         """Write the shards of ranges of samples, as :meth:`parts` gives them. Those that exist are not done again."""
         if is_sealed(self.path):
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
-        self._check_disk(sum(stop - first for first, stop in parts))
         create_store(self.path, self.settings, self.attribution.device.type)
+        self.manifest = file_hash(self.path / "manifest.json")
         finished = [range_of(record) for record in finished_shards(self.path).values()]
         for part in parts:
             self._check_overlap(*part, finished)
         missing = [part for part in parts if part not in finished]
+        self._check_disk(missing)
         total = sum(stop - first for first, stop in parts)
         done = total - sum(stop - first for first, stop in missing)
         with tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
             if workers is not None:
-                for first, stop in workers.write_shards(self.path, missing):
+                for first, stop in workers.write_shards(self.path, missing, self.manifest):
                     bar.update(stop - first)
                 return
             with self.attribution.attached(self.composite, self.first_batch.data):
                 for part in missing:
                     self._write_shard(*part, bar.update)
 
-    def write_shard(self, first: int, stop: int) -> None:
-        """Write one shard of a store that has been begun."""
+    def write_shard(self, first: int, stop: int, manifest: str) -> None:
+        """Write one shard of a store that has been begun; ``manifest`` is the sha256 of its manifest."""
+        self.manifest = manifest
         with self.attribution.attached(self.composite, self.first_batch.data):
             self._write_shard(first, stop, lambda samples: None)
 
     def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The shards of a range of samples: (first, stop) each."""
         size = self.batch_size * self.checkpoint
+        self._check_range(start, stop)
         return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
     @functools.cached_property
@@ -213,7 +220,7 @@ class Sweep:
             "attribution": {
                 "class": type(self.attribution).__qualname__, "output": fingerprint(self.attribution.output),
                 "functional": ATTENTION[0] if self.attribution.functional is True else self.attribution.functional,
-                "accelerate": self.attribution.accelerate,
+                "accelerate": self.attribution.accelerate, "no_param_grad": self.attribution.no_param_grad,
             },
             "dataset": {"length": self.length, "samples": self._dataset_fingerprint()},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
@@ -249,20 +256,25 @@ class Sweep:
                 raise StoreError(f"{self.path} already holds samples {other_first} to {other_end - 1}, which overlap "
                                  f"{first} to {end - 1}")
 
-    def _check_disk(self, samples):
-        needed, free = self.bytes_of(samples), self.free_bytes()
+    def _check_disk(self, parts):
+        needed, free = self.bytes_of(parts), self.free_bytes()
         if needed > free:
             raise StoreError(
                 f"the sweep needs {needed / 1e9:.1f} GB in {self.path}, but only {free / 1e9:.1f} GB are free"
             )
 
-    def bytes_of(self, samples: int) -> int:
-        """About how much the matrices of so many samples take, if each has one target."""
-        statistics = len(stored_statistics(self.max_target))
-        value = np.dtype(self.dtype).itemsize
-        return 2 * samples * sum(
-            entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers
-        )
+    def bytes_of(self, parts: list[tuple[int, int]]) -> int:
+        """About how much shards take, if each sample has one target.
+
+        Their matrices; with ``keep="top"`` their tables, and the matrices of one.
+        """
+        statistics, value = len(stored_statistics(self.max_target)), np.dtype(self.dtype).itemsize
+        of_sample = 2 * sum(entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers)
+        samples = [stop - first for first, stop in parts]
+        if self.keep == "all":
+            return of_sample * sum(samples)
+        of_tables = 4 * statistics * TABLE_DEPTH * TABLE_DTYPE.itemsize * sum(entry.concepts for entry in self.layers)
+        return of_sample * max(samples, default=0) + of_tables * len(parts)
 
     def free_bytes(self) -> int:
         """Free space where the store is to be."""
@@ -274,7 +286,6 @@ class Sweep:
         batch = next((batch for batch in self.load(0, self.length, 1) if batch.samples), None)
         if batch is None:
             raise ValueError("no sample of the dataset can be read")
-        self._check_targets(batch)
         return batch
 
     def _describe_layers(self) -> list[LayerEntry]:
@@ -363,11 +374,11 @@ class Sweep:
                     self._read(result.relevances[layer], layer)
 
     def _write_shard(self, first: int, stop: int, report: Callable[[int], Any]) -> None:
-        with ShardWriter(self.path, first, stop, self.keep, self.batch_size) as writer, ThreadPoolExecutor(1) as thread:
+        writing = ShardWriter(self.path, first, stop, self.keep, self.batch_size, self.manifest)
+        with writing as writer, ThreadPoolExecutor(1) as thread:
             written = thread.submit(self._begin, writer)
             for batch in _ahead(self.load(first, stop, self.batch_size)):
                 writer.skipped.update(batch.skipped)
-                self._check_targets(batch)
                 last = -1
                 for places, targets, result in self._attribute(batch, writer):
                     written.result()
@@ -377,12 +388,6 @@ class Sweep:
                     written = thread.submit(self._write, writer, rows, result, is_first)
                 report(len(batch.samples) + len(batch.skipped))
             written.result()
-
-    @staticmethod
-    def _check_targets(batch: Batch) -> None:
-        for sample, targets in zip(batch.samples, batch.targets):
-            if min(targets, default=0) < 0:
-                raise ValueError(f"sample {sample} has the target {min(targets)}; classes are numbered from 0")
 
     def _rows(self, batch, places, targets, prediction) -> np.ndarray:
         rows = np.empty(len(places), ROW_DTYPE)

@@ -31,7 +31,7 @@ from crp.samples import (
     with_batch_axis,
 )
 from crp.shards import check_complete, finished_shards, seal_store
-from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed
+from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed, read_seal
 from crp.sweep import Batch, Sweep, describe_concept
 from crp.workers import Workers
 
@@ -177,7 +177,10 @@ class FeatureVisualization:
                     if error is not None:
                         raise error
                     data, target = make(item, True)
-                    samples[index] = data, list(self.multitarget_to_single(target))
+                    targets = list(self.multitarget_to_single(target))
+                    if min(targets, default=0) < 0:
+                        raise ValueError(f"the target is {min(targets)}, but classes are numbered from 0")
+                    samples[index] = data, targets
                 except Exception as error:  # whatever users' functions raise
                     if on_error == "raise":
                         raise SampleError(index, error) from error
@@ -297,7 +300,7 @@ class FeatureVisualization:
         StoreError
             If shards or samples are missing, or overlap.
         """
-        shards = finished_shards(self.path)
+        shards = read_seal(self.path)["shards"] if is_sealed(self.path) else finished_shards(self.path)
         missing = [shard for shard in checkpoints or [] if shard not in shards]
         if missing:
             raise StoreError(f"{self.path} lacks the shards {missing}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import threading
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crp.sweep import Sweep
 
 _loaded: dict[str, Any] = {}
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class _Job:
     path: str
     file: str
     sha256: str
+    manifest: str
     threads: int
 
 
@@ -57,8 +60,8 @@ class Workers:
         self.executor = executor
         self._content = _pickled(sweep if factory is None else (factory, how))
 
-    def write_shards(self, path: Path, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Let workers write shards; yields the samples of each that is there, in order.
+    def write_shards(self, path: Path, parts: list[tuple[int, int]], manifest: str) -> Iterator[tuple[int, int]]:
+        """Let workers write shards of the store with this manifest; yields the samples of each that is there, in order.
 
         Raises
         ------
@@ -66,11 +69,13 @@ class Workers:
             Whatever a worker raises. Other shards that have been begun are finished.
         """
         file = path / f".job.{process_tag()}"
-        write_durably(file, self._content)
-        job = _Job(str(path.absolute()), file.name, hashlib.sha256(self._content).hexdigest(), torch.get_num_threads())
+        digest = hashlib.sha256(self._content).hexdigest()
+        job = _Job(str(path.absolute()), file.name, digest, manifest, torch.get_num_threads())
         futures = []
         try:
-            futures = [self.executor.submit(_write_shard, job, *part) for part in parts]
+            write_durably(file, self._content)
+            for part in parts:
+                futures.append(self.executor.submit(_write_shard, job, *part))
             for part, future in zip(parts, futures):
                 future.result()
                 yield part
@@ -95,13 +100,14 @@ def _pickled(value: Any) -> bytes:
 
 
 def _write_shard(job: _Job, first: int, stop: int) -> None:
-    """What a worker does."""
-    if torch.get_num_threads() != job.threads:
-        torch.set_num_threads(job.threads)
-    if job.sha256 not in _loaded:
-        _loaded.clear()
-        _loaded[job.sha256] = _load(job)
-    _loaded[job.sha256].write_shard(first, stop)
+    """What a worker does; one shard at a time, also where the worker has several threads."""
+    with _one_at_a_time:
+        if torch.get_num_threads() != job.threads:
+            torch.set_num_threads(job.threads)
+        if job.sha256 not in _loaded:
+            _loaded.clear()
+            _loaded[job.sha256] = _load(job)
+        _loaded[job.sha256].write_shard(first, stop, job.manifest)
 
 
 def _load(job: _Job) -> Sweep:
@@ -121,6 +127,6 @@ def _load(job: _Job) -> Sweep:
 
         visualization, composite = visualization_of(factory())
         sweep = visualization.sweep(composite, **how)
-        sweep.path = path
+    sweep.path = path
     check_settings(path, sweep.settings)
     return sweep

@@ -84,7 +84,7 @@ def test_shards_are_named(text, environment, expected):
 @pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/3", "1/0"])
 def test_impossible_shards_are_refused(text, tmp_path, capsys):
     code, _, error = crp(capsys, "run", SPEC, "--store", tmp_path / "store", f"--shard={text}")
-    assert code == 1 and "a shard is i/n" in error and not (tmp_path / "store").exists()
+    assert code == 2 and "a shard is i/n" in error and not (tmp_path / "store").exists()
 
 
 def test_a_dry_run_does_nothing_but_tells(tmp_path, capsys):
@@ -99,6 +99,26 @@ def test_a_dry_run_does_nothing_but_tells(tmp_path, capsys):
     assert 0 < found["seconds"] < 60 and found["free_bytes"] > 1e6
     code, out, _ = crp(capsys, *arguments, "--shard", "0/2")
     assert code == 0 and "samples: 24" in out and "shards: 3 of 5" in out and "about" in out
+
+
+def test_tasks_without_a_shard_and_ranges_that_are_none(tmp_path, capsys):
+    arguments = ["run", SPEC, "--store", tmp_path / "store", *OPTIONS]
+    code, out, _ = crp(capsys, *arguments, "--shard", "7/9")  # of five shards
+    assert code == 0 and "samples: 0 of 40" in out
+    for more in (["--stop", "41"], ["--start", "-4"], ["--stop", "41", "--dry-run"], ["--start=40", "--shard=0/2"]):
+        code, _, error = crp(capsys, *arguments, *more)
+        assert code == 1 and "are no range of a dataset of 40" in error
+    code, _, error = crp(capsys, *arguments, "--shard", "0/2", "--overwrite")
+    assert code == 1 and "whole store" in error
+
+
+def test_classes_in_the_file_of_a_specification_reach_the_workers(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(
+        "import large_sweeps\nclass Own(large_sweeps.Images):\n    pass\n"
+        "def sweep():\n    return {**large_sweeps.specification(), 'dataset': Own()}\n"
+    )
+    code, _, error = crp(capsys, "run", tmp_path / "own.py", "--store", tmp_path / "store", *OPTIONS, "--workers", "1")
+    assert code == 0, error
 
 
 def test_workers(tmp_path, undisturbed, capsys):
@@ -157,7 +177,9 @@ def test_stores_that_are_none(tmp_path, capsys):
 
 
 def test_arguments_that_make_no_sense_have_their_own_code(capsys):
-    for arguments in (["run"], ["fly"], ["run", SPEC, "--keep", "some"], ["export", "store"]):
+    for arguments in (
+        ["run"], ["fly"], ["run", SPEC, "--keep", "some"], ["export", "store"], ["run", SPEC, "--batch-size", "0"],
+    ):
         assert crp(capsys, *arguments)[0] == 2
 
 

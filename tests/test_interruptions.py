@@ -15,7 +15,7 @@ from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.records import StoreError
 from crp.samples import SampleError
-from crp.shards import finished_shards
+from crp.shards import finished_shards, seal_store
 from crp.verify import verify
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -323,3 +323,132 @@ def test_keep_top_is_resumed_and_its_size_does_not_grow(tmp_path):
     once, more = (sum(file.stat().st_size for file in tmp_path.glob(f"{name}/tables/*"))
                   for name in ("at once", "more"))
     assert once == more > 1000
+
+
+@pytest.mark.parametrize("keep", ["all", "top"])
+def test_a_store_can_be_finished_twice(tmp_path, keep):
+    fv = visualization(tmp_path)
+    fv.sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2, keep=keep).run_part(0, SAMPLES)
+    names = list(finished_shards(tmp_path))
+    fv.collect_results(names, (0, SAMPLES))
+    before = contents(tmp_path)
+    (tmp_path / "tables" / "L0000.relevance.value.npy").touch()
+    fv.collect_results(names, (0, SAMPLES))
+    seal_store(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_processes_that_finish_a_store_at_once(tmp_path, undisturbed):
+    visualization(tmp_path).sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2).run_part(0, SAMPLES)
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                seal_store(tmp_path)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert contents(tmp_path) == undisturbed
+
+
+def test_what_another_run_left_in_finishing_is_removed(tmp_path, undisturbed):
+    visualization(tmp_path).sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2).run_part(0, SAMPLES)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    host = os.uname().nodename
+    for name in (f".tables.{host}.{child}.0123abcd", ".tables.elsewhere.1.0123abcd", ".tables.elsewhere.2.0123abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.npy").write_bytes(b"x")
+    old = time.time() - 100_000
+    for file in (tmp_path / ".tables.elsewhere.1.0123abcd" / "x.npy", tmp_path / ".tables.elsewhere.1.0123abcd"):
+        os.utime(file, (old, old))
+    seal_store(tmp_path)
+    (tmp_path / ".tables.elsewhere.2.0123abcd" / "x.npy").unlink()  # of a machine that may be alive
+    (tmp_path / ".tables.elsewhere.2.0123abcd").rmdir()
+    assert contents(tmp_path) == undisturbed and no_trace(tmp_path)
+
+
+def test_foreign_manifests_are_not_overwritten(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "of another program"}')
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine").write_text("mine")
+    with pytest.raises(StoreError, match="not that of a store"):
+        run(tmp_path, overwrite=True)
+    assert (tmp_path / "shards" / "mine").read_text() == "mine"
+
+
+def test_space_that_finished_shards_take_is_not_asked_for_again(tmp_path, monkeypatch):
+    with pytest.raises(SampleError):
+        run(tmp_path / "store", Images(broken=[30]))
+    fv = visualization(tmp_path / "store")
+    sweep = fv.sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2)
+    remaining = sweep.bytes_of(sweep.parts(0, SAMPLES)[3:])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": remaining - 1}))
+    with pytest.raises(StoreError, match="are free"):
+        run(tmp_path / "store")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": remaining}))
+    run(tmp_path / "store")
+
+
+def test_shards_of_a_store_that_was_replaced_are_not_committed(tmp_path):
+    sweep = visualization(tmp_path).sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2)
+    sweep.run_part(0, 8)
+    manifest = sweep.manifest
+    run(tmp_path, overwrite=True, composite=EpsilonPlus())
+    with pytest.raises(StoreError, match="has been replaced"):
+        sweep.write_shard(0, 8, manifest)
+    assert verify(tmp_path) == []
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        return x * self.factor + self.shift
+
+
+def with_scale(factor=1., shift=0., training=False):
+    model = network()
+    model.relu = torch.nn.Sequential(torch.nn.ReLU(), Scaled(factor))
+    model.relu[1].shift += shift
+    model.relu[1].train(training)
+    return {"visualization_options": {"model": model}}
+
+
+@pytest.mark.parametrize("change, name", [
+    ({"factor": 2.}, "attributes"), ({"shift": 1.}, "weights"), ({"training": True}, "attributes"),
+])
+def test_models_that_print_alike_are_told_apart(tmp_path, change, name):
+    run(tmp_path, **with_scale())
+    run(tmp_path, **with_scale())
+    with pytest.raises(StoreError, match=f"model.{name}"):
+        run(tmp_path, **with_scale(**change))
+
+
+def test_reasons_are_the_same_whoever_reads(tmp_path):
+    class Odd(Images):
+        def __getitem__(self, index):
+            if index in self.broken:
+                raise ValueError(f"cannot identify {object()!r}")
+            return super().__getitem__(index)
+
+    for workers in (0, 1):
+        store = run(tmp_path / str(workers), Odd(broken=[0, 9]), on_error="skip", num_workers=workers)
+        assert store.skipped == dict.fromkeys([0, 9], "ValueError: cannot identify <object object at 0x...>")
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
+
+
+def test_negative_targets_are_skipped_too(tmp_path):
+    class Unlabelled(Images):
+        def __getitem__(self, index):
+            image, target = super().__getitem__(index)
+            return image, -1 if index == 5 else target
+
+    assert list(run(tmp_path, Unlabelled(), on_error="skip").skipped) == [5]

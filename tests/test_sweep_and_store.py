@@ -987,7 +987,7 @@ def test_a_concept_whose_code_was_edited_is_refused(tmp_path):
 
 @pytest.mark.parametrize("target, error, message", [
     ([0, 1], SampleError, "multitarget_to_single"), ((1, 0, 0), SampleError, "multitarget_to_single"),
-    (-1, ValueError, "target -1"),
+    (-1, SampleError, "target is -1"),
 ])
 def test_targets_that_could_be_misread_are_refused(tmp_path, target, error, message):
     data = [(image, target) for image in images(3)]

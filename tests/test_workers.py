@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -227,4 +227,18 @@ def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed):
     exec(SCRIPT, script)
     with spawned(1) as pool:
         run(tmp_path, script["LabelledImages"](), executor=pool)
+    assert contents(tmp_path) == undisturbed
+
+
+def test_workers_in_another_folder_write_where_they_are_told(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with spawned(1) as pool:
+        pool.submit(os.chdir, "/").result()
+        run("store", executor=pool)
+    assert contents(tmp_path / "store") == undisturbed
+
+
+def test_several_threads_of_one_worker(tmp_path, undisturbed):
+    with ThreadPoolExecutor(4) as pool:
+        run(tmp_path, executor=pool)
     assert contents(tmp_path) == undisturbed
