@@ -458,6 +458,10 @@ def _linear(operation: Operation) -> OperationRule | None:
     return Linear(operation.as_function_of_inputs(), operation.stabilize)
 
 
+def _linear_in_first(operation: Operation) -> OperationRule | None:
+    return _linear(operation) if len(operation.inputs) == 1 and operation.inputs[0] is operation.first else None
+
+
 def _multilinear(operation: Operation) -> OperationRule | None:
     return Linear(operation.as_function_of_inputs(), operation.stabilize, _sharing(operation.inputs))
 
@@ -581,7 +585,7 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
     **dict.fromkeys(named("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"), _matrix_product),
     **dict.fromkeys(named("einsum", "mv", "dot", "vdot", "inner", "outer", "ger", "tensordot"), _multilinear),
     **dict.fromkeys(named(
-        "sum", "mean", "cumsum", "diff", "trace", "fold", "interpolate", "upsample", "grid_sample",
+        "sum", "mean", "cumsum", "diff", "trace", "fold", "interpolate", "upsample",
         *(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)),
     ), _linear),
     **dict.fromkeys(SOFTMAX, _softmax),
@@ -589,8 +593,9 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
     **dict.fromkeys(named("layer_norm"), _layer_norm),
     **dict.fromkeys(named("rms_norm"), _rms_norm),
     **dict.fromkeys(named("group_norm"), _group_norm),
-    **dict.fromkeys(named("instance_norm"), _instance_norm),
-    **dict.fromkeys(named("batch_norm"), _batch_norm),
+    functional.instance_norm: _instance_norm,  # the arguments of torch.instance_norm and torch.batch_norm are others
+    functional.batch_norm: _batch_norm,
+    functional.grid_sample: _linear_in_first,
     **dict.fromkeys(named("normalize"), _normalised),
 }
 

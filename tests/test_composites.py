@@ -53,7 +53,7 @@ def test_rules_of_the_presets(preset, expected):
     for composite in (preset, Composite(lambda context, name, module: expected.get(type(module)))):
         with composite.context(model):
             output = model(x)
-        heatmaps += torch.autograd.grad(output, x, output.detach())
+            heatmaps += torch.autograd.grad(output, x, output.detach())
     torch.testing.assert_close(*heatmaps)
 
 

@@ -693,3 +693,23 @@ def test_powers_that_normalise_count_as_constants(power):
     found, output, relevance = send_back(lambda x: x * power(x.square().mean(-1, keepdim=True)), [x])
     torch.testing.assert_close(found[0], relevance)
     assert output.square().mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("function, name", [
+    (lambda x: torch.batch_norm(x, None, None, torch.ones(3), torch.ones(3), False, .1, .5, False), "batch_norm"),
+    (lambda x: torch.instance_norm(x, None, None, None, None, True, .1, .5, False), "instance_norm"),
+    (lambda x: functional.grid_sample(x, x[:, :2].movedim(1, -1), align_corners=False), "grid_sample"),
+])
+def test_what_has_no_rule_passes_its_gradient_and_is_named(function, name):
+    model = Function(lambda x: function(x).flatten(1)).eval()
+    x = torch.randn(2, 3, 4, 4)
+    audit = CondAttribution(model).audit(x, composite())
+    assert any(name in note for note in audit.notes) and torch.isfinite(torch.tensor(audit.total))
+
+
+def test_sampling_at_a_fixed_grid_is_linear():
+    grid = torch.rand(2, 3, 3, 2, dtype=torch.double)
+    inputs = [random(2, 1, 4, 4)]
+    (found,), z, relevance = send_back(lambda x: functional.grid_sample(x, grid, align_corners=False), inputs)
+    expected, = by_contributions(lambda x: functional.grid_sample(x, grid, align_corners=False), inputs, relevance)
+    torch.testing.assert_close(found, expected)
