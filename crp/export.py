@@ -51,10 +51,8 @@ def export_zarr(store: ReferenceStore, path: str | Path) -> list[str]:
                 quantity, shape=matrix.shape, dtype="float32", chunks=chunks, fill_value=None,
                 attributes={"_ARRAY_DIMENSIONS": [f"{quantity}_row", "concept"]},
             )
-            first = 0
-            for block in matrix.blocks(_BLOCK):
-                array[first:first + len(block)] = block
-                first += len(block)
+            for part, block in matrix.placed_blocks(_BLOCK):
+                array[part] = block
             for name in ROW_DTYPE.names:
                 column = group.create_array(
                     f"{quantity}_{name}", shape=len(matrix), dtype="int64", fill_value=None,
@@ -104,13 +102,10 @@ def export_parquet(store: ReferenceStore, path: str | Path) -> list[Path]:
             )
             files.append(path / f"{_group_name(store, layer)}.{quantity}.parquet")
             with parquet.ParquetWriter(files[-1], schema) as writer:
-                first = 0
-                for block in matrix.blocks(_BLOCK):
-                    part = rows[quantity][first:first + len(block)]
-                    columns: list[Any] = [np.ascontiguousarray(part[name]) for name in ROW_DTYPE.names]
+                for part, block in matrix.placed_blocks(_BLOCK):
+                    columns: list[Any] = [np.ascontiguousarray(rows[quantity][name][part]) for name in ROW_DTYPE.names]
                     values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(block.reshape(-1)), matrix.shape[1])
                     writer.write_table(pyarrow.table([*map(pyarrow.array, columns), values], schema=schema))
-                    first += len(block)
     return files
 
 

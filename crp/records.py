@@ -4,8 +4,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class StoreError(ValueError):
@@ -73,12 +75,19 @@ def check_file(path: Path, described: dict[str, Any] | None) -> None:
         raise StoreError(f"{path} is missing or cannot be read: {error}") from error
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
+@contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which is on the disk when the context ends."""
     with open(path, "wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with durable_file(path) as file:
+        file.write(content)
 
 
 def sync_folder(path: Path) -> None:

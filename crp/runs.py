@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from crp.shards import check_complete, finished_shards, seal_store, swept_ranges
+from crp.shards import check_complete, contents_of, finished_shards, seal_store
 from crp.specs import load_spec, visualization_of
 from crp.store import is_sealed, read_layers, read_manifest, read_seal
 from crp.sweep import Sweep
@@ -53,20 +54,16 @@ def run(
     chosen = parts if shard is None else parts[shard[0]::shard[1]]
     if dry_run:
         return _estimate(sweep, chosen, len(parts))
-    if not workers:
-        _run(sweep, start, stop, None if shard is None else chosen, overwrite, None)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            _run(sweep, start, stop, None if shard is None else chosen, overwrite, Workers(pool, sweep, None, how))
+    with ExitStack() as stack:
+        shared = None
+        if workers:
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            shared = Workers(stack.enter_context(pool), sweep, None, how)
+        if shard is None:
+            sweep.run(start, stop, overwrite=overwrite, workers=shared)
+        else:
+            sweep.write_parts(chosen, shared)
     return info(sweep.path)
-
-
-def _run(sweep: Sweep, start, stop, chosen, overwrite, workers):
-    if chosen is None:
-        sweep.run(start, stop, overwrite=overwrite, workers=workers)
-    else:
-        sweep.write_parts(chosen, workers)
 
 
 def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, Any]:
@@ -106,13 +103,11 @@ def info(store: str | Path) -> dict[str, Any]:
     manifest, finished = read_manifest(path), is_sealed(path)
     settings = manifest["settings"]
     records = {} if finished and settings["options"]["keep"] == "top" else finished_shards(path)
-    if finished:
-        skipped = read_seal(path)["skipped"]
-    else:
-        skipped = {sample: reason for record in records.values() for sample, reason in record["skipped"].items()}
+    held = read_seal(path) if finished else contents_of(records)
     return {
-        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in swept_ranges(path)),
-        "ranges": swept_ranges(path), "of": settings["dataset"]["length"], "shards": len(records), "skipped": skipped,
+        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in held["samples"]),
+        "ranges": held["samples"], "of": settings["dataset"]["length"], "shards": len(records),
+        "skipped": held["skipped"],
         "notes": [note for record in records.values() for note in record["notes"]],
         "layers": {entry.name: entry.concepts for entry in read_layers(manifest)},
         "bytes": _bytes_in(path),
@@ -150,5 +145,3 @@ def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"a shard is i/n with i from 0 to n - 1, not {text!r} (tasks of an array have equal steps)")
     return int(index), int(count)
-
-

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, get_worker_inf
 class SampleError(RuntimeError):
     """A sample that the dataset cannot give, or ``preprocess_fn`` not take; the message names its index."""
 
-
     def __init__(self, index: int, error: Exception):
         super().__init__(index, error)
         self.index, self.error = index, error

@@ -272,11 +272,17 @@ def range_of(record: dict[str, Any]) -> tuple[int, int]:
     return record["first"], record["stop"]
 
 
+def contents_of(shards: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The samples of shards as ranges (first, stop), and those of them that were skipped, as a seal has them."""
+    return {
+        "samples": join_ranges(map(range_of, shards.values())),
+        "skipped": {sample: reason for record in shards.values() for sample, reason in record["skipped"].items()},
+    }
+
+
 def swept_ranges(path: Path) -> list[list[int]]:
     """The samples that a store holds, as ranges (first, stop), finished or not."""
-    if is_sealed(path):
-        return read_seal(path)["samples"]
-    return join_ranges(map(range_of, finished_shards(path).values()))
+    return (read_seal(path) if is_sealed(path) else contents_of(finished_shards(path)))["samples"]
 
 
 def check_complete(path: Path, samples: tuple[int, int] | None) -> None:
@@ -323,8 +329,7 @@ def _seal(path: Path) -> None:
         temporary.rename(path / "tables")
         sync_folder(path)
         write_record(unsealed, {
-            "manifest": file_hash(path / "manifest.json"), "samples": join_ranges(map(range_of, shards.values())),
-            "skipped": {sample: reason for record in shards.values() for sample, reason in record["skipped"].items()},
+            "manifest": file_hash(path / "manifest.json"), **contents_of(shards),
             "shards": {name: file_hash(path / "shards" / name / "shard.json") for name in shards}, "tables": tables,
         })
         unsealed.rename(path / "seal.json")

@@ -191,6 +191,13 @@ class ShardedMatrix:
         result[np.concatenate(places)] = gathered
         return result
 
+    def placed_blocks(self, rows: int = 1024) -> Iterator[tuple[slice, np.ndarray]]:
+        """All rows in order, a few at a time, each time with where they are."""
+        first = 0
+        for block in self.blocks(rows):
+            yield slice(first, first + len(block)), block
+            first += len(block)
+
     def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
         """All rows in order, a few at a time; read from the files, since pages that are mapped stay in memory."""
         for shard, part in enumerate(self._parts):
@@ -620,10 +627,9 @@ def floored(totals: np.ndarray) -> np.ndarray:
 
 def sums_of_classes(membership: csr_array, matrix: ShardedMatrix) -> np.ndarray:
     """[classes, concepts] float64: the sums of the rows of each class."""
-    first, sums = 0, np.zeros((membership.shape[0], matrix.shape[1]))
-    for block in matrix.blocks():
-        sums += membership[:, first:first + len(block)] @ block.astype(np.float64)
-        first += len(block)
+    sums = np.zeros((membership.shape[0], matrix.shape[1]))
+    for rows, block in matrix.placed_blocks():
+        sums += membership[:, rows] @ block.astype(np.float64)
     return sums
 
 
@@ -691,9 +697,9 @@ def read_seal(path: str | Path) -> dict[str, Any]:
         str(seal["manifest"])
         [range(first, stop) for first, stop in seal["samples"]]
         {int(sample): str(reason) for sample, reason in seal["skipped"].items()}
+    except StoreError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
         raise StoreError(f"{path}: seal.json lacks what a seal says: {error!r}") from error
     return seal
 

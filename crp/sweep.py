@@ -27,6 +27,7 @@ from crp.rule_fingerprint import composite_fingerprint
 from crp.shards import (
     ShardWriter,
     check_settings,
+    contents_of,
     create_store,
     finished_shards,
     range_of,
@@ -233,12 +234,13 @@ class Sweep:
 
     def _check_held(self, start, stop):
         """Raise a StoreError if the store holds samples of another range, or in other shards."""
-        held = swept_ranges(self.path)
         if is_sealed(self.path):
+            held = swept_ranges(self.path)
             is_foreign = held != [[start, stop]]
         else:
-            parts = self.parts(start, stop)
-            is_foreign = any(range_of(record) not in parts for record in finished_shards(self.path).values())
+            shards, parts = finished_shards(self.path), self.parts(start, stop)
+            held = contents_of(shards)["samples"]
+            is_foreign = any(range_of(record) not in parts for record in shards.values())
         if is_foreign:
             ranges = ", ".join(f"{first} to {last - 1}" for first, last in held)
             raise StoreError(

@@ -1,13 +1,12 @@
 """Tables: the top rows of each concept, and the sums of each class, of a store or of one shard."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crp.records import check_file
+from crp.records import check_file, durable_file
 from crp.store import (
     QUANTITIES,
     TABLE_DEPTH,
@@ -100,7 +99,5 @@ def _merged(tables, rows_before) -> np.ndarray:
 
 
 def _save(folder: Path, name: str, array: np.ndarray) -> None:
-    with open(folder / f"{name}.npy", "wb") as file:
+    with durable_file(folder / f"{name}.npy") as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
