@@ -102,7 +102,8 @@ class _Clustering:
         if not len(self.persistence) or not len(points):
             return np.full(len(points), -1), np.zeros(len(points)), np.zeros(len(points))
         labels, probability = hdbscan.approximate_predict(self.predicting, points)
-        scores = hdbscan.approximate_predict_scores(self.predicting, points)
+        with np.errstate(invalid="ignore"):  # among equal points densities are infinite
+            scores = hdbscan.approximate_predict_scores(self.predicting, points)
         found = self.renumbered(labels), probability, np.nan_to_num(scores)
         # what lies on a clustered point goes with it; hdbscan takes a cluster of equal points for noise
         equal = [self._row_of.get(point) for point in _keys(points)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -13,14 +12,13 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from crp.records import StoreError, describe_file, file_hash, sync_folder, write_record
+from crp.settings import check_settings, describe_environment, warn_of_other_environment
 from crp.store import (
     FORMAT,
     FORMAT_VERSION,
@@ -59,7 +57,7 @@ def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
                 raise StoreError(f"{path} holds {name!r} but no store: choose another path, or move it away")
         path.mkdir(parents=True, exist_ok=True)
         manifest = {
-            "format": FORMAT, "version": FORMAT_VERSION, "made_with": _environment(device), "settings": settings
+            "format": FORMAT, "version": FORMAT_VERSION, "made_with": describe_environment(device), "settings": settings
         }
         temporary = path / f".manifest.{process_tag()}"
         try:
@@ -72,29 +70,8 @@ def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
         sync_folder(path)
     check_settings(path, settings)
     (path / "shards").mkdir(exist_ok=True)
-    _warn_of_other_environment(path, device)
+    warn_of_other_environment(path, device)
     remove_dead_temporaries(path)
-
-
-def check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raise a StoreError that names what differs between the settings of a store and others."""
-    differences = list(_differences(read_manifest(path)["settings"], json.loads(json.dumps(settings))))
-    if differences:
-        more = f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
-        raise StoreError(
-            f"{path} holds a sweep with other settings: " + "; ".join(differences[:8]) + more
-            + ". Choose another path, or overwrite=True to replace it"
-        )
-
-
-def _warn_of_other_environment(path: Path, device: str) -> None:
-    there, here = read_manifest(path)["made_with"], _environment(device)
-    differences = list(_differences(there, here))
-    if differences:
-        warnings.warn(
-            f"{path} is continued in another environment, so values may differ by rounding: " + "; ".join(differences),
-            stacklevel=2,
-        )
 
 
 def remove_store(path: Path) -> None:
@@ -362,31 +339,6 @@ def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int]]:
         else:
             joined.append([first, stop])
     return joined
-
-
-def _differences(stored: Any, wanted: Any, where: str = ""):
-    """Where two nested settings differ, in words."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in [*stored, *(key for key in wanted if key not in stored)]:
-            yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif isinstance(stored, list) and isinstance(wanted, list) and all(isinstance(i, dict) for i in stored + wanted):
-        named, wanted_named = ({item["name"]: item for item in items} for items in (stored, wanted))
-        yield from _differences(named, wanted_named, where)
-    elif stored != wanted:
-        yield f"{where} is {_short(stored)} there and {_short(wanted)} here"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return "present"
-    if isinstance(value, str) and len(value) == 64:
-        return f"{value[:8]}..."
-    return "absent" if value is None else repr(value)
-
-
-def _environment(device: str) -> dict[str, str | int]:
-    packages = {name: metadata.version(name) for name in ("crp-concepts", "torch", "zennit", "numpy")}
-    return {"python": platform.python_version(), **packages, "device": device, "threads": torch.get_num_threads()}
 
 
 def process_tag() -> str:

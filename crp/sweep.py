@@ -18,15 +18,14 @@ from zennit.core import Composite
 
 from crp.attribution import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
-from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
+from crp.fingerprint import model_fingerprint
 from crp.inputs import map_tensors
 from crp.layers import module_order
-from crp.operations import ATTENTION
 from crp.records import StoreError, file_hash
 from crp.rule_fingerprint import composite_fingerprint
+from crp.settings import check_settings, describe_attribution, describe_concept, hash_samples
 from crp.shards import (
     ShardWriter,
-    check_settings,
     contents_of,
     create_store,
     finished_shards,
@@ -53,11 +52,6 @@ from crp.store import (
     stored_statistics,
 )
 from crp.workers import Workers
-
-
-def describe_concept(concept: Concept) -> dict[str, str]:
-    """What a store keeps of a concept, to know it again."""
-    return {"class": type(concept).__qualname__, "settings": fingerprint(concept)}
 
 
 @dataclass
@@ -218,12 +212,8 @@ class Sweep:
         """Everything that decides what the store holds."""
         return {
             "model": model_fingerprint(self.attribution.model),
-            "attribution": {
-                "class": type(self.attribution).__qualname__, "output": fingerprint(self.attribution.output),
-                "functional": ATTENTION[0] if self.attribution.functional is True else self.attribution.functional,
-                "accelerate": self.attribution.accelerate, "no_param_grad": self.attribution.no_param_grad,
-            },
-            "dataset": {"length": self.length, "samples": self._dataset_fingerprint()},
+            "attribution": describe_attribution(self.attribution),
+            "dataset": {"length": self.length, "samples": self._hash_samples()},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
             "options": {
                 "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
@@ -303,17 +293,10 @@ class Sweep:
             ))
         return entries
 
-    def _dataset_fingerprint(self) -> str | None:
+    def _hash_samples(self) -> str | None:
         """Hash of a few samples; None if they come out differently each time."""
-        indices = probe_indices(self.length)
-
-        def read():
-            return fingerprint([
-                (batch.data, batch.targets, batch.skipped) for i in indices for batch in self.load(i, i + 1, 1)
-            ])
-
-        first = read()
-        if first != read():
+        first = hash_samples(self.load, self.length)
+        if first != hash_samples(self.load, self.length):
             warnings.warn(
                 "the dataset gives other samples each time it is read: references will not show what was swept",
                 stacklevel=2,

@@ -1,6 +1,7 @@
 """Feature visualization: the samples of a dataset that show what a concept stands for."""
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from crp.inputs import map_tensors
 from crp.layers import unknown_layer_message
 from crp.legacy import LegacyResults, is_legacy_folder, results_name
 from crp.patterns import Patterns, find_store_patterns
+from crp.rule_fingerprint import composite_fingerprint
 from crp.samples import (
     SampleError,
     attempt_items,
@@ -30,9 +32,10 @@ from crp.samples import (
     split_item,
     with_batch_axis,
 )
+from crp.settings import check_reading, describe_attribution, describe_concept, hash_samples
 from crp.shards import check_complete, finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed, read_seal
-from crp.sweep import Batch, Sweep, describe_concept
+from crp.sweep import Batch, Sweep
 from crp.workers import Workers
 
 
@@ -349,7 +352,7 @@ class FeatureVisualization:
         r_range : (int, int), default (0, 8)
             Which references: from the first, up to but without the second, in descending order.
         composite : zennit.core.Composite, optional
-            The rules for heatmaps; without it there are none.
+            The rules for heatmaps; without it there are none. Where mode is "relevance", those of the sweep.
         rf : bool, default False
             Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
         plot_fn : callable or None
@@ -366,6 +369,12 @@ class FeatureVisualization:
         -------
         dict
             Concept id -> what ``plot_fn`` gives; with ``plot_fn=None`` (inputs, heatmaps), or inputs without composite.
+
+        Raises
+        ------
+        StoreError
+            If the sweep was of another model, dataset or concept, or, where mode is "relevance", with other rules; the
+            message names what differs.
         """
         wanted = {concept: (concept, None) for concept in as_ids(concept_ids)}
         return self._references(
@@ -434,7 +443,7 @@ class FeatureVisualization:
         self._check_reference_arguments(layer_name, mode)
         if top_N < 1 or mean_N < 1:
             raise ValueError(f"top_N and mean_N are at least 1, not {top_N} and {mean_N}")
-        targets, means = self._results().class_means(
+        targets, means = self._results(mode).class_means(
             layer_name, as_id(concept_id), mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
         )
         best = np.argsort(-means, kind="stable")[:top_N]
@@ -459,7 +468,7 @@ class FeatureVisualization:
             ``store.patterns(layer_name, mode)`` reads them again.
         """
         self._check_reference_arguments(layer_name, mode)
-        return find_store_patterns(self._matrices(), layer_name, mode, **options)
+        return find_store_patterns(self._matrices(mode), layer_name, mode, **options)
 
     def get_pattern_reference(
         self,
@@ -493,7 +502,7 @@ class FeatureVisualization:
         self._check_reference_arguments(layer_name, mode)
         first, stop = _check_range(r_range)
         _check_batch_size(batch_size)
-        store = self._matrices()
+        store = self._matrices(mode, composite)
         patterns = store.patterns(layer_name, mode)
         concepts = list(store.concepts(layer_name))
         references = {}
@@ -550,20 +559,33 @@ class FeatureVisualization:
                     targets, _ = self.compute_stats(concept, layer, mode, top_N, mean_N)
                     self.get_stats_reference(concept, layer, targets, mode, r_range, composite, rf, plot_fn, batch_size)
 
-    def _results(self) -> ReferenceStore | LegacyResults:
+    def _results(self, mode: str, composite: Composite | None = None) -> ReferenceStore | LegacyResults:
+        """What was found before, if it was found with what it is now read with.
+
+        Raises
+        ------
+        StoreError
+            If the model, the dataset or a concept is another one; where it is read for relevance, also if the
+            attribution or the composite is.
+        """
         if not is_sealed(self.path) and is_legacy_folder(self.path):
             return LegacyResults(self.path)
         store = ReferenceStore(self.path)
-        length = store.manifest["settings"]["dataset"]["length"]
-        if length != len(self.dataset):
-            raise StoreError(f"{self.path} was made from {length} samples, but the dataset has {len(self.dataset)}")
-        for layer, concept in self.layer_map.items():
-            if layer in store.layers and store.entry(layer).concept != describe_concept(concept):
-                raise StoreError(f"{self.path} was made with another concept for {layer!r}: run with overwrite=True")
+        model, load = self.attribution.model, functools.partial(self._load, on_error="skip")
+        settings = {
+            "model": model_fingerprint(model),
+            "dataset": {"length": len(self.dataset), "samples": hash_samples(load, len(self.dataset))},
+            "layers": [{"name": name, "concept": describe_concept(item)} for name, item in self.layer_map.items()],
+        }
+        if mode == "relevance":
+            settings["attribution"] = describe_attribution(self.attribution)
+            if composite is not None:
+                settings["composite"] = composite_fingerprint(composite, model)
+        check_reading(store, settings)
         return store
 
-    def _matrices(self) -> ReferenceStore:
-        results = self._results()
+    def _matrices(self, mode: str, composite: Composite | None = None) -> ReferenceStore:
+        results = self._results(mode, composite)
         if not isinstance(results, ReferenceStore):
             raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
         return results
@@ -582,7 +604,7 @@ class FeatureVisualization:
         first, stop = _check_range(r_range)
         _check_batch_size(batch_size)
         targets = None if targets is None else as_ids(targets)
-        results = self._results()
+        results = self._results(mode, composite)
         cache = self.cache if plot_fn is not None else None
         found, missing, key = {}, list(wanted), None
         if cache is not None:

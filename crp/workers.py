@@ -20,7 +20,8 @@ import cloudpickle
 import torch
 
 from crp.records import StoreError, write_durably
-from crp.shards import check_settings, process_tag
+from crp.settings import check_settings
+from crp.shards import process_tag
 
 if TYPE_CHECKING:
     from crp.sweep import Sweep

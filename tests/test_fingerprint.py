@@ -1,5 +1,6 @@
 import copy
 import functools
+import math
 import operator
 import os
 import subprocess
@@ -171,3 +172,33 @@ def test_fingerprints_are_the_same_in_every_process():
         capture_output=True, text=True, check=True,
     ).stdout
     assert there.strip() == here["found"]
+
+
+@pytest.mark.parametrize("dtype", [
+    torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.complex64,
+])
+@pytest.mark.parametrize("shape", [(), (3,), (100,), (200, 97), (16, 1024)])
+def test_changes_of_weights_are_noticed_however_they_are_made(dtype, shape):
+    model = nn.Module()
+    model.register_buffer("weight", (torch.arange(math.prod(shape)).view(shape) % 89 + 1).to(dtype))
+    weight, before, first = model.weight, model.weight.clone(), model_fingerprint(model)
+    edits = [lambda: weight.data.neg_(), lambda: weight.data.flatten()[-1:].mul_(2), lambda: weight.mul_(3)]
+    if len(shape) == 2:
+        edits += [
+            lambda: weight.data.copy_(before.roll(1, 0)), lambda: weight.data.copy_(before.roll(1, 1)),
+            lambda: setattr(weight, "data", before.roll(50, 0)), lambda: weight.data.flatten()[:8192].neg_(),
+            lambda: weight.data[:4].copy_(before[:4].roll(1, 0)), lambda: weight.data[:4].copy_(before[:4].roll(1, 1)),
+        ]
+    for edit in edits:
+        edit()
+        assert model_fingerprint(model) == model_fingerprint(copy.deepcopy(model)) != first
+        weight.data.copy_(before)
+        assert model_fingerprint(model) == first
+
+
+def test_weights_at_odd_places_in_memory_have_fingerprints():
+    storage = torch.arange(20001, dtype=torch.float16)
+    models = [nn.Module(), nn.Module()]
+    models[0].register_buffer("weight", storage[1:])
+    models[1].register_buffer("weight", storage[1:].clone())
+    assert model_fingerprint(models[0]) == model_fingerprint(models[1])

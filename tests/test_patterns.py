@@ -13,7 +13,7 @@ from zennit.composites import EpsilonPlusFlat
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept, ProfileConcept, aggregate
 from crp.patterns import Patterns, find_patterns, unit_statistics
-from crp.store import StoreError
+from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -349,7 +349,7 @@ def visualization(tmp_path_factory):
 @pytest.mark.parametrize("mode", ["activation", "relevance"])
 def test_patterns_of_what_was_swept(visualization, layer, mode):
     patterns = visualization.find_patterns(layer, mode, min_pattern_size=20)
-    store = visualization._results()
+    store = ReferenceStore(visualization.path)
     expected = find_patterns(np.asarray(store.values(layer, mode)), min_pattern_size=20)
     assert np.array_equal(patterns.labels, expected.labels)
     if mode == "activation":
@@ -408,10 +408,11 @@ def test_figures(patterns, values):
 
 
 def test_equal_rows_belong_to_the_same_pattern():
-    values = np.maximum(np.random.default_rng(2).normal(-1.5, 1, (300, 4)), 0)  # as sparse layers give them
+    rare = np.repeat([[0., 0, 0, 0], [9, 0, 0, 0], [0, 9, 0, 0]], 60, axis=0)  # as sparse layers give them
+    values = np.concatenate([rare, np.random.default_rng(2).uniform(3, 6, (120, 4))])
     patterns = find_patterns(values)
     repeated = [p for p in range(len(patterns)) if len(np.unique(values[patterns.members(p)], axis=0)) == 1]
-    assert repeated
+    assert set(patterns.labels[:180]) == set(repeated) and len(repeated) >= 3
     labels, probability = patterns.assign(values)
     for pattern in repeated:
         members = patterns.members(pattern)

@@ -12,7 +12,7 @@ from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.profiles import GroupProfiles, centred, contrast, group_profiles
 from crp.prototypes import class_prototypes
-from crp.store import StoreError
+from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -235,7 +235,7 @@ def test_relevance_of_a_model(model, dataset):
 
 @pytest.mark.parametrize("quantity", ["activation", "relevance"])
 def test_profiles_of_a_store(visualization, dataset, quantity):
-    store = visualization._results()
+    store = ReferenceStore(visualization.path)
     for groups, labels in (
         ("target", store.targets), ("prediction", store.predictions), (np.arange(COUNT) % 5, np.arange(COUNT) % 5)
     ):
@@ -279,7 +279,7 @@ def test_contrast(weight, groups):
 
 
 def test_save_and_load_and_what_profiles_depend_on(visualization, tmp_path):
-    store = visualization._results()
+    store = ReferenceStore(visualization.path)
     profiles = group_profiles(store)
     profiles.save(tmp_path / "profiles.npz")
     loaded = GroupProfiles.load(tmp_path / "profiles.npz", store)
@@ -307,7 +307,7 @@ def test_bad_arrays(arguments, message):
 
 
 def test_bad_arguments(visualization, model, dataset):
-    store, source = visualization._results(), (CondAttribution(model), dataset)
+    store, source = ReferenceStore(visualization.path), (CondAttribution(model), dataset)
     for arguments, message in (
         ({"align": "gradient"}, "holds no maps"), ({"positions": True}, "holds no maps"),
         ({"groups": "class"}, "'target', 'prediction'"), ({"quantity": "gradient"}, "quantity"),

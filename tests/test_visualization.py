@@ -1,4 +1,5 @@
 import functools
+import platform
 from collections import OrderedDict
 
 import matplotlib
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.canonizers import SequentialMergeBatchNorm
-from zennit.composites import EpsilonPlusFlat
+from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
 
 from crp.attribution import CondAttribution
 from crp.cache import ImageCache
@@ -678,8 +679,8 @@ OTHER_ARGUMENTS = {
     "range": {"r_range": (0, 3)}, "later range": {"r_range": (1, 3)}, "rf": {"rf": True}, "targets": {"targets": 1},
     "plot_fn": {"plot_fn": vis_img_heatmap}, "parameter": {"plot_fn": functools.partial(vis_opaque_img, alpha=0.1)},
     "other parameter": {"plot_fn": functools.partial(vis_opaque_img, vis_th=0.3)},
-    "composite parameter": {"composite": EpsilonPlusFlat(epsilon=1e-2)},
-    "canonizer": {"composite": EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()])},
+    "composite parameter": {"mode": "activation", "composite": EpsilonPlusFlat(epsilon=1e-2)},
+    "canonizer": {"mode": "activation", "composite": EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()])},
 }
 
 
@@ -711,24 +712,18 @@ class Negative(FeatureVisualization):
         return data if preprocessing else 1 - data, target
 
 
-@pytest.mark.parametrize("what", [
-    "weights", "preprocessing", "max_target", "abs_norm", "sweep", "attribution", "samples", "dataset",
-])
+@pytest.mark.parametrize("what", ["max_target", "abs_norm", "sweep", "attribution", "samples"])
 def test_pictures_of_another_analysis_are_not_taken_from_the_cache(tmp_path, what):
     def ask(fv):
         with CountSamples(fv.attribution.model) as counted:
-            fv.get_max_reference(1, "conv", composite=EpsilonPlusFlat())
+            fv.get_max_reference(1, "conv", "activation", composite=EpsilonPlusFlat())
         return counted.total
 
     path, cache = tmp_path / "store", ImageCache(tmp_path / "cache")
     first = swept(path, cache=cache, max_target="max")
     assert ask(first) > 0 and ask(first) == 0
     common = {"path": path, "cache": cache, "max_target": "max"}
-    if what == "weights":
-        other = visualization(model=small_model(seed=7), **common)
-    elif what == "preprocessing":
-        other = visualization(preprocess_fn=lambda data: data / 2, **common)
-    elif what == "max_target":
+    if what == "max_target":
         other = visualization(**{**common, "max_target": "sum"})
     elif what == "abs_norm":
         other = visualization(abs_norm=False, **common)
@@ -738,21 +733,126 @@ def test_pictures_of_another_analysis_are_not_taken_from_the_cache(tmp_path, wha
     elif what == "attribution":
         other = visualization(**common)
         other.attribution = Absolute(other.attribution.model)
-    elif what == "samples":
-        other = visualization(kind=Negative, **common)
     else:
-        other = visualization(data=TensorDataset(images() ** 2, TARGETS), **common)
+        other = visualization(kind=Negative, **common)
     assert ask(other) > 0
 
 
-def test_a_store_made_with_another_concept_or_dataset_is_refused(tmp_path):
-    swept(tmp_path)
-    other = visualization(tmp_path, layer_map={"conv": ChannelConcept(axis=-1)})
-    with pytest.raises(StoreError, match="another concept for 'conv'"):
-        other.get_max_reference(0, "conv")
-    shorter = visualization(tmp_path, data=TensorDataset(images()[:5], TARGETS[:5]))
-    with pytest.raises(StoreError, match="the dataset has 5"):
-        shorter.get_max_reference(0, "conv")
+def edited_model(edit):
+    model = small_model()
+    edit(model)
+    return model
+
+
+class Tempered(nn.Sequential):
+    def forward(self, data):
+        return super().forward(data) / 2
+
+
+READ_WITH = {
+    "weights": ({"model": small_model(seed=7)}, "model.weights is .* there and .* here"),
+    "one weight": ({"model": edited_model(lambda m: m.conv.weight.data[1, 0, 2].neg_())}, "model.weights"),
+    "precision": ({"model": small_model().float()}, "model.weights"),
+    "code": ({"model": Tempered(OrderedDict(small_model()._modules)).eval()}, "model.class .*Tempered"),
+    "attribute": ({"model": edited_model(lambda m: setattr(m.conv, "padding_mode", "reflect"))}, "model.attributes"),
+    "training mode": ({"model": small_model().train()}, "model.modules in training mode is 0 there and 7 here"),
+    "fewer samples": ({"data": TensorDataset(images()[:5], TARGETS[:5])}, "dataset.length is 23 there and 5 here"),
+    "samples": ({"data": TensorDataset(images() ** 2, TARGETS)}, "dataset.samples"),
+    "targets": ({"data": TensorDataset(images(), (TARGETS + 1) % CLASSES)}, "dataset.samples"),
+    "preprocessing": ({"preprocess_fn": lambda data: data / 2}, "dataset.samples"),
+    "concept": ({"layer_map": {"conv": ChannelConcept(axis=-1)}}, "layers.conv.concept"),
+}
+READERS = {
+    "max": lambda fv, mode, composite: fv.get_max_reference(0, "conv", mode, composite=composite),
+    "stats": lambda fv, mode, composite: fv.get_stats_reference(0, "conv", 1, mode, composite=composite),
+    "compute": lambda fv, mode, composite: fv.compute_stats(0, "conv", mode),
+    "patterns": lambda fv, mode, composite: fv.find_patterns("conv", mode, min_pattern_size=2, min_samples=2),
+    "pattern": lambda fv, mode, composite: fv.get_pattern_reference(0, "conv", mode, composite=composite),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("what", READ_WITH)
+def test_a_store_is_not_read_with_what_it_was_not_made_with(single_path, what, reader):
+    arguments, difference = READ_WITH[what]
+    other = visualization(single_path, **arguments)
+    with CountSamples(other.attribution.model) as counted:
+        for mode in MODES:
+            with pytest.raises(StoreError, match=f"{difference}.*overwrite=True"):
+                READERS[reader](other, mode, EpsilonPlusFlat())
+    assert counted.total == 0
+
+
+@pytest.mark.parametrize("reader", ["max", "stats"])
+@pytest.mark.parametrize("composite, difference", [
+    (EpsilonPlusFlat(epsilon=1e-2), "composite.rules.out"), (EpsilonGammaBox(-1., 1.), "composite.class"),
+    (EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()]), "composite.canonizers"),
+])
+def test_relevance_is_not_mixed_with_heatmaps_of_another_composite(single_path, reader, composite, difference):
+    fv = visualization(single_path)
+    with pytest.raises(StoreError, match=difference):
+        READERS[reader](fv, "relevance", composite)
+    READERS[reader](fv, "activation", composite)
+    READERS[reader](fv, "relevance", None)
+
+
+@pytest.mark.parametrize("reader", ["max", "stats", "compute", "patterns"])
+@pytest.mark.parametrize("make, difference", [
+    (lambda model: CondAttribution(model, functional=False), "attribution.functional is 'attnlrp' there and False"),
+    (lambda model: CondAttribution(model, functional="cp-lrp"), "attribution.functional"),
+    (lambda model: CondAttribution(model, accelerate=False), "attribution.accelerate"),
+    (lambda model: CondAttribution(model, output=lambda output: output * 2), "attribution.output"),
+    (Absolute, "attribution.class is 'CondAttribution' there and 'Absolute' here"),
+])
+def test_relevance_is_not_read_with_another_attribution(single_path, reader, make, difference):
+    fv = visualization(single_path)
+    fv.attribution = make(fv.attribution.model)
+    with pytest.raises(StoreError, match=difference):
+        READERS[reader](fv, "relevance", EpsilonPlusFlat())
+    READERS[reader](fv, "activation", EpsilonPlusFlat())
+
+
+def test_weights_that_change_between_two_readings_are_noticed(single_path):
+    fv = visualization(single_path)
+    weight = fv.attribution.model.conv2.weight
+    before = weight.detach().clone()
+    fv.compute_stats(0, "conv")
+    for edit in (
+        lambda: weight.data.neg_(), lambda: weight.detach().copy_(before.flip(0)),
+        lambda: setattr(weight, "data", before.flip(0)), lambda: nn.init.zeros_(weight),
+    ):
+        edit()
+        with pytest.raises(StoreError, match="model.weights"):
+            fv.compute_stats(0, "conv")
+        weight.data.copy_(before)
+        fv.compute_stats(0, "conv")
+
+
+def test_code_is_not_compared_between_versions_of_python(tmp_path, monkeypatch):
+    class Own(nn.Sequential):
+        def forward(self, data):
+            return super().forward(data) * 2
+
+    fv = swept(tmp_path, model=Own(OrderedDict(small_model()._modules)).eval())
+    Own.forward = lambda self, data: nn.Sequential.forward(self, data) * 3
+    with pytest.raises(StoreError, match="model.code"):
+        fv.compute_stats(0, "conv")
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
+    fv.compute_stats(0, "conv")
+    fv.attribution.model.conv.weight.data.zero_()
+    with pytest.raises(StoreError, match="model.weights.*made with Python 3.*, and this is 3.99.1"):
+        fv.compute_stats(0, "conv")
+
+
+def test_a_dataset_that_gives_other_samples_each_time_can_be_read(tmp_path):
+    class Random(TensorDataset):
+        def __getitem__(self, index):
+            data, target = super().__getitem__(index)
+            return data + torch.rand_like(data), target
+
+    with pytest.warns(UserWarning, match="other samples each time"):
+        fv = swept(tmp_path, data=Random(images(), TARGETS))
+    assert len(fv.get_max_reference(0, "conv", plot_fn=None)[0]) == 8
 
 
 @pytest.mark.parametrize("ask, error, message", [
