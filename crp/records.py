@@ -97,3 +97,10 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def paths_below(folder: Path) -> Iterator[Path]:
+    """Files and folders in a folder and those below it; others may remove some meanwhile."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield Path(parent, name)

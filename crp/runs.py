@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from crp.records import paths_below
 from crp.shards import check_complete, contents_of, finished_shards, seal_store
 from crp.specs import load_spec, visualization_of
 from crp.store import is_sealed, read_layers, read_manifest, read_seal
@@ -118,7 +119,7 @@ def info(store: str | Path) -> dict[str, Any]:
 
 def _bytes_in(path: Path) -> int:
     total = 0
-    for file in path.rglob("*"):
+    for file in paths_below(path):
         try:
             total += file.stat().st_size if file.is_file() else 0
         except FileNotFoundError:  # another process has committed or removed it

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from crp.records import StoreError, describe_file, file_hash, sync_folder, write_record
+from crp.records import StoreError, describe_file, file_hash, paths_below, sync_folder, write_record
 from crp.settings import check_settings, describe_environment, warn_of_other_environment
 from crp.store import (
     FORMAT,
@@ -361,7 +361,7 @@ def _is_dead(temporary: Path, host: str, pid: int) -> bool:
     if host == socket.gethostname():
         return not _is_alive(pid)
     try:
-        return max(file.stat().st_mtime for file in (temporary, *temporary.rglob("*"))) < time.time() - 86_400
+        return max(file.stat().st_mtime for file in (temporary, *paths_below(temporary))) < time.time() - 86_400
     except FileNotFoundError:  # it is alive
         return False
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crp.records import StoreError, check_file, file_hash
+from crp.records import StoreError, check_file, file_hash, paths_below
 from crp.store import read_manifest, read_patterns_record, read_seal, read_shard_record
 
 
@@ -27,6 +27,7 @@ def verify(path: str | Path) -> list[str]:
 class _Verification:
     def __init__(self, path: Path):
         self.path, self.problems = path, []
+        present = sorted(paths_below(path))  # before records are read: a run that goes on may add to both
         self.known = {path / "manifest.json"}
         manifest = self._attempt(read_manifest, path)
         if manifest is None:
@@ -50,7 +51,7 @@ class _Verification:
         for record in sorted((path / "patterns").glob("*.json")):
             self.known.add(record)
             self._check_files(path / "patterns", self._attempt(read_patterns_record, record) or {})
-        for file in sorted(path.rglob("*")):
+        for file in present:
             if file.name.startswith("."):
                 self.problems.append(f"{file} was left by a run that has ended, or one is running; the next removes it")
             elif (file.is_symlink() or not file.is_dir()) and file not in self.known:

@@ -1,8 +1,10 @@
 """The command line sweeps, merges, tells and checks."""
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import torch
 from large_sweeps import Images, contents, run, specification
 
 from crp.cli import main
-from crp.runs import parse_shard
+from crp.runs import info, parse_shard
 from crp.samples import SampleError
 from crp.store import ReferenceStore
+from crp.verify import verify
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "large_sweeps.py:specification")
@@ -57,6 +60,29 @@ def test_shards_of_an_array_of_jobs(tmp_path, undisturbed, capsys, monkeypatch):
     assert crp(capsys, "run", SPEC, "--store", store, *OPTIONS, "--shard", "1/3")[0] == 0
     assert crp(capsys, "merge", store)[0] == 0
     assert contents(store) == contents(undisturbed)
+
+
+def test_info_and_verify_while_others_write(tmp_path, undisturbed, capsys):
+    store, others, done = tmp_path / "store", f"other.{os.getpid()}.01234567", threading.Event()
+    shutil.copytree(undisturbed, store)
+
+    def come_and_go():
+        while not done.is_set():
+            temporary = store / "shards" / f".99999999.{others}"
+            (temporary / "tables").mkdir(parents=True)
+            (temporary / "tables" / "rows.npy").touch()
+            shutil.rmtree(temporary)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert info(store)["samples"] == 40
+            assert all(".99999999" in problem for problem in verify(store))
+    finally:
+        done.set()
+        thread.join()
+    assert verify(store) == []
 
 
 @pytest.mark.slow
