@@ -5,6 +5,7 @@ Without arguments, a process for each measurement runs this script.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def visualization(path: Path, samples: int, classes: int) -> FeatureVisualizatio
 
 
 def measure_sweep(samples: int, classes: int, keep: str) -> None:
-    """Print seconds per sample, peak memory in GB, number of files and bytes of a sweep, in shards of 6,400 samples."""
+    """Print milliseconds per sample, memory in GB, numbers of files and bytes of a sweep, in shards of 6,400 samples."""
     with tempfile.TemporaryDirectory() as folder:
         warm = visualization(Path(folder) / "warm", 256, classes)
         warm.run(EpsilonPlus(), 0, 256, 64, keep=keep)
@@ -59,10 +60,11 @@ def measure_sweep(samples: int, classes: int, keep: str) -> None:
         start = time.perf_counter()
         visualization(path, samples, classes).run(EpsilonPlus(), 0, samples, 64, 100, keep=keep)
         seconds = time.perf_counter() - start
-        files = [file for file in path.rglob("*") if file.is_file()]
+        sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
         print(json.dumps({
-            "seconds": seconds / samples, "memory": peak_memory() - before, "files": len(files),
-            "bytes": sum(file.stat().st_size for file in files),
+            "time per sample": seconds / samples * 1e3, "memory that it adds": peak_memory() - before,
+            "files per shard": len(sizes) / math.ceil(samples / 6400), "size of the store": sum(sizes),
+            "bytes per value": sum(sizes) / (2 * samples * CONCEPTS),
         }))
 
 
@@ -88,7 +90,7 @@ def measure_workers() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:
-            for turn in range(4):
+            for turn in range(6):
                 for count, pool in ((1, one), (2, two)):
                     fv = FeatureVisualization(
                         attribution, Vectors(3840, 10), {"layers.7": ChannelConcept()}, path=f"{folder}/{turn}-{count}"
@@ -97,7 +99,7 @@ def measure_workers() -> None:
                     fv.run(EpsilonPlus(), 0, 3840, 16, 6, executor=pool)
                     if turn:  # in the first, workers start
                         found[count].append(time.perf_counter() - start)
-    print(json.dumps([one / two for one, two in zip(found[1], found[2])]))
+    print(json.dumps([two / one for one, two in zip(found[1], found[2])]))
 
 
 def measure_merge(keep: str) -> None:
@@ -117,21 +119,28 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    first = None
-    for samples, classes, keep in (
-        (1_000, 10, "all"), (10_000, 10, "all"), (10_000, 1_000, "all"), (100_000, 10, "all"), (100_000, 1_000, "all"),
-        (10_000, 1_000, "top"), (100_000, 1_000, "top"),
-    ):
-        found = run("sweep", samples, classes, keep)
-        name = f"sweep of {samples:,} samples, {classes:,} classes, 4,096 concepts, keep={keep!r}"
-        milliseconds = found["seconds"] * 1e3
-        first = first or milliseconds
-        values = 2 * samples * CONCEPTS
-        print(f"{name}: {found['files']} files, {found['bytes'] / values:.2f} bytes per value")
-        Row(name, "per sample", milliseconds, round(1.5 * first, 2), (milliseconds, milliseconds), "ms").print()
-        Row(f"{name}: memory that it adds", "", found["memory"], 0.5, (found["memory"], found["memory"]), "GB").print()
+    def print_ratio(what, over, more, fewer, quantity, reach):
+        ratio = more[quantity] / fewer[quantity]
+        Row(f"{what}: {quantity}", over, ratio, reach, (ratio, ratio)).print()
+
+    for classes, keep in ((10, "all"), (1_000, "all"), (1_000, "top")):
+        found = {samples: run("sweep", samples, classes, keep) for samples in (1_000, 10_000, 100_000)}
+        for samples, one in found.items():
+            print(f"{samples} samples, {classes} classes, keep={keep!r}: {one}")
+        for samples in (1_000, 100_000):
+            what, over = f"sweep of {samples:,} samples, {classes:,} classes, 4,096 concepts, keep={keep!r}", "of 10,000"
+            print_ratio(what, over, found[samples], found[10_000], "time per sample", 1.2)
+            print_ratio(what, over, found[samples], found[10_000], "memory that it adds", 1.2)
+        if keep == "top":
+            print_ratio(what, over, found[100_000], found[10_000], "size of the store", 1.2)
+        else:
+            for quantity, reach, unit in (
+                ("time per sample", 1.5, "ms"), ("files per shard", 10, ""), ("bytes per value", 5, ""),
+            ):
+                value = found[100_000][quantity]
+                Row(f"{what}: {quantity}", "", value, reach, (value, value), unit).print()
     ratios = sorted(run("workers"))
-    Row("one worker process of one thread", "two of them", ratios[1], 1.7, (ratios[0], ratios[2]), "").print()
+    Row("sweep by two worker processes of one thread", "by one", ratios[2], 0.59, (ratios[0], ratios[-1])).print()
     for keep in ("all", "top"):
         seconds = run("merge", keep)
         Row(f"merge of 64 shards of 400 x 4,096, keep={keep!r}", "", seconds, 60, (seconds, seconds), "s").print()

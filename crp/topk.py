@@ -1,7 +1,7 @@
 """The largest values of each column of a matrix that is read a few rows at a time."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
     best_rows = np.empty((columns, 0), dtype=np.int64)
     best_values = np.empty((columns, 0))
     first = 0
-    for block in blocks if k > 0 else []:
+    for block in _doubling(blocks, k) if k > 0 else []:
         comparable = np.where(np.isnan(block), -np.inf, block)
         if best_rows.shape[1] < k:
             rows = np.broadcast_to(np.arange(first, first + len(block)), (columns, len(block)))
@@ -43,6 +43,14 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
                         comparable[candidate_rows, candidate_columns])
         first += len(block)
     return best_rows, best_values.astype(block.dtype) if first else best_values
+
+
+def _doubling(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same rows in pieces, of a few rows at first, so that few have to be sorted before there are values to beat."""
+    for block in blocks:
+        while len(block):
+            yield block[:rows]
+            block, rows = block[rows:], 2 * rows
 
 
 def _best(rows: np.ndarray, values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
