@@ -51,7 +51,7 @@ def visualization(path: Path, samples: int, classes: int) -> FeatureVisualizatio
 
 
 def measure_sweep(samples: int, classes: int, keep: str) -> None:
-    """Print milliseconds per sample, memory in GB, numbers of files and bytes of a sweep, in shards of 6,400 samples."""
+    """Print milliseconds per sample, memory in GB, files and bytes of a sweep in shards of 6,400 samples."""
     with tempfile.TemporaryDirectory() as folder:
         warm = visualization(Path(folder) / "warm", 256, classes)
         warm.run(EpsilonPlus(), 0, 256, 64, keep=keep)
@@ -119,26 +119,26 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    def print_ratio(what, over, more, fewer, quantity, reach):
-        ratio = more[quantity] / fewer[quantity]
-        Row(f"{what}: {quantity}", over, ratio, reach, (ratio, ratio)).print()
+    def print_value(what, value, reach, unit=""):
+        Row(what, "", value, reach, (value, value), unit).print()
 
     for classes, keep in ((10, "all"), (1_000, "all"), (1_000, "top")):
         found = {samples: run("sweep", samples, classes, keep) for samples in (1_000, 10_000, 100_000)}
+        what = f"4,096 concepts, {classes:,} classes, keep={keep!r}"
         for samples, one in found.items():
-            print(f"{samples} samples, {classes} classes, keep={keep!r}: {one}")
+            print(f"sweep of {samples} samples, {what}: {one}")
         for samples in (1_000, 100_000):
-            what, over = f"sweep of {samples:,} samples, {classes:,} classes, 4,096 concepts, keep={keep!r}", "of 10,000"
-            print_ratio(what, over, found[samples], found[10_000], "time per sample", 1.2)
-            print_ratio(what, over, found[samples], found[10_000], "memory that it adds", 1.2)
-        if keep == "top":
-            print_ratio(what, over, found[100_000], found[10_000], "size of the store", 1.2)
+            ratio = found[samples]["time per sample"] / found[10_000]["time per sample"]
+            work = f"sweep of {samples:,} samples, {what}: time per sample"
+            Row(work, "of 10,000", ratio, 1.2, (ratio, ratio)).print()
+        most = found[100_000]
+        print_value(f"sweep of 100,000 samples, {what}: time per sample", most["time per sample"], 1.5, "ms")
+        print_value(f"sweep of 100,000 samples, {what}: memory that it adds", most["memory that it adds"], 0.25, "GB")
+        if keep == "all":
+            print_value(f"sweep of 100,000 samples, {what}: files per shard of 6,400", most["files per shard"], 10)
+            print_value(f"sweep of 100,000 samples, {what}: bytes per value", most["bytes per value"], 5)
         else:
-            for quantity, reach, unit in (
-                ("time per sample", 1.5, "ms"), ("files per shard", 10, ""), ("bytes per value", 5, ""),
-            ):
-                value = found[100_000][quantity]
-                Row(f"{what}: {quantity}", "", value, reach, (value, value), unit).print()
+            print_value(f"sweep of 100,000 samples, {what}: size", most["size of the store"] / 1e9, 0.1, "GB")
     ratios = sorted(run("workers"))
     Row("sweep by two worker processes of one thread", "by one", ratios[2], 0.59, (ratios[0], ratios[-1])).print()
     for keep in ("all", "top"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,24 +17,61 @@ _SIDE = 1023  # odd, so that the signs of a whole row do not cancel
 _RUNTIME_STATE = {"handles", "hook_refs", "stored_tensors", "tensor_handles", "active"}
 
 
-def model_fingerprint(model: nn.Module) -> dict[str, str | int]:
-    """Name of a model's class; hashes of its modules as they are printed, of their own code and plain attributes, and
-    of its parameters and buffers; how many modules are in training mode.
+def model_fingerprint(model: nn.Module, passing: Collection[str] = ()) -> dict[str, Any]:
+    """What tells a model from others.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    passing : collection of str
+        Names of what a pass changes by itself, such as counters: see :func:`changed_by`.
+
+    Returns
+    -------
+    dict
+        Name of its class; hashes of its modules as they are printed, of their own code and plain attributes, and of
+        parameters and buffers; how many modules are in training mode; and ``passing``.
     """
+    attributes = {name: value for name, value in _plain_attributes(model).items() if name not in passing}
     return {
-        "class": _name(type(model)), "modules": fingerprint(str(model)), "weights": _weights_fingerprint(model),
+        "class": _name(type(model)), "modules": fingerprint(str(model)), "weights": _weights_hash(model, passing),
         "code": fingerprint([_own_code(type(module)) for module in model.modules()]),
         "modules in training mode": sum(module.training for module in model.modules()),
-        "attributes": fingerprint([_plain_attributes(module) for module in model.modules()]),
+        "attributes": fingerprint(attributes), "passing": sorted(passing),
     }
+
+
+def changed_by(function: Callable, model: nn.Module) -> list[str]:
+    """Names of parameters, buffers and plain attributes that are others after a function has been called."""
+    before = _state(model)
+    function()
+    after = _state(model)
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    return {**_plain_attributes(model), **{name: _sums_of_bits(tensor) for name, tensor in _weights(model).items()}}
+
+
+def _plain_attributes(model: nn.Module) -> dict[str, Any]:
+    """Numbers, texts and modes of a model's modules."""
+    return {
+        f"{module_name}.{name}": value
+        for module_name, module in model.named_modules() for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+    }
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 _known_weights: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
 
 
-def _weights_fingerprint(model: nn.Module) -> str:
+def _weights_hash(model: nn.Module, passing: Collection[str]) -> str:
     """The hash of a model's parameters and buffers, computed again only where they have changed."""
-    weights = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    weights = {name: tensor for name, tensor in _weights(model).items() if name not in passing}
     sums = [(name, tensor.dtype, tensor.shape, _sums_of_bits(tensor)) for name, tensor in weights.items()]
     known = _known_weights.get(model)
     if known is None or known[0] != sums:
@@ -53,14 +90,6 @@ def _sums_of_bits(tensor: torch.Tensor) -> str:
     whole = flat.numel() // (8 * _SIDE) * 8 * _SIDE
     square = flat[:whole].view(torch.int64).view(-1, _SIDE)
     return fingerprint([square.sum(0), square.sum(1), flat[whole:]])
-
-
-def _plain_attributes(module: nn.Module) -> list[tuple[str, Any]]:
-    """Numbers, texts and modes of a module."""
-    return [
-        (name, value) for name, value in sorted(vars(module).items())
-        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-    ]
 
 
 def fingerprint(value: Any) -> str:

@@ -33,6 +33,11 @@ def describe_concept(concept: Concept) -> dict[str, str]:
     return {"class": type(concept).__qualname__, "settings": fingerprint(concept)}
 
 
+def known_passing(manifest: dict[str, Any]) -> list[str]:
+    """What a store's sweep found that passes change in the model: see :func:`crp.fingerprint.model_fingerprint`."""
+    return manifest["settings"]["model"].get("passing", [])
+
+
 def hash_samples(load: Callable[[int, int, int], Iterable], length: int) -> str:
     """Hash of a few samples of a dataset, which stand for all.
 

@@ -18,12 +18,12 @@ from zennit.core import Composite
 
 from crp.attribution import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
-from crp.fingerprint import model_fingerprint
+from crp.fingerprint import changed_by, model_fingerprint
 from crp.inputs import map_tensors
 from crp.layers import module_order
 from crp.records import StoreError, file_hash
 from crp.rule_fingerprint import composite_fingerprint
-from crp.settings import check_settings, describe_attribution, describe_concept, hash_samples
+from crp.settings import check_settings, describe_attribution, describe_concept, hash_samples, known_passing
 from crp.shards import (
     ShardWriter,
     contents_of,
@@ -49,6 +49,7 @@ from crp.store import (
     ReferenceStore,
     is_sealed,
     is_store,
+    read_manifest,
     stored_statistics,
 )
 from crp.workers import Workers
@@ -129,7 +130,7 @@ class Sweep:
         self.batch_size, self.checkpoint = batch_size, checkpoint
         self.keep, self.dtype = keep, dtype
         self.first_batch = self._first_batch()
-        self.layers = self._describe_layers()
+        self.passing = changed_by(self._describe_layers, attribution.model)
 
     def run(
         self, start: int, stop: int, *, overwrite: bool = False, resume: bool = True, workers: Workers | None = None
@@ -210,8 +211,9 @@ class Sweep:
     @functools.cached_property
     def settings(self) -> dict:
         """Everything that decides what the store holds."""
+        passing = known_passing(read_manifest(self.path)) if is_store(self.path) else self.passing
         return {
-            "model": model_fingerprint(self.attribution.model),
+            "model": model_fingerprint(self.attribution.model, passing),
             "attribution": describe_attribution(self.attribution),
             "dataset": {"length": self.length, "samples": self._hash_samples()},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
@@ -280,18 +282,17 @@ class Sweep:
             raise ValueError("no sample of the dataset can be read")
         return batch
 
-    def _describe_layers(self) -> list[LayerEntry]:
-        """Number and positions of the concepts of each layer, from one sample."""
+    def _describe_layers(self) -> None:
+        """Learn the number and positions of the concepts of each layer from one sample."""
         *_, result = next(self._attribute(self.first_batch))
-        entries = []
+        self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
-            entries.append(LayerEntry(
+            self.layers.append(LayerEntry(
                 f"L{number:04d}", layer, concept.read(activation, layer).value.shape[1],
                 concept.position_shape(activation.shape[1:], layer),
                 describe_concept(concept),
             ))
-        return entries
 
     def _hash_samples(self) -> str | None:
         """Hash of a few samples; None if they come out differently each time."""

@@ -46,7 +46,7 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
 
 
 def _doubling(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows in pieces, of a few rows at first, so that few have to be sorted before there are values to beat."""
+    """The same rows in pieces, of a few rows at first: few have to be sorted before there are values to beat."""
     for block in blocks:
         while len(block):
             yield block[:rows]

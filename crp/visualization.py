@@ -32,7 +32,7 @@ from crp.samples import (
     split_item,
     with_batch_axis,
 )
-from crp.settings import check_reading, describe_attribution, describe_concept, hash_samples
+from crp.settings import check_reading, describe_attribution, describe_concept, hash_samples, known_passing
 from crp.shards import check_complete, finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed, read_seal
 from crp.sweep import Batch, Sweep
@@ -573,7 +573,7 @@ class FeatureVisualization:
         store = ReferenceStore(self.path)
         model, load = self.attribution.model, functools.partial(self._load, on_error="skip")
         settings = {
-            "model": model_fingerprint(model),
+            "model": model_fingerprint(model, known_passing(store.manifest)),
             "dataset": {"length": len(self.dataset), "samples": hash_samples(load, len(self.dataset))},
             "layers": [{"name": name, "concept": describe_concept(item)} for name, item in self.layer_map.items()],
         }

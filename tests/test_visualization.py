@@ -844,6 +844,41 @@ def test_code_is_not_compared_between_versions_of_python(tmp_path, monkeypatch):
         fv.compute_stats(0, "conv")
 
 
+class Counting(nn.Sequential):
+    """Counts its passes, and makes a buffer in the first."""
+
+    calls = 0
+
+    def forward(self, data):
+        self.calls += 1
+        if not hasattr(self, "shape"):
+            self.register_buffer("shape", torch.tensor(data.shape[1:]), persistent=False)
+        return super().forward(data)
+
+
+def counting_model():
+    return Counting(OrderedDict(small_model()._modules)).eval()
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_passes_change_by_themselves_makes_no_other_model(tmp_path, has_run):
+    model = counting_model()
+    if has_run:
+        model(images(1))
+    fv = swept(tmp_path, model=model)
+    fv.run(EpsilonPlusFlat(), 0, SAMPLES, batch_size=7)
+    fv.compute_stats(0, "conv")
+    fresh = visualization(tmp_path, model=counting_model())
+    if not has_run:
+        fresh.compute_stats(0, "conv")
+    fresh.run(EpsilonPlusFlat(), 0, SAMPLES, batch_size=7)
+    fresh.compute_stats(0, "conv")
+    model.shape += 1
+    if has_run:
+        with pytest.raises(StoreError, match="model.weights"):
+            fv.compute_stats(0, "conv")
+
+
 def test_a_dataset_that_gives_other_samples_each_time_can_be_read(tmp_path):
     class Random(TensorDataset):
         def __getitem__(self, index):
