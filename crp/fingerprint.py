@@ -1,95 +1,22 @@
 """Short texts that tell whether two models, datasets or composites are the same."""
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
+import inspect
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import nn
 
-_LIBRARIES = {"builtins", "abc", "typing", "numpy", "torch", "torchvision", "transformers", "zennit", "crp"}
-_SIDE = 1023  # odd, so that the signs of a whole row do not cancel
+_LIBRARIES = {
+    "builtins", "abc", "typing", "numpy", "torch", "torchvision", "transformers", "timm", "peft", "accelerate",
+    "zennit", "crp",
+}
 _RUNTIME_STATE = {"handles", "hook_refs", "stored_tensors", "tensor_handles", "active"}
-
-
-def model_fingerprint(model: nn.Module, passing: Collection[str] = ()) -> dict[str, Any]:
-    """What tells a model from others.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    passing : collection of str
-        Names of what a pass changes by itself, such as counters: see :func:`changed_by`.
-
-    Returns
-    -------
-    dict
-        Name of its class; hashes of its modules as they are printed, of their own code and plain attributes, and of
-        parameters and buffers; how many modules are in training mode; and ``passing``.
-    """
-    attributes = {name: value for name, value in _plain_attributes(model).items() if name not in passing}
-    return {
-        "class": _name(type(model)), "modules": fingerprint(str(model)), "weights": _weights_hash(model, passing),
-        "code": fingerprint([_own_code(type(module)) for module in model.modules()]),
-        "modules in training mode": sum(module.training for module in model.modules()),
-        "attributes": fingerprint(attributes), "passing": sorted(passing),
-    }
-
-
-def changed_by(function: Callable, model: nn.Module) -> list[str]:
-    """Names of parameters, buffers and plain attributes that are others after a function has been called."""
-    before = _state(model)
-    function()
-    after = _state(model)
-    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    return {**_plain_attributes(model), **{name: _sums_of_bits(tensor) for name, tensor in _weights(model).items()}}
-
-
-def _plain_attributes(model: nn.Module) -> dict[str, Any]:
-    """Numbers, texts and modes of a model's modules."""
-    return {
-        f"{module_name}.{name}": value
-        for module_name, module in model.named_modules() for name, value in sorted(vars(module).items())
-        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-    }
-
-
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-
-
-_known_weights: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
-
-
-def _weights_hash(model: nn.Module, passing: Collection[str]) -> str:
-    """The hash of a model's parameters and buffers, computed again only where they have changed."""
-    weights = {name: tensor for name, tensor in _weights(model).items() if name not in passing}
-    sums = [(name, tensor.dtype, tensor.shape, _sums_of_bits(tensor)) for name, tensor in weights.items()]
-    known = _known_weights.get(model)
-    if known is None or known[0] != sums:
-        known = _known_weights[model] = sums, fingerprint(weights)
-    return known[1]
-
-
-def _sums_of_bits(tensor: torch.Tensor) -> str:
-    """Hash of the sums over rows and columns of a tensor's bits, which are had where it lies, quicker than all bits.
-
-    PyTorch's own counter of versions misses what is done to ``tensor.data``.
-    """
-    flat = tensor.flatten()
-    if flat.data_ptr() % 8:
-        flat = flat.clone()
-    whole = flat.numel() // (8 * _SIDE) * 8 * _SIDE
-    square = flat[:whole].view(torch.int64).view(-1, _SIDE)
-    return fingerprint([square.sum(0), square.sum(1), flat[whole:]])
 
 
 def fingerprint(value: Any) -> str:
@@ -129,10 +56,12 @@ def _hash(kind: str, *contents: Any) -> bytes:
 
 def _parts(value: Any) -> list:
     """What a compound value consists of, in a fixed order."""
+    if isinstance(value, types.ModuleType):
+        return [value.__name__]
     if isinstance(value, type):
         return [_name(value)]
     if isinstance(value, Mapping):
-        return [part for item in value.items() for part in item]
+        return [part for item in sorted(value.items(), key=lambda item: fingerprint(item[0])) for part in item]
     if isinstance(value, (set, frozenset)):
         return sorted(fingerprint(item) for item in value)
     if isinstance(value, (list, tuple)):
@@ -144,20 +73,59 @@ def _parts(value: Any) -> list:
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        cells = [_contents(cell) for cell in value.__closure__ or ()]
         return [_name(value), value.__defaults__, value.__kwdefaults__, cells, _code(value.__code__)]
     attributes = getattr(value, "__dict__", None)
     if attributes is None:
-        return [_name(value) if callable(value) else type(value).__name__]
-    state = [(key, item) for key, item in sorted(attributes.items()) if key not in _RUNTIME_STATE]
-    return state + _own_code(type(value))
+        return [_name(value)] if hasattr(value, "__qualname__") else _reduced(value)
+    state = [(key, item) for key, item in sorted(attributes.items()) if not _is_runtime_state(value, key)]
+    return state + own_code(type(value))
 
 
-def _own_code(cls: type) -> list:
-    """The functions of a class that a user wrote; libraries are told apart by their versions."""
-    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
-    functions = [getattr(item, "__func__", item) for base in own for _, item in sorted(vars(base).items())]
-    return [_code(function.__code__) for function in functions if isinstance(function, types.FunctionType)]
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+def _is_runtime_state(value: Any, name: str) -> bool:
+    return name in _RUNTIME_STATE or isinstance(getattr(type(value), name, None), functools.cached_property)
+
+
+def _reduced(value: Any) -> list:
+    """What an object without attributes is made of, as it is copied; where it cannot be copied, only its kind."""
+    try:
+        registered = copyreg.dispatch_table.get(type(value))
+        reduced = value.__reduce_ex__(2) if registered is None else registered(value)
+    except Exception:  # whatever an object raises that cannot be copied
+        return []
+    if isinstance(reduced, str):
+        return [reduced]
+    make, arguments, state, items, pairs = (*reduced, *(None,) * 5)[:5]
+    return [_name(make), arguments, state, list(items or ()), list(pairs or ())]
+
+
+def own_code(cls: type) -> list:
+    """The functions and plain values of a class and its bases that users wrote."""
+    own = [base for base in cls.__mro__ if not is_of_library(base)]
+    return [
+        (name, part) for base in own for name, item in sorted(vars(base).items()) for part in _own_parts(name, item)
+    ]
+
+
+def _own_parts(name: str, item: Any) -> list:
+    if isinstance(item, property):
+        return [function for function in (item.fget, item.fset) if function is not None]
+    function = inspect.unwrap(getattr(item, "__func__", getattr(item, "func", item)))
+    if isinstance(function, types.FunctionType):
+        return [item, function] if isinstance(item, types.FunctionType) and item is not function else [function]
+    return [item] if isinstance(item, (bool, int, float, str, tuple)) and not name.startswith("__") else []
+
+
+def is_of_library(value: Any) -> bool:
+    """Whether a class or function belongs to a library whose versions tell what it does."""
+    return (getattr(value, "__module__", None) or "").partition(".")[0] in _LIBRARIES
 
 
 def _code(code: types.CodeType) -> list:
@@ -167,4 +135,6 @@ def _code(code: types.CodeType) -> list:
 
 
 def _name(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    """Name of a class or function; in which module users keep theirs does not matter."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{value.__module__}.{name}" if is_of_library(value) else name

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from zennit.core import Composite, Hook
+from zennit.layer import Sum
 
 from crp.fingerprint import fingerprint
 
 _LINEAR = {
     nn.Linear: ((3, 2), (2, 3)),
     nn.Conv1d: ((2, 3, 2), (1, 2, 4)),
-    nn.Conv2d: ((2, 3, 2), (1, 2, 4, 4)),
+    nn.Conv2d: ((3, 2, 2), (1, 3, 4, 4)),  # as many channels as colours, for which boxes may have bounds
     nn.Conv3d: ((2, 3, 2), (1, 2, 3, 3, 3)),
     nn.ConvTranspose1d: ((2, 3, 2), (1, 2, 4)),
     nn.ConvTranspose2d: ((2, 3, 2), (1, 2, 4, 4)),
     nn.ConvTranspose3d: ((2, 3, 2), (1, 2, 3, 3, 3)),
 }
+_OPERATIONS = (nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.MaxPool2d(2), nn.Upsample(scale_factor=2), Sum())
 _SHAPES = ((1, 2, 8, 8), (1, 2, 8), (2, 8), (1, 2, 8, 8, 8))
 
 
@@ -33,7 +36,8 @@ def composite_fingerprint(composite: Composite, model: nn.Module) -> dict[str, A
     Returns
     -------
     dict
-        Its class, its canonizers, and for each module with a rule the name of the rule and a hash of its answer.
+        Its class, its canonizers, and for each module or kind of operation with a rule the name of the rule and a hash
+        of its answer.
     """
     context: dict = {}
     rules = {name: (composite.module_map(context, name, module), module) for name, module in model.named_modules()}
@@ -47,8 +51,24 @@ def composite_fingerprint(composite: Composite, model: nn.Module) -> dict[str, A
             answers[name] = known[key][1]
     return {
         "class": type(composite).__qualname__, "rules": answers,
+        "operations": _answers_to_operations(composite, context),
         "canonizers": [f"{type(item).__name__} {fingerprint(item)[:16]}" for item in composite.canonizers],
     }
+
+
+def _answers_to_operations(composite: Composite, context: dict) -> dict[str, str]:
+    """Rules for operations outside modules, such as ``functional.linear``: for the first of a kind, and for later ones.
+
+    Composites are asked for them with a module that does the same (see ``crp.functional_modules``).
+    """
+    answers = {}
+    examples = [*(nn.utils.skip_init(kind, *sizes) for kind, (sizes, _) in _LINEAR.items()), *_OPERATIONS]
+    for when, asked in (("first", {}), ("later", context)):
+        for module in examples:
+            rule = composite.module_map(copy.copy(asked), "", module)
+            if rule is not None:
+                answers[f"{when} {type(module).__name__}"] = f"{type(rule).__name__} {_answer(rule, module)}"
+    return answers
 
 
 def _kind(module: nn.Module) -> Any:
@@ -60,28 +80,33 @@ def _linear_kind(module: nn.Module) -> type | None:
 
 
 def _answer(rule: Hook, module: nn.Module) -> str:
-    """A hash of what a rule sends back, to six digits; of how it is written, where it fits none of the shapes."""
-    probe, shapes = _probe(module)
-    for shape in shapes:
-        try:
-            return _answer_to(rule, probe, shape)
-        except Exception:  # whatever a module or rule raises at a shape that does not fit
-            continue
+    """A hash of what a rule sends back, to six digits; of how it is written, where it fits none of the probes."""
+    for probe, shapes in _probes(module):
+        for shape in shapes:
+            try:
+                return _answer_to(rule, probe, shape)
+            except Exception:  # whatever a module or rule raises at a shape that does not fit
+                continue
     return fingerprint(rule)[:16]
 
 
-def _probe(module: nn.Module) -> tuple[nn.Module, tuple]:
-    """A small module of the same kind, and shapes of inputs that may fit."""
+def _probes(module: nn.Module) -> Iterator[tuple[nn.Module, tuple]]:
+    """Small modules of the same kind, or of one that shows what rules for it do, and shapes of inputs that may fit."""
     kind = _linear_kind(module)
     if kind is not None:
-        sizes, shape = _LINEAR[kind]
-        probe = nn.utils.skip_init(kind, *sizes, dtype=torch.float64)
-        for parameter in probe.parameters():
-            parameter.data = _numbers(parameter.shape, 0.7)
-        return probe, (shape,)
-    if module._modules or module._parameters or module._buffers:
-        return nn.Identity(), _SHAPES
-    return copy.deepcopy(module), _SHAPES
+        yield _linear_probe(kind, *_LINEAR[kind])
+    elif module._modules or module._parameters or module._buffers:
+        yield _linear_probe(nn.Linear, (3, 3), (2, 3))
+        yield nn.Identity(), _SHAPES
+    else:
+        yield copy.deepcopy(module), _SHAPES
+
+
+def _linear_probe(kind, sizes, shape) -> tuple[nn.Module, tuple]:
+    probe = nn.utils.skip_init(kind, *sizes, dtype=torch.float64)
+    for parameter in probe.parameters():
+        parameter.data = _numbers(parameter.shape, 0.7)
+    return probe, (shape,)
 
 
 def _answer_to(rule: Hook, probe: nn.Module, shape: tuple[int, ...]) -> str:

@@ -3,28 +3,38 @@ from __future__ import annotations
 
 import json
 import platform
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from crp.attribution import CondAttribution
 from crp.concepts import Concept
-from crp.fingerprint import fingerprint, probe_indices
+from crp.fingerprint import fingerprint, own_code, probe_indices
 from crp.operations import ATTENTION
 from crp.records import StoreError
+from crp.samples import SampleError, describe_error
 from crp.store import ReferenceStore, read_manifest
 
 
 def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
     """What a store keeps of an attribution: its class and its arguments."""
-    return {
-        "class": type(attribution).__qualname__, "output": fingerprint(attribution.output),
+    named = {
         "functional": ATTENTION[0] if attribution.functional is True else attribution.functional,
         "accelerate": attribution.accelerate, "no_param_grad": attribution.no_param_grad,
+    }
+    elsewhere = {"model", "device", "output", "heatmap_axis", "overwrite_data_grad", *named}
+    others = {
+        name: value for name, value in vars(attribution).items() if name not in elsewhere and not name.startswith("_")
+    }
+    return {
+        "class": type(attribution).__qualname__, "output": fingerprint(attribution.output), **named,
+        "attributes": fingerprint(others), "code": fingerprint(own_code(type(attribution))),
     }
 
 
@@ -34,21 +44,41 @@ def describe_concept(concept: Concept) -> dict[str, str]:
 
 
 def known_passing(manifest: dict[str, Any]) -> list[str]:
-    """What a store's sweep found that passes change in the model: see :func:`crp.fingerprint.model_fingerprint`."""
+    """What passes change in the model, as a store's sweep found: see ``crp.model_fingerprint``."""
     return manifest["settings"]["model"].get("passing", [])
 
 
-def hash_samples(load: Callable[[int, int, int], Iterable], length: int) -> str:
-    """Hash of a few samples of a dataset, which stand for all.
+def describe_samples(load: Callable[[int, int, int], Iterable], length: int, seed: int = 0) -> dict[str, str]:
+    """Hashes of a few samples of a dataset, which stand for all, and of their targets.
 
     Parameters
     ----------
     load : callable
         ``(start, stop, batch_size) -> iterable of`` :class:`crp.sweep.Batch`.
     length : int
+    seed : int, default 0
+        Of the global random numbers, which are as before afterwards.
     """
-    batches = (batch for i in probe_indices(length) for batch in load(i, i + 1, 1))
-    return fingerprint([(batch.data, batch.targets, batch.skipped) for batch in batches])
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            found = [_sample_or_error(load, index) for index in probe_indices(length)]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+    data, targets = zip(*found)
+    return {"samples": fingerprint(data), "targets": fingerprint(targets)}
+
+
+def _sample_or_error(load, index) -> tuple[Any, Any]:
+    try:
+        batch, = load(index, index + 1, 1)
+    except SampleError as error:
+        return describe_error(error.error), None
+    return (batch.data, batch.targets) if batch.samples else (batch.skipped[index], None)
 
 
 def describe_environment(device: str) -> dict[str, str | int]:
@@ -73,8 +103,6 @@ def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
     layers = [item for item in settings["layers"] if item["name"] in store.layers]
     stored["layers"] = [{"name": item["name"], "concept": store.entry(item["name"]).concept} for item in layers]
     settings = {**settings, "layers": layers}
-    if (stored["dataset"] or {}).get("samples") is None:  # the dataset gave other samples each time
-        settings["dataset"] = {**settings["dataset"], "samples": None}
     different = differences_from({**store.manifest, "settings": stored}, settings)
     if different:
         raise StoreError(
@@ -97,13 +125,18 @@ def warn_of_other_environment(path: Path, device: str) -> None:
 def differences_from(manifest: dict[str, Any], settings: dict[str, Any]) -> str:
     """What differs between the settings in a manifest and others, in words; empty if nothing does.
 
-    Whether a model has the same code cannot be told under another version of Python, which compiles it differently.
+    Whether code is the same cannot be told under another version of Python, which compiles it differently.
     """
     stored, settings = json.loads(json.dumps([manifest["settings"], settings]))
     there, here = manifest["made_with"].get("python", ""), platform.python_version()
     if there.split(".")[:2] != here.split(".")[:2]:
-        for described in (stored, settings):
-            described["model"].pop("code", None)
+        for described in (*stored.values(), *settings.values()):
+            if isinstance(described, dict):
+                described.pop("code", None)
+    for name in ("samples", "targets"):  # None where a dataset gives others each time
+        if None in (stored["dataset"].get(name), settings["dataset"].get(name)):
+            stored["dataset"].pop(name, None)
+            settings["dataset"].pop(name, None)
     found = list(_differences(stored, settings))
     if found and there != here:
         found.append(f"made with Python {there}, and this is {here}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +19,12 @@ from zennit.core import Composite
 
 from crp.attribution import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
-from crp.fingerprint import changed_by, model_fingerprint
 from crp.inputs import map_tensors
 from crp.layers import module_order
+from crp.model_fingerprint import changed_by, model_fingerprint
 from crp.records import StoreError, file_hash
 from crp.rule_fingerprint import composite_fingerprint
-from crp.settings import check_settings, describe_attribution, describe_concept, hash_samples, known_passing
+from crp.settings import check_settings, describe_attribution, describe_concept, describe_samples, known_passing
 from crp.shards import (
     ShardWriter,
     contents_of,
@@ -116,6 +117,8 @@ class Sweep:
         for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
             if value not in known:
                 raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+        if composite is None:
+            raise TypeError("composite is None: a sweep needs rules; zennit's Composite() without any gives gradients")
         if length < 1:
             raise ValueError("the dataset is empty")
         if not concepts:
@@ -127,7 +130,7 @@ class Sweep:
         self.concepts = {layer: concepts[layer] for layer in module_order(attribution.model, concepts)}
         self.load, self.length = load, length
         self.max_target, self.on_device = max_target, on_device
-        self.batch_size, self.checkpoint = batch_size, checkpoint
+        self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)
         self.keep, self.dtype = keep, dtype
         self.first_batch = self._first_batch()
         self.passing = changed_by(self._describe_layers, attribution.model)
@@ -215,7 +218,7 @@ class Sweep:
         return {
             "model": model_fingerprint(self.attribution.model, passing),
             "attribution": describe_attribution(self.attribution),
-            "dataset": {"length": self.length, "samples": self._hash_samples()},
+            "dataset": {"length": self.length, **self._describe_samples()},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
             "options": {
                 "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
@@ -294,16 +297,15 @@ class Sweep:
                 describe_concept(concept),
             ))
 
-    def _hash_samples(self) -> str | None:
-        """Hash of a few samples; None if they come out differently each time."""
-        first = hash_samples(self.load, self.length)
-        if first != hash_samples(self.load, self.length):
+    def _describe_samples(self) -> dict[str, str | None]:
+        """Hashes of a few samples and their targets; None for what differs each time even with the same seed."""
+        found, again, otherwise = (describe_samples(self.load, self.length, seed) for seed in (0, 0, 1))
+        if found != otherwise:
             warnings.warn(
                 "the dataset gives other samples each time it is read: references will not show what was swept",
                 stacklevel=2,
             )
-            return None
-        return first
+        return {name: value if value == again[name] else None for name, value in found.items()}
 
     def _read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
         """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""

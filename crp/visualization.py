@@ -15,11 +15,12 @@ from zennit.core import Composite
 from crp.attribution import CondAttribution
 from crp.cache import Cache
 from crp.concepts import Concept, as_id, as_ids, as_layer_map, check_max_target
-from crp.fingerprint import fingerprint, model_fingerprint, probe_indices
+from crp.fingerprint import fingerprint, probe_indices
 from crp.image import vis_img_heatmap, vis_inputs, vis_opaque_img
-from crp.inputs import map_tensors
+from crp.inputs import call_model, map_tensors
 from crp.layers import unknown_layer_message
 from crp.legacy import LegacyResults, is_legacy_folder, results_name
+from crp.model_fingerprint import model_fingerprint
 from crp.patterns import Patterns, find_store_patterns
 from crp.rule_fingerprint import composite_fingerprint
 from crp.samples import (
@@ -32,7 +33,7 @@ from crp.samples import (
     split_item,
     with_batch_axis,
 )
-from crp.settings import check_reading, describe_attribution, describe_concept, hash_samples, known_passing
+from crp.settings import check_reading, describe_attribution, describe_concept, describe_samples, known_passing
 from crp.shards import check_complete, finished_shards, seal_store
 from crp.store import QUANTITIES, References, ReferenceStore, StoreError, is_sealed, read_seal
 from crp.sweep import Batch, Sweep
@@ -571,18 +572,36 @@ class FeatureVisualization:
         if not is_sealed(self.path) and is_legacy_folder(self.path):
             return LegacyResults(self.path)
         store = ReferenceStore(self.path)
-        model, load = self.attribution.model, functools.partial(self._load, on_error="skip")
+        try:
+            check_reading(store, self._settings(mode, composite, known_passing(store.manifest)))
+        except StoreError:
+            if not self._pass_a_sample():
+                raise
+            check_reading(store, self._settings(mode, composite, known_passing(store.manifest)))
+        return store
+
+    def _settings(self, mode, composite, passing) -> dict:
+        """What results of a mode depend on, as a store's manifest has it."""
+        load = functools.partial(self._load, on_error="skip")
         settings = {
-            "model": model_fingerprint(model, known_passing(store.manifest)),
-            "dataset": {"length": len(self.dataset), "samples": hash_samples(load, len(self.dataset))},
+            "model": model_fingerprint(self.attribution.model, passing),
+            "dataset": {"length": len(self.dataset), **describe_samples(load, len(self.dataset))},
             "layers": [{"name": name, "concept": describe_concept(item)} for name, item in self.layer_map.items()],
         }
         if mode == "relevance":
             settings["attribution"] = describe_attribution(self.attribution)
             if composite is not None:
-                settings["composite"] = composite_fingerprint(composite, model)
-        check_reading(store, settings)
-        return store
+                settings["composite"] = composite_fingerprint(composite, self.attribution.model)
+        return settings
+
+    def _pass_a_sample(self) -> bool:
+        """Let the model make what it makes when it is first run, as it did in the sweep; whether that went well."""
+        try:
+            with torch.no_grad():
+                call_model(self.attribution.model, self.get_data_sample(0)[0])
+        except Exception:  # whatever a dataset or a model raises
+            return False
+        return True
 
     def _matrices(self, mode: str, composite: Composite | None = None) -> ReferenceStore:
         results = self._results(mode, composite)
@@ -629,12 +648,11 @@ class FeatureVisualization:
 
     def _cache_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets) -> dict:
         """Everything beside the concept that changes a picture of its references."""
+        passing = known_passing(results.manifest) if isinstance(results, ReferenceStore) else ()
         return {
-            "results": results.identity(), "model": model_fingerprint(self.attribution.model),
-            "attribution": fingerprint({
-                key: value for key, value in vars(self.attribution).items()
-                if key not in ("model", "device", "accelerate") and not key.startswith("_")
-            }), "classes": [type(self.attribution).__qualname__, type(self).__qualname__],
+            "results": results.identity(), "model": model_fingerprint(self.attribution.model, passing),
+            "attribution": describe_attribution(self.attribution), "axis": self.attribution.heatmap_axis,
+            "class": type(self).__qualname__,
             "samples": self._samples_fingerprint(),
             "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
             "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm,

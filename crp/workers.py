@@ -12,6 +12,7 @@ import io
 import threading
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,9 @@ class Workers:
             for part, future in zip(parts, futures):
                 future.result()
                 yield part
+        except BrokenExecutor:
+            futures.clear()  # all fail by themselves; Python's pool never ends if it finds one cancelled meanwhile
+            raise
         finally:
             for future in futures:
                 getattr(future, "cancel", bool)()

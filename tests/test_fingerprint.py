@@ -1,8 +1,12 @@
+import collections
 import copy
 import functools
+import logging
 import math
 import operator
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,7 +20,8 @@ from zennit.rules import Epsilon, Gamma, Pass, ZBox, ZPlus
 from zennit.types import Activation, Convolution, Linear
 
 from crp.concepts import ChannelConcept
-from crp.fingerprint import fingerprint, model_fingerprint
+from crp.fingerprint import fingerprint
+from crp.model_fingerprint import model_fingerprint
 
 
 def closure(number):
@@ -153,7 +158,8 @@ from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.composites import EpsilonPlusFlat
 from crp.concepts import ChannelConcept
-from crp.fingerprint import fingerprint, model_fingerprint
+from crp.fingerprint import fingerprint
+from crp.model_fingerprint import model_fingerprint
 
 torch.manual_seed(0)
 found = fingerprint([
@@ -202,3 +208,117 @@ def test_weights_at_odd_places_in_memory_have_fingerprints():
     models[0].register_buffer("weight", storage[1:])
     models[1].register_buffer("weight", storage[1:].clone())
     assert model_fingerprint(models[0]) == model_fingerprint(models[1])
+
+
+class Scaled(nn.Module):
+    scale = 1.
+
+    def __init__(self, **attributes):
+        super().__init__()
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x, shift=1.):
+        return x * self.scale + shift
+
+
+def scaled(edit):
+    """A class like Scaled, changed."""
+    kind = type("Scaled", (Scaled,), {"__module__": __name__, "__qualname__": "Scaled"})
+    edit(kind)
+    return kind()
+
+
+def decorated(factor):
+    def forward(self, x):
+        return x * factor
+    return functools.wraps(Scaled.forward)(lambda self, x: forward(self, x))
+
+
+OTHER_MODELS = {
+    "nothing": Scaled, "function": lambda: Scaled(act=torch.tanh), "other function": lambda: Scaled(act=torch.relu),
+    "lambda": lambda: Scaled(act=lambda x: x + 1), "other lambda": lambda: Scaled(act=lambda x: x + 2),
+    "partial": lambda: Scaled(act=functools.partial(torch.sum, dim=1)),
+    "other partial": lambda: Scaled(act=functools.partial(torch.sum, dim=2)),
+    "tensor": lambda: Scaled(mean=torch.zeros(2)), "other tensor": lambda: Scaled(mean=torch.ones(2)),
+    "array": lambda: Scaled(mean=np.zeros(2)), "list": lambda: Scaled(sizes=[1, 2]),
+    "other list": lambda: Scaled(sizes=[2, 1]), "dict": lambda: Scaled(sizes={"a": [1, slice(0, 3)]}),
+    "other dict": lambda: Scaled(sizes={"a": [1, slice(1, 5)]}),
+    "class attribute": lambda: scaled(lambda kind: setattr(kind, "scale", 7.)),
+    "same class attribute": lambda: scaled(lambda kind: setattr(kind, "scale", 1.)),
+    "default": lambda: scaled(lambda kind: setattr(kind, "forward", lambda self, x, shift=1.: x)),
+    "other default": lambda: scaled(lambda kind: setattr(kind, "forward", lambda self, x, shift=3.: x)),
+    "decorated": lambda: scaled(lambda kind: setattr(kind, "forward", decorated(1.))),
+    "otherwise decorated": lambda: scaled(lambda kind: setattr(kind, "forward", decorated(2.))),
+    "property": lambda: scaled(lambda kind: setattr(kind, "shift", property(lambda self: 1.))),
+    "other property": lambda: scaled(lambda kind: setattr(kind, "shift", property(lambda self: 2.))),
+}
+
+
+def test_models_are_told_apart_by_all_that_they_compute_with():
+    found = {name: model_fingerprint(make()) for name, make in OTHER_MODELS.items()}
+    assert {name: model_fingerprint(make()) for name, make in OTHER_MODELS.items()} == found
+    texts = {name: str(value) for name, value in found.items()}
+    assert len(set(texts.values())) == len(texts)
+
+
+@pytest.mark.parametrize("ignored", [
+    {"device": torch.device("meta")}, {"logger": logging.getLogger("a")}, {"_private": 1},
+    {"name_or_path": "b"},
+])
+def test_models_are_not_told_apart_by_what_does_not_count(ignored):
+    name, = ignored
+    other = {"device": torch.device("cpu"), "logger": logging.getLogger("b"), "_private": 2}.get(name, "a")
+    assert model_fingerprint(Scaled(**ignored)) == model_fingerprint(Scaled(**{name: other}))
+
+
+def test_models_of_transformers_are_the_same_wherever_they_come_from(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+              "vocab_size": 11}
+    made = transformers.BertForSequenceClassification(transformers.BertConfig(**config)).eval()
+    prints = [model_fingerprint(made)]
+    for name in "ab":
+        made.save_pretrained(tmp_path / name)
+        prints.append(model_fingerprint(transformers.BertForSequenceClassification.from_pretrained(tmp_path / name)))
+    assert prints[0] == prints[1] == prints[2]
+    made.config.hidden_act = "relu"
+    assert model_fingerprint(made) != prints[0]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: slice(0, 3), lambda: pathlib.PurePosixPath("a/b"), lambda: collections.deque([1, 2]),
+    lambda: re.compile("a+"), lambda: Slotted(1),
+])
+def test_objects_without_a_dict_are_told_apart(make):
+    others = [slice(1, 5), pathlib.PurePosixPath("a/c"), collections.deque([2, 1]), re.compile("b+"), Slotted(2)]
+    assert fingerprint(make()) == fingerprint(make())
+    assert fingerprint(make()) not in [fingerprint(other) for other in others]
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self):
+        return self.value
+
+
+def test_functions_that_close_over_modules_or_nothing():
+    def close():
+        import torch.nn.functional as F  # noqa: N812
+        return lambda x: F.relu(later(x)) if x else absent
+
+    closed = close()
+    if closed is None:
+        absent = 1
+    assert fingerprint(closed) == fingerprint(closed)
+
+    def later(x):
+        return x
+
+
+def test_the_order_of_a_mapping_does_not_count():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 2, "b": 1})

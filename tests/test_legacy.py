@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
@@ -132,7 +133,7 @@ def test_the_functions_that_load_read_an_old_folder(fv, folder, mode):
 def test_pictures_of_an_old_folder_are_cached(fv, folder, tmp_path_factory, where):
     fv.cache = ImageCache(folder / "cache" if where == "inside" else tmp_path_factory.mktemp("cache"))
     counts = []
-    fv.attribution.model.register_forward_pre_hook(lambda module, args: counts.append(1))
+    register_module_forward_pre_hook(lambda module, args: counts.append(1))
     fv.get_max_reference(1, "features.0", composite=EpsilonPlusFlat())
     made = len(counts)
     images, heatmaps = fv.get_max_reference(1, "features.0", composite=EpsilonPlusFlat())[1]

@@ -96,3 +96,26 @@ def test_the_model_is_not_touched(model, model_state):
     composite_fingerprint(EpsilonPlusFlat(), model)
     assert model_state(model) == before and torch.equal(torch.get_rng_state(), numbers)
     assert functools.reduce(lambda a, b: a and not b._forward_hooks, model.modules(), True)
+
+
+def test_rules_on_modules_of_other_kinds_are_told_apart(model):
+    """Such as batch norms, or the layers of GPT-2, which are no nn.Linear."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    found = {name: composite_fingerprint(NameMapComposite([(names, make())]), model)["rules"]
+             for name, make in RULES.items()}
+    assert len({str(rules) for rules in found.values()}) == len(found)
+
+
+def test_rules_of_operations_are_told_apart():
+    """Which no module of the model has."""
+    found = [composite_fingerprint(LayerMapComposite([(kind, rule())]), nn.ReLU())["operations"]
+             for kind in (nn.Linear, Convolution) for rule in (Epsilon, ZPlus, lambda: Gamma(10.), Gamma)]
+    assert len({str(operations) for operations in found}) == len(found)
+
+
+def test_bounds_of_colours_are_told_apart_by_their_answer(model, monkeypatch):
+    monkeypatch.setattr("crp.rule_fingerprint.fingerprint", lambda rule: "written")
+    low = torch.tensor([-2.1, -2., -1.8]).view(1, 3, 1, 1)
+    answers = [composite_fingerprint(EpsilonGammaBox(low=factor * low, high=-low), model)["rules"]["0"]
+               for factor in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2] and "written" not in "".join(answers)

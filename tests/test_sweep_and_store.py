@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
 from zennit.core import Composite
@@ -117,7 +118,12 @@ def hooks_of(model):
 def count_forwarded(model):
     """A list that grows by the number of samples of each forward pass."""
     counts = []
-    model.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+
+    def count(module, args):
+        if module is model:
+            counts.append(len(args[0]))
+
+    register_module_forward_pre_hook(count)
     return counts
 
 

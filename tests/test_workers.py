@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -99,6 +100,20 @@ def test_a_killed_process_of_a_pool(tmp_path, undisturbed):
         with pytest.raises(Exception, match="terminated abruptly"):
             run(tmp_path, Images(length=4000), batch_size=1, executor=pool)
     assert verify(tmp_path) == []
+
+
+def test_a_pool_that_is_broken_is_left_to_fail_its_futures(tmp_path):
+    class Broken:
+        futures = []
+
+        def submit(self, function, *arguments):
+            self.futures.append(Future())
+            self.futures[0].set_exception(BrokenProcessPool("ended")) if len(self.futures) == 1 else None
+            return self.futures[-1]
+
+    with pytest.raises(BrokenProcessPool):
+        run(tmp_path, executor=Broken())
+    assert len(Broken.futures) > 2 and not any(future.cancelled() for future in Broken.futures)
 
 
 def test_loky(tmp_path, undisturbed):
