@@ -42,6 +42,27 @@ def composite_fingerprint(composite: Composite, model: nn.Module) -> dict[str, A
     context: dict = {}
     rules = {name: (composite.module_map(context, name, module), module) for name, module in model.named_modules()}
     known: dict[tuple, tuple[Hook, str]] = {}
+    return {
+        "class": type(composite).__qualname__, "rules": _answers(rules, known),
+        "operations": _answers(_rules_of_operations(composite, context), known),
+        "canonizers": [f"{type(item).__name__} {fingerprint(item)[:16]}" for item in composite.canonizers],
+    }
+
+
+def _rules_of_operations(composite: Composite, context: dict) -> dict[str, tuple[Hook | None, nn.Module]]:
+    """Rules for operations outside modules, such as ``functional.linear``: for the first of a kind, and for later ones.
+
+    Composites are asked for them with a module that does the same (see ``crp.functional_modules``).
+    """
+    examples = [*(nn.utils.skip_init(kind, *sizes) for kind, (sizes, _) in _LINEAR.items()), *_OPERATIONS]
+    return {
+        f"{when} {type(module).__name__}": (composite.module_map(copy.copy(asked), "", module), module)
+        for when, asked in (("first", {}), ("later", context)) for module in examples
+    }
+
+
+def _answers(rules: dict[str, tuple[Hook | None, nn.Module]], known: dict[tuple, tuple[Hook, str]]) -> dict[str, str]:
+    """Name and answer of each rule; ``known`` holds those of rules that were asked before with a module of a kind."""
     answers = {}
     for name, (rule, module) in rules.items():
         if rule is not None:
@@ -49,25 +70,6 @@ def composite_fingerprint(composite: Composite, model: nn.Module) -> dict[str, A
             if key not in known:
                 known[key] = rule, f"{type(rule).__name__} {_answer(rule, module)}"
             answers[name] = known[key][1]
-    return {
-        "class": type(composite).__qualname__, "rules": answers,
-        "operations": _answers_to_operations(composite, context),
-        "canonizers": [f"{type(item).__name__} {fingerprint(item)[:16]}" for item in composite.canonizers],
-    }
-
-
-def _answers_to_operations(composite: Composite, context: dict) -> dict[str, str]:
-    """Rules for operations outside modules, such as ``functional.linear``: for the first of a kind, and for later ones.
-
-    Composites are asked for them with a module that does the same (see ``crp.functional_modules``).
-    """
-    answers = {}
-    examples = [*(nn.utils.skip_init(kind, *sizes) for kind, (sizes, _) in _LINEAR.items()), *_OPERATIONS]
-    for when, asked in (("first", {}), ("later", context)):
-        for module in examples:
-            rule = composite.module_map(copy.copy(asked), "", module)
-            if rule is not None:
-                answers[f"{when} {type(module).__name__}"] = f"{type(rule).__name__} {_answer(rule, module)}"
     return answers
 
 
