@@ -423,7 +423,7 @@ def with_scale(factor=1., shift=0., training=False):
 
 
 @pytest.mark.parametrize("change, name", [
-    ({"factor": 2.}, "attributes"), ({"shift": 1.}, "weights"), ({"training": True}, "attributes"),
+    ({"factor": 2.}, "attributes"), ({"shift": 1.}, "weights"), ({"training": True}, "modules in training mode"),
 ])
 def test_models_that_print_alike_are_told_apart(tmp_path, change, name):
     run(tmp_path, **with_scale())
