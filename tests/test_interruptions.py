@@ -3,6 +3,7 @@ import errno
 import os
 import random
 import signal
+import threading
 import time
 import warnings
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from large_sweeps import SAMPLES, Images, contents, network, run, visualization
 from torch.utils.data import IterableDataset
+from tqdm.auto import tqdm
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.records import StoreError
@@ -40,6 +42,7 @@ def test_killed_at_any_moment(tmp_path, undisturbed):
         while True:
             child = os.fork()
             if child == 0:
+                tqdm.set_lock(threading.RLock())  # one that forked processes do not share
                 run(path)
                 os._exit(0)
             deadline = time.monotonic() + generator.uniform(0, moments)
