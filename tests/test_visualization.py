@@ -764,14 +764,12 @@ READ_WITH = {
     "targets": ({"data": TensorDataset(images(), (TARGETS + 1) % CLASSES)}, "dataset.targets"),
     "preprocessing": ({"preprocess_fn": lambda data: data / 2}, "dataset.samples"),
     "concept": ({"layer_map": {"conv": ChannelConcept(axis=-1)}}, "layers.conv.concept"),
-}
-READ_WITH.update({
     "hook": ({"model": edited_model(lambda m: m.relu.register_forward_hook(lambda module, args, output: output * 0))},
              "model.hooks.relu is absent there"),
     "list": ({"model": edited_model(lambda m: setattr(m.conv, "extra", [1, 2]))}, "model.attributes.conv"),
     "function": ({"model": edited_model(lambda m: setattr(m.tanh, "act", torch.relu))}, "model.attributes.tanh"),
     "free tensor": ({"model": edited_model(lambda m: setattr(m, "mean", torch.ones(2)))}, "model.attributes.itself"),
-})
+}
 READERS = {
     "max": lambda fv, mode, composite: fv.get_max_reference(0, "conv", mode, composite=composite),
     "stats": lambda fv, mode, composite: fv.get_stats_reference(0, "conv", 1, mode, composite=composite),
