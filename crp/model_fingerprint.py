@@ -85,8 +85,7 @@ def _hooks(model: nn.Module) -> dict[str, str]:
     found = {}
     for module_name, module in model.named_modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        functions = [getattr(hook, "__func__", hook) for hook in hooks]
-        own = [_plain(function, {}) for function in functions if not is_of_library(function)]
+        own = [_plain(hook, {}) for hook in hooks if not is_of_library(hook)]
         if own:
             found[f"{module_name}.forward hooks"] = fingerprint(own)
     return found
@@ -103,7 +102,7 @@ def _plain(value: Any, known: dict[int, Any]) -> Any:
         items = [_plain(item, known) for item in value]
         return sorted(map(fingerprint, items)) if isinstance(value, (set, frozenset)) else items
     if isinstance(value, nn.Module):
-        return [type(value), [(name, tensor) for name, tensor in _weights(value).items()]]
+        return [type(value), _weights(value)]
     if isinstance(value, partial):
         return [_plain(part, known) for part in (value.func, value.args, value.keywords)]
     if isinstance(value, types.MethodType):

@@ -57,14 +57,14 @@ def describe_samples(load: Callable[[int, int, int], Iterable], length: int, see
         ``(start, stop, batch_size) -> iterable of`` :class:`crp.sweep.Batch`.
     length : int
     seed : int, default 0
-        Of the global random numbers, which are as before afterwards.
+        Of the global random numbers of Python, numpy and PyTorch on the CPU, which are as before afterwards.
     """
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         try:
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             found = [_sample_or_error(load, index) for index in probe_indices(length)]
         finally:
             random.setstate(states[0])
