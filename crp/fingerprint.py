@@ -135,6 +135,6 @@ def _code(code: types.CodeType) -> list:
 
 
 def _name(value: Any) -> str:
-    """Name of a class or function; in which module users keep theirs does not matter."""
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{value.__module__}.{name}" if is_of_library(value) else name
+    """Name of a class or function; where users keep theirs does not matter, nor does it survive the way to a worker."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{value.__module__}.{named.__qualname__}" if is_of_library(value) else named.__name__

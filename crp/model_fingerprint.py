@@ -39,7 +39,7 @@ def model_fingerprint(model: nn.Module, passing: Collection[str] = ()) -> dict[s
     """
     modules = list(model.named_modules())
     return {
-        "class": type(model).__qualname__, "modules": fingerprint([(name, type(module)) for name, module in modules]),
+        "class": type(model).__name__, "modules": fingerprint([(name, type(module)) for name, module in modules]),
         "weights": _weights_hash(model, passing),
         "code": fingerprint([own_code(type(module)) for _, module in modules]),
         "modules in training mode": sum(module.training for _, module in modules),

@@ -43,7 +43,7 @@ def composite_fingerprint(composite: Composite, model: nn.Module) -> dict[str, A
     rules = {name: (composite.module_map(context, name, module), module) for name, module in model.named_modules()}
     known: dict[tuple, tuple[Hook, str]] = {}
     return {
-        "class": type(composite).__qualname__, "rules": _answers(rules, known),
+        "class": type(composite).__name__, "rules": _answers(rules, known),
         "operations": _answers(_rules_of_operations(composite, context), known),
         "canonizers": [f"{type(item).__name__} {fingerprint(item)[:16]}" for item in composite.canonizers],
     }

@@ -33,14 +33,14 @@ def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
         name: value for name, value in vars(attribution).items() if name not in elsewhere and not name.startswith("_")
     }
     return {
-        "class": type(attribution).__qualname__, "output": fingerprint(attribution.output), **named,
+        "class": type(attribution).__name__, "output": fingerprint(attribution.output), **named,
         "attributes": fingerprint(others), "code": fingerprint(own_code(type(attribution))),
     }
 
 
 def describe_concept(concept: Concept) -> dict[str, str]:
     """What a store keeps of a concept, to know it again."""
-    return {"class": type(concept).__qualname__, "settings": fingerprint(concept)}
+    return {"class": type(concept).__name__, "settings": fingerprint(concept)}
 
 
 def known_passing(manifest: dict[str, Any]) -> list[str]:

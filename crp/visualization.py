@@ -652,7 +652,7 @@ class FeatureVisualization:
         return {
             "results": results.identity(), "model": model_fingerprint(self.attribution.model, passing),
             "attribution": describe_attribution(self.attribution), "axis": self.attribution.heatmap_axis,
-            "class": type(self).__qualname__,
+            "class": type(self).__name__,
             "samples": self._samples_fingerprint(),
             "layer": layer, "concept": fingerprint(self.layer_map[layer]), "mode": mode,
             "range": list(map(int, r_range)), "max_target": self.max_target, "abs_norm": self.abs_norm,

@@ -4,18 +4,23 @@ import os
 import signal
 import threading
 import time
+from collections import OrderedDict
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
 from large_sweeps import SAMPLES, Images, contents, network, run, specification, visualization
+from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
+from crp.attribution import CondAttribution
+from crp.concepts import ChannelConcept
 from crp.records import StoreError
 from crp.samples import SampleError
 from crp.shards import finished_shards
 from crp.verify import verify
+from crp.visualization import FeatureVisualization
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,7 +133,7 @@ def test_loky(tmp_path, undisturbed):
 
 
 def slow_network():
-    class Slow(torch.nn.ReLU):
+    class Slow(nn.ReLU):
         def forward(self, x):
             time.sleep(.05)
             return super().forward(x)
@@ -151,7 +156,7 @@ def test_a_dask_cluster_whose_worker_is_killed(tmp_path):
                 time.sleep(.01)
             os.kill(victim, signal.SIGKILL)
 
-        thread = threading.Thread(target=kill)
+        thread = threading.Thread(target=kill, daemon=True)
         thread.start()
         options = {"visualization_options": {"model": model}}
         store = run(tmp_path / "store", executor=client, **options)
@@ -243,6 +248,36 @@ def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed):
     with spawned(1) as pool:
         run(tmp_path, script["LabelledImages"](), executor=pool)
     assert contents(tmp_path) == undisturbed
+
+
+def test_classes_of_a_function_are_sent_by_value(tmp_path):
+    class Halved(nn.ReLU):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    class Network(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)
+
+    class Channels(ChannelConcept):
+        def mask(self, batch_id, concept_ids, layer_name=None):
+            return super().mask(batch_id, concept_ids, layer_name)
+
+    class Attribution(CondAttribution):
+        pass
+
+    class Plus(EpsilonPlusFlat):
+        pass
+
+    def everything(path, **options):
+        layers = {"conv": Channels(), "fc": Channels()}
+        model = Network(OrderedDict(network().named_children())).eval()
+        model.relu = Halved()
+        FeatureVisualization(Attribution(model), Images(), layers, path=path).run(Plus(), 0, SAMPLES, 4, 2, **options)
+        return contents(path)
+
+    with spawned(1) as pool:
+        assert everything(tmp_path / "sent", executor=pool) == everything(tmp_path / "alone")
 
 
 def test_workers_in_another_folder_write_where_they_are_told(tmp_path, undisturbed, monkeypatch):
