@@ -25,38 +25,47 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
     values : numpy.ndarray
         [columns, min(k, rows)]
     """
-    best_rows = np.empty((columns, 0), dtype=np.int64)
-    best_values = np.empty((columns, 0))
-    first = 0
-    for block in _doubling(blocks, k) if k > 0 else []:
-        comparable = np.where(np.isnan(block), -np.inf, block)
-        if best_rows.shape[1] < k:
-            rows = np.broadcast_to(np.arange(first, first + len(block)), (columns, len(block)))
-            best_rows, best_values = _best(
-                np.concatenate([best_rows, rows], 1), np.concatenate([best_values, comparable.T], 1), k
-            )
-        else:
-            # A later row that equals the k-th best comes after it, hence the strict comparison.
-            candidate_columns, candidate_rows = np.nonzero((comparable > best_values[:, -1]).T)
-            if len(candidate_columns):
-                _insert(best_rows, best_values, candidate_columns, candidate_rows + first,
-                        comparable[candidate_rows, candidate_columns])
-        first += len(block)
-    return best_rows, best_values.astype(block.dtype) if first else best_values
-
-
-def _doubling(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows in pieces, of a few rows at first: few have to be sorted before there are values to beat."""
+    blocks = iter(blocks if k > 0 else ())
+    head = _head(blocks, k)
+    if not head:
+        return np.empty((columns, 0), dtype=np.int64), np.empty((columns, 0))
+    values = np.concatenate(head)
+    dtype, first = values.dtype, len(values)
+    values = np.ascontiguousarray(np.where(np.isnan(values), -np.inf, values).T)
+    best_rows = _places_of_best(values, k)
+    best_values = np.take_along_axis(values, best_rows, 1)
     for block in blocks:
-        while len(block):
-            yield block[:rows]
-            block, rows = block[rows:], 2 * rows
+        # A later row that equals the k-th best comes after it, hence the strict comparison.
+        rows, found = np.divmod(np.flatnonzero(block > best_values[:, -1]), columns)
+        if len(rows):
+            order = np.argsort(found.astype(np.min_scalar_type(columns)), kind="stable")
+            rows, found = rows[order], found[order]
+            _insert(best_rows, best_values, found, rows + first, block[rows, found])
+        first += len(block)
+    return best_rows, best_values.astype(dtype)
 
 
-def _best(rows: np.ndarray, values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best entries of each line, whose rows ascend where values are equal."""
-    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(values, order, 1)
+def _head(blocks: Iterator[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Take the first blocks, as many as have so many rows together."""
+    head: list[np.ndarray] = []
+    while sum(map(len, head)) < rows and (block := next(blocks, None)) is not None:
+        head.append(block)
+    return head
+
+
+def _places_of_best(values: np.ndarray, k: int) -> np.ndarray:
+    """Where in each line its k largest values are, the largest first; of equal ones the first."""
+    k = min(k, values.shape[1])
+    places = (np.flatnonzero(_are_best(values, k)) % values.shape[1]).reshape(len(values), k)
+    order = np.argsort(-np.take_along_axis(values, places, 1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, 1)
+
+
+def _are_best(values: np.ndarray, k: int) -> np.ndarray:
+    """Which entries are the k largest of their line, without sorting them; of equal ones the first."""
+    least = np.partition(values, -k, axis=1)[:, -k, None]
+    larger, equal = values > least, values == least
+    return larger | equal & (equal.cumsum(1, dtype=np.int32) <= k - larger.sum(1, keepdims=True))
 
 
 def _insert(best_rows, best_values, columns, rows, values) -> None:
@@ -65,9 +74,9 @@ def _insert(best_rows, best_values, columns, rows, values) -> None:
     slot = np.arange(len(columns)) - np.repeat(starts, counts)
     line = np.repeat(np.arange(len(changed)), counts)
     new_rows = np.zeros((len(changed), counts.max()), dtype=np.int64)
-    new_values = np.full(new_rows.shape, -np.inf)
+    new_values = np.full(new_rows.shape, -np.inf, best_values.dtype)
     new_rows[line, slot], new_values[line, slot] = rows, values
-    best_rows[changed], best_values[changed] = _best(
-        np.concatenate([best_rows[changed], new_rows], 1), np.concatenate([best_values[changed], new_values], 1),
-        best_rows.shape[1],
-    )
+    joined_values = np.concatenate([best_values[changed], new_values], 1)
+    places = _places_of_best(joined_values, best_values.shape[1])
+    best_values[changed] = np.take_along_axis(joined_values, places, 1)
+    best_rows[changed] = np.take_along_axis(np.concatenate([best_rows[changed], new_rows], 1), places, 1)
