@@ -27,7 +27,11 @@ def make_store(path: Path) -> ReferenceStore:
         for i, width in enumerate(WIDTHS)
     ]
     options = {"max_target": "sum", "keep": "all", "dtype": "float32"}
-    create_store(path, {"options": options, "layers": [layer.to_json() for layer in layers]}, "cpu")
+    settings = {
+        "model": {"class": "synthetic", "passing": []}, "attribution": {}, "dataset": {"length": SAMPLES},
+        "composite": {"class": "synthetic"}, "options": options, "layers": [layer.to_json() for layer in layers],
+    }
+    create_store(path, settings, "cpu")
     random = np.random.default_rng(0)
     for first in range(0, SAMPLES, SHARD):
         stop = min(first + SHARD, SAMPLES)

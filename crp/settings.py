@@ -45,7 +45,7 @@ def describe_concept(concept: Concept) -> dict[str, str]:
 
 def known_passing(manifest: dict[str, Any]) -> list[str]:
     """What passes change in the model, as a store's sweep found: see ``crp.model_fingerprint``."""
-    return manifest["settings"]["model"].get("passing", [])
+    return manifest["settings"]["model"]["passing"]
 
 
 def describe_samples(load: Callable[[int, int, int], Iterable], length: int, seed: int = 0) -> dict[str, str]:
@@ -147,11 +147,15 @@ def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in [*stored, *(key for key in wanted if key not in stored)]:
             yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif isinstance(stored, list) and isinstance(wanted, list) and all(isinstance(i, dict) for i in stored + wanted):
+    elif isinstance(stored, list) and isinstance(wanted, list) and all(map(_has_name, stored + wanted)):
         named, wanted_named = ({item["name"]: item for item in items} for items in (stored, wanted))
         yield from _differences(named, wanted_named, where)
     elif stored != wanted:
         yield f"{where} is {_short(stored)} there and {_short(wanted)} here"
+
+
+def _has_name(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
 def _short(value: Any) -> str:

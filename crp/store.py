@@ -726,6 +726,11 @@ def checked_files(files: Any, path: Path) -> dict[str, dict]:
     return files
 
 
+_SHARD_RECORD = {
+    "manifest": str, "first": int, "stop": int, "rows": dict, "skipped": dict, "notes": list, "files": dict,
+}
+
+
 def read_shard_record(folder: Path) -> dict[str, Any]:
     """The record of a shard.
 
@@ -735,8 +740,10 @@ def read_shard_record(folder: Path) -> dict[str, Any]:
         If there is none, or what it says cannot be.
     """
     record = read_record(folder / "shard.json", "the shard has no record")
-    if not {"manifest", "first", "stop", "rows", "files", "skipped"} <= set(record):
+    if not all(isinstance(record.get(name), kind) for name, kind in _SHARD_RECORD.items()):
         raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks fields")
+    if not all(isinstance(record["rows"].get(quantity), int) for quantity in QUANTITIES):
+        raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks numbers of rows")
     checked_files(record["files"], folder / "shard.json")
     return record
 
@@ -750,12 +757,25 @@ def read_layers(manifest: dict[str, Any]) -> list[LayerEntry]:
         If what it says of them cannot be.
     """
     try:
-        options = manifest["settings"]["options"]
-        if options["keep"] not in KEPT or options["dtype"] not in DTYPES or options["max_target"] not in MATRIX_OF:
-            raise StoreError(f"the manifest holds impossible options: {options}")
-        return [LayerEntry.from_json(entry) for entry in manifest["settings"]["layers"]]
+        settings = manifest["settings"]
+        _check_settings(manifest["made_with"], settings)
+        return [LayerEntry.from_json(entry) for entry in settings["layers"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"the manifest lacks settings of a store: {error!r}") from error
+
+
+def _check_settings(made_with: Any, settings: dict[str, Any]) -> None:
+    described = [settings[name] for name in ("model", "attribution", "dataset", "composite", "options")]
+    if not all(isinstance(item, dict) for item in (made_with, *described)):
+        raise StoreError("the manifest does not describe what the store was made from")
+    model, options, length = settings["model"], settings["options"], settings["dataset"]["length"]
+    if options["keep"] not in KEPT or options["dtype"] not in DTYPES or options["max_target"] not in MATRIX_OF:
+        raise StoreError(f"the manifest holds impossible options: {options}")
+    names = made_with["python"], model["class"], *model["passing"], settings["composite"]["class"]
+    if not all(isinstance(name, str) for name in names):
+        raise StoreError(f"the manifest holds impossible names: {names}")
+    if not _is_count(length):
+        raise StoreError(f"the manifest holds an impossible length of the dataset: {length}")
 
 
 def _quantity(quantity: str) -> str:

@@ -100,7 +100,13 @@ class _Pickler(cloudpickle.CloudPickler):
 
 def _pickled(value: Any) -> bytes:
     content = io.BytesIO()
-    _Pickler(content).dump(value)
+    try:
+        _Pickler(content).dump(value)
+    except Exception as error:  # whatever an object raises that cannot be pickled
+        raise TypeError(
+            f"a model, dataset or composite cannot be sent to workers: {error}. "
+            "factory= takes a function that makes them there"
+        ) from error
     return content.getvalue()
 
 

@@ -210,6 +210,14 @@ def test_what_is_no_executor(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_be_sent_is_refused_before_work_starts(tmp_path):
+    images = Images()
+    images.lock = threading.Lock()
+    with pytest.raises(TypeError, match="cannot be sent to workers: cannot pickle .*lock.*factory="):
+        run(tmp_path, images, executor=Backwards())
+    assert not list(tmp_path.iterdir())
+
+
 def test_workers_use_as_many_threads_as_the_caller(tmp_path):
     with spawned(1) as pool:
         pool.submit(torch.set_num_threads, 2).result()
