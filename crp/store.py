@@ -25,6 +25,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -274,7 +275,8 @@ class ReferenceStore:
     def _open(self, path, manifest, shards, seal):
         self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
         self._entries = {entry.name: entry for entry in read_layers(self.manifest)}
-        self._arrays: dict[str, np.ndarray] = {}
+        self._tables: dict[str, np.ndarray] = {}
+        self._shard_arrays: dict[str, list[np.ndarray]] = {}
         self._files: dict[str, dict | None] = {}
 
     def __repr__(self):
@@ -320,7 +322,7 @@ class ReferenceStore:
 
         Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
         """
-        return np.concatenate([self._shard_array(shard, f"{_quantity(quantity)}.rows") for shard in self.shards])
+        return np.concatenate(self._of_shards(f"{_quantity(quantity)}.rows"))
 
     @property
     def targets(self) -> np.ndarray:
@@ -378,10 +380,8 @@ class ReferenceStore:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
         entry = self.entry(layer)
         if entry.has_positions:
-            return ShardedMatrix([
-                self._shard_array(shard, f"{entry.key}.{_quantity(quantity)}.position") for shard in self.shards
-            ])
-        counts = [len(self._shard_array(shard, f"{_quantity(quantity)}.rows")) for shard in self.shards]
+            return ShardedMatrix(self._of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
+        counts = [len(rows) for rows in self._of_shards(f"{_quantity(quantity)}.rows")]
         return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
 
     def rows_of_target(self, target: int, quantity: str = "relevance") -> np.ndarray:
@@ -575,7 +575,7 @@ class ReferenceStore:
         self._check_statistic(statistic)
         entry = self.entry(layer)
         stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
-        parts = [self._shard_array(shard, stem) for shard in self.shards]
+        parts = self._of_shards(stem)
         if any(part.shape[1:] != ((entry.concepts,) if names is MATRIX_OF else ()) for part in parts):
             raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
         return parts
@@ -589,13 +589,20 @@ class ReferenceStore:
                 f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
             )
 
-    def _shard_array(self, shard, stem):
+    def _of_shards(self, stem: str) -> list[np.ndarray]:
+        """An array of each shard. Threads compare the files with their hashes when they are first read."""
         if self._seal is not None and self.options["keep"] == "top":
             raise StoreError(
                 f"{self.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept and "
                 "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
             )
-        return self._array(self.path / "shards" / shard / f"{stem}.npy", self._files_of(shard))
+        if stem not in self._shard_arrays:
+            def load(shard):
+                return _checked_array(self.path / "shards" / shard / f"{stem}.npy", self._files_of(shard))
+
+            with ThreadPoolExecutor() as threads:
+                self._shard_arrays[stem] = list(threads.map(load, self.shards))
+        return self._shard_arrays[stem]
 
     def _files_of(self, shard):
         if shard not in self._files:
@@ -606,18 +613,20 @@ class ReferenceStore:
         return self._files[shard]
 
     def _table(self, name):
-        return self._array(self.path / "tables" / f"{name}.npy", self._seal and self._seal["tables"])
+        if name not in self._tables:
+            described = self._seal and self._seal["tables"]
+            self._tables[name] = _checked_array(self.path / "tables" / f"{name}.npy", described)
+        return self._tables[name]
 
-    def _array(self, path, described):
-        """An array of the store, mapped from its file, which is compared with what a record says of it."""
-        if str(path) not in self._arrays:
-            if described is not None:
-                check_file(path, described.get(path.name))
-            try:
-                self._arrays[str(path)] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise StoreError(f"{path} is missing or damaged: {error}") from error
-        return self._arrays[str(path)]
+
+def _checked_array(path: Path, described: dict[str, dict] | None) -> np.ndarray:
+    """An array mapped from its file, which is compared with what a record says of it."""
+    if described is not None:
+        check_file(path, described.get(path.name))
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path} is missing or damaged: {error}") from error
 
 
 def floored(totals: np.ndarray) -> np.ndarray:
