@@ -597,11 +597,10 @@ class ReferenceStore:
                 "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
             )
         if stem not in self._shard_arrays:
-            def load(shard):
-                return _checked_array(self.path / "shards" / shard / f"{stem}.npy", self._files_of(shard))
-
+            paths = [self.path / "shards" / shard / f"{stem}.npy" for shard in self.shards]
             with ThreadPoolExecutor() as threads:
-                self._shard_arrays[stem] = list(threads.map(load, self.shards))
+                list(threads.map(_check_array, paths, map(self._files_of, self.shards)))
+            self._shard_arrays[stem] = list(map(_mapped, paths))  # by one thread: gh-106905 of CPython 3.11
         return self._shard_arrays[stem]
 
     def _files_of(self, shard):
@@ -614,15 +613,19 @@ class ReferenceStore:
 
     def _table(self, name):
         if name not in self._tables:
-            described = self._seal and self._seal["tables"]
-            self._tables[name] = _checked_array(self.path / "tables" / f"{name}.npy", described)
+            path = self.path / "tables" / f"{name}.npy"
+            _check_array(path, self._seal and self._seal["tables"])
+            self._tables[name] = _mapped(path)
         return self._tables[name]
 
 
-def _checked_array(path: Path, described: dict[str, dict] | None) -> np.ndarray:
-    """An array mapped from its file, which is compared with what a record says of it."""
+def _check_array(path: Path, described: dict[str, dict] | None) -> None:
+    """Compare the file of an array with what a record says of it, if one does."""
     if described is not None:
         check_file(path, described.get(path.name))
+
+
+def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
