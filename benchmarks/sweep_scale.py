@@ -142,8 +142,7 @@ def main() -> None:
             print_value(f"sweep of 100,000 samples, {what}: bytes per value", most["bytes per value"], 5)
         else:
             print_value(f"sweep of 100,000 samples, {what}: size", most["size of the store"] / 1e9, 0.1, "GB")
-    ratios = sorted(run("workers"))
-    Row("sweep by two worker processes of one thread", "by one", statistics.median(ratios), 0.59, (ratios[0], ratios[-1])).print()
+    ratio_row("sweep by two worker processes of one thread", "by one", 0.59, run("workers"), 0.).print()
     for keep in ("all", "top"):
         seconds = run("merge", keep)
         Row(f"merge of 64 shards of 400 x 4,096, keep={keep!r}", "", seconds, 60, (seconds, seconds), "s").print()
