@@ -93,13 +93,13 @@ def measure_workers() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:
-            for turn in range(16):
+            for turn in range(4):
                 for count, pool in ((1, one), (2, two)):
                     fv = FeatureVisualization(
-                        attribution, Vectors(3840, 10), {"layers.7": ChannelConcept()}, path=f"{folder}/{turn}-{count}"
+                        attribution, Vectors(15_360, 10), {"layers.7": ChannelConcept()}, path=f"{folder}/{turn}-{count}"
                     )
                     start = time.perf_counter()
-                    fv.run(EpsilonPlus(), 0, 3840, 16, 6, executor=pool)
+                    fv.run(EpsilonPlus(), 0, 15_360, 16, 6, executor=pool)
                     if turn:  # in the first, workers start
                         found[count].append(time.perf_counter() - start)
     print(json.dumps([two / one for one, two in zip(found[1], found[2])]))
