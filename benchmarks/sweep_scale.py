@@ -95,9 +95,8 @@ def measure_workers() -> None:
         with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:
             for turn in range(4):
                 for count, pool in ((1, one), (2, two)):
-                    fv = FeatureVisualization(
-                        attribution, Vectors(15_360, 10), {"layers.7": ChannelConcept()}, path=f"{folder}/{turn}-{count}"
-                    )
+                    dataset, path = Vectors(15_360, 10), f"{folder}/{turn}-{count}"
+                    fv = FeatureVisualization(attribution, dataset, {"layers.7": ChannelConcept()}, path=path)
                     start = time.perf_counter()
                     fv.run(EpsilonPlus(), 0, 15_360, 16, 6, executor=pool)
                     if turn:  # in the first, workers start
