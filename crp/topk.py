@@ -27,7 +27,7 @@ def top_rows(blocks: Iterable[np.ndarray], columns: int, k: int) -> tuple[np.nda
     """
     blocks = iter(blocks if k > 0 else ())
     head = _head(blocks, k)
-    if not head:
+    if not any(map(len, head)):
         return np.empty((columns, 0), dtype=np.int64), np.empty((columns, 0))
     values = np.concatenate(head)
     dtype, first = values.dtype, len(values)

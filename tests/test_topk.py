@@ -54,3 +54,9 @@ def test_values_keep_their_type(dtype):
 def test_no_rows_are_asked_for():
     rows, values = top_rows([np.ones((3, 2))], 2, 0)
     assert rows.shape == values.shape == (2, 0)
+
+
+@pytest.mark.parametrize("blocks", [[], [np.ones((0, 2))]])
+def test_there_are_no_rows(blocks):
+    rows, values = top_rows(blocks, 2, 40)
+    assert rows.shape == values.shape == (2, 0)
