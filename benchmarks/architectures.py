@@ -16,7 +16,7 @@ from zennit.composites import EpsilonPlus
 from zennit.core import Composite
 
 from crp.attribution import CondAttribution
-from crp.audit import Audit
+from crp.attribution.audit import Audit
 from crp.composites import LanguageModel
 
 CONVOLUTIONAL = {

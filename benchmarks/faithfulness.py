@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crp.attribution import CondAttribution
-from crp.baselines import attention_rollout, gradient_x_input, integrated_gradients
+from crp.attribution.baselines import attention_rollout, gradient_x_input, integrated_gradients
 from crp.composites import LanguageModel, VisionTransformer
 from crp.concepts import ChannelConcept, HeadConcept
 

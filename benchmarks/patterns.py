@@ -5,7 +5,7 @@ import numpy as np
 from common import Row, peak_memory
 from sklearn.metrics import adjusted_rand_score
 
-from crp.patterns import find_patterns
+from crp.analysis import find_patterns
 
 ROWS, UNITS, CLUSTERS, NOISE = 50_000, 512, 40, .1
 

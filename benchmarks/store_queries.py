@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from common import Row
 
-from crp.records import file_hash
-from crp.shards import ShardWriter, create_store, seal_store
 from crp.store import ROW_DTYPE, LayerEntry, ReferenceStore
+from crp.store.records import file_hash
+from crp.store.shards import ShardWriter, create_store, seal_store
 
 SAMPLES, SHARD, CLASSES = 50_000, 4_096, 1_000
 WIDTHS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 4096, 4096, 1000]

@@ -23,7 +23,7 @@ from zennit.composites import EpsilonPlus
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.shards import seal_store
+from crp.store.shards import seal_store
 from crp.visualization import FeatureVisualization
 
 CONCEPTS, FEATURES = 4096, 16

@@ -1,4 +1,4 @@
 """``python -m crp``."""
-from crp.cli import main
+from crp.cli.command_line import main
 
 main()

@@ -14,7 +14,7 @@ from zennit.composites import EpsilonPlusFlat
 matplotlib.use("Agg")
 
 from crp.attribution import CondAttribution  # noqa: E402
-from crp.audit import Audit  # noqa: E402
+from crp.attribution.audit import Audit  # noqa: E402
 from crp.demo.digits import digit_datasets, train_digit_network  # noqa: E402
 from crp.demo.story import Story  # noqa: E402
 

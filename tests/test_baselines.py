@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from crp.attribution import CondAttribution
-from crp.baselines import attention_rollout, grad_cam, gradient_x_input, integrated_gradients
+from crp.attribution.baselines import attention_rollout, grad_cam, gradient_x_input, integrated_gradients
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 from zennit.types import BatchNorm, Linear
 
 from crp.attribution import CondAttribution
-from crp.batch_norms import find_mergeable, merging
+from crp.rules.batch_norms import find_mergeable, merging
 
 
 def with_statistics(model):

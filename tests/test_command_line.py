@@ -12,10 +12,9 @@ import torch
 from large_sweeps import Images, contents, run, specification
 
 from crp.cli import main
-from crp.runs import info, parse_shard
-from crp.samples import SampleError
-from crp.store import ReferenceStore
-from crp.verify import verify
+from crp.cli.runs import info, parse_shard
+from crp.model.samples import SampleError
+from crp.store import ReferenceStore, verify
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "large_sweeps.py:specification")

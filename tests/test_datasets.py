@@ -6,7 +6,7 @@ from large_sweeps import Images, network, run, visualization
 from PIL import Image
 from zennit.composites import EpsilonPlusFlat
 
-from crp.samples import SampleError
+from crp.model.samples import SampleError
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -29,5 +29,6 @@ def test_public_objects_are_documented(name):
 
 
 def test_examples_run():
-    assert doctest.testmod(importlib.import_module("crp.attribution")).attempted >= 5
-    assert doctest.testmod(importlib.import_module("crp.attribution")).failed == 0
+    found = [doctest.testmod(importlib.import_module(name)) for name in MODULES]
+    assert sum(result.attempted for result in found) >= 30
+    assert sum(result.failed for result in found) == 0

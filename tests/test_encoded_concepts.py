@@ -8,11 +8,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
+from crp.analysis import synthesize
 from crp.attribution import AttributionGraph, CondAttribution
 from crp.concepts import ChannelConcept, DirectionConcept, EncodedConcept, HeadConcept
 from crp.graph import trace_model_graph
 from crp.image import plot_grid
-from crp.synthesis import synthesize
 from crp.visualization import FeatureVisualization
 
 matplotlib.use("Agg")

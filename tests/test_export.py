@@ -7,9 +7,7 @@ import pytest
 from large_sweeps import run
 
 from crp.concepts import ChannelConcept
-from crp.export import export_parquet, export_zarr
-from crp.records import StoreError
-from crp.store import ReferenceStore
+from crp.store import ReferenceStore, StoreError, export_parquet, export_zarr
 
 pytestmark = pytest.mark.usefixtures("quick")
 QUANTITIES = ("relevance", "activation")

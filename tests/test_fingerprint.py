@@ -20,8 +20,8 @@ from zennit.rules import Epsilon, Gamma, Pass, ZBox, ZPlus
 from zennit.types import Activation, Convolution, Linear
 
 from crp.concepts import ChannelConcept
-from crp.fingerprint import fingerprint
-from crp.model_fingerprint import model_fingerprint
+from crp.store.fingerprint import fingerprint
+from crp.sweeps.model_fingerprint import model_fingerprint
 
 
 def closure(number):
@@ -158,8 +158,8 @@ from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.composites import EpsilonPlusFlat
 from crp.concepts import ChannelConcept
-from crp.fingerprint import fingerprint
-from crp.model_fingerprint import model_fingerprint
+from crp.store.fingerprint import fingerprint
+from crp.sweeps.model_fingerprint import model_fingerprint
 
 torch.manual_seed(0)
 found = fingerprint([

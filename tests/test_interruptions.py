@@ -15,10 +15,9 @@ from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
-from crp.records import StoreError
-from crp.samples import SampleError
-from crp.shards import finished_shards, seal_store
-from crp.verify import verify
+from crp.model.samples import SampleError
+from crp.store import StoreError, verify
+from crp.store.shards import finished_shards, seal_store
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -273,7 +272,7 @@ class MultiHot(Images):
 @pytest.mark.parametrize("dataset", [Images(), MultiHot()])
 @pytest.mark.parametrize("max_target", ["sum", "max"])
 def test_keep_top_has_the_tables_and_class_means_of_all(tmp_path, dataset, max_target):
-    from crp.profiles import group_profiles
+    from crp.analysis import group_profiles
 
     options = {"visualization_options": {"max_target": max_target}}
     top, whole = (run(tmp_path / keep, dataset, keep=keep, **options) for keep in ("top", "all"))

@@ -11,12 +11,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import NeuralResponseMap, ResponseMap, TopographicMap, group_profiles, plot_projection, project
+from crp.analysis.layouts import spread_over_disc
+from crp.analysis.response_map import inner_layers, layer_responses, spearman
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.layouts import spread_over_disc
-from crp.profiles import group_profiles
-from crp.response_map import inner_layers, layer_responses, spearman
-from crp.topomap import NeuralResponseMap, ResponseMap, TopographicMap, plot_projection, project
 from crp.visualization import FeatureVisualization
 
 matplotlib.use("Agg")

@@ -15,7 +15,8 @@ from zennit.rules import Epsilon, Norm, ZPlus
 from zennit.types import AvgPool, Linear
 
 from crp.attribution import CondAttribution
-from crp.operations import OperationMode, OperationRules
+from crp.rules.operations.choice import OperationRules
+from crp.rules.operations.mode import OperationMode
 
 EPSILON = .1
 stabilize = Stabilizer(EPSILON)

@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import Patterns, find_patterns
+from crp.analysis.patterns import unit_statistics
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept, ProfileConcept, aggregate
-from crp.patterns import Patterns, find_patterns, unit_statistics
 from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 
@@ -354,7 +355,7 @@ def test_patterns_of_what_was_swept(visualization, layer, mode):
     assert np.array_equal(patterns.labels, expected.labels)
     if mode == "activation":
         assert adjusted_rand_score(patterns.labels, torch.arange(120) % 3) == 1
-    read = store.patterns(layer, mode)
+    read = Patterns.load(store, layer=layer, quantity=mode)
     assert np.array_equal(read.labels, patterns.labels) and np.array_equal(read.samples, store.rows(mode)["sample"])
     assert read.options["source"] == {"store": store.identity(), "layer": layer, "quantity": mode}
     np.testing.assert_array_equal(read.statistics(0).mean, patterns.statistics(0).mean)
@@ -384,8 +385,9 @@ def test_patterns_of_another_sweep_are_refused(visualization, tmp_path):
         visualization.attribution, visualization.dataset, {"1": ChannelConcept()}, path=tmp_path / "store"
     )
     store = fresh.run(EpsilonPlusFlat(), 0, 120)
-    with pytest.raises(StoreError, match=r"no patterns of the activation of '1'.*find_patterns\('1', 'activation'"):
-        store.patterns("1")
+    none = r"no patterns of the activation of '1'.*find_patterns\(store, '1', 'activation'"
+    with pytest.raises(StoreError, match=none):
+        Patterns.load(store, layer="1")
     fresh.find_patterns("1")
     kept = {file.name: file.read_bytes() for file in (tmp_path / "store" / "patterns").iterdir()}
     store = fresh.run(EpsilonPlusFlat(), 0, 120, batch_size=7, overwrite=True)
@@ -394,7 +396,7 @@ def test_patterns_of_another_sweep_are_refused(visualization, tmp_path):
     for name, content in kept.items():
         (tmp_path / "store" / "patterns" / name).write_bytes(content)
     with pytest.raises(StoreError, match="of another sweep"):
-        store.patterns("1")
+        Patterns.load(store, layer="1")
 
 
 def test_figures(patterns, values):

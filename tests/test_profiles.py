@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import GroupProfiles, class_prototypes, contrast, group_profiles
+from crp.analysis.grouping import centred
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.profiles import GroupProfiles, centred, contrast, group_profiles
-from crp.prototypes import class_prototypes
 from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 

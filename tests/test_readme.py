@@ -10,8 +10,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from crp.demo.digits import digit_network
-from crp.store import ReferenceStore
-from crp.verify import verify
+from crp.store import ReferenceStore, verify
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import Patterns
 from crp.attribution import CondAttribution
 from crp.cli import main
 from crp.concepts import ChannelConcept
@@ -35,7 +36,7 @@ def test_patterns(store, tmp_path, quantity, capsys):
     printed = capsys.readouterr().out
     read = ReferenceStore(store)
     for key, layer in (("L0000", "0"), ("L0001", "1")):
-        patterns = read.patterns(layer, quantity)
+        patterns = Patterns.load(read, layer=layer, quantity=quantity)
         assert f"{layer}: {patterns}" in printed and patterns.options["min_pattern_size"] == 10
         assert (tmp_path / f"{key}-{quantity}-patterns.png").is_file()
         assert len(list(tmp_path.glob(f"{key}-{quantity}-pattern-*.png"))) == min(5, len(patterns)) > 0

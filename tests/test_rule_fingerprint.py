@@ -17,7 +17,7 @@ from zennit.core import BasicHook, Composite, Hook
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, WSquare, ZBox, ZPlus
 from zennit.types import Activation, AvgPool, Convolution, Linear
 
-from crp.rule_fingerprint import composite_fingerprint
+from crp.sweeps.rule_fingerprint import composite_fingerprint
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_rules_of_operations_are_told_apart():
 
 
 def test_bounds_of_colours_are_told_apart_by_their_answer(model, monkeypatch):
-    monkeypatch.setattr("crp.rule_fingerprint.fingerprint", lambda rule: "written")
+    monkeypatch.setattr("crp.sweeps.rule_fingerprint.fingerprint", lambda rule: "written")
     low = torch.tensor([-2.1, -2., -1.8]).view(1, 3, 1, 1)
     answers = [composite_fingerprint(EpsilonGammaBox(low=factor * low, high=-low), model)["rules"]["0"]
                for factor in (1, 1, 2)]

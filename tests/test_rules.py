@@ -19,13 +19,14 @@ from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, ReLUGuidedBackprop, WSquare, ZBox, ZPlus
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from crp.attach import registered
 from crp.concepts import ChannelConcept
 from crp.hooks import MaskHook
-from crp.linear import linear_operation, share_uniform
-from crp.replacement import PassThrough, SharedMaxPool
-from crp.rows import copy_rows, distinct_rows, is_shared, share_rows
-from crp.rules import FastRule, accelerate
+from crp.model.rows import copy_rows, distinct_rows, is_shared, share_rows
+from crp.rules.acceleration import accelerate
+from crp.rules.attach import registered
+from crp.rules.fast_rules import FastRule
+from crp.rules.linear import linear_operation, share_uniform
+from crp.rules.replacement import PassThrough, SharedMaxPool
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -23,9 +23,9 @@ from zennit.core import Composite
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept, Concept
-from crp.records import write_record
-from crp.samples import SampleError
+from crp.model.samples import SampleError
 from crp.store import References, ReferenceStore, StoreError
+from crp.store.records import write_record
 from crp.visualization import FeatureVisualization
 
 SAMPLES, CLASSES = 13, 3

@@ -5,9 +5,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import synthesize
+from crp.analysis.synthesis import random_transform, to_images
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.synthesis import random_transform, synthesize, to_images
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from crp.topk import top_rows
+from crp.store.topk import top_rows
 
 # few distinct values, so that most columns hold ties, NaN and infinities
 MATRICES = arrays(

@@ -12,13 +12,13 @@ from large_sweeps import Images, contents, network, run, visualization
 from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
+from crp.analysis import Patterns
 from crp.attribution import CondAttribution
+from crp.cli.runs import info
 from crp.concepts import ChannelConcept
-from crp.records import StoreError, file_hash, read_record, write_record
-from crp.runs import info
-from crp.samples import SampleError
-from crp.store import ReferenceStore
-from crp.verify import verify
+from crp.model.samples import SampleError
+from crp.store import ReferenceStore, StoreError, verify
+from crp.store.records import file_hash, read_record, write_record
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -51,7 +51,7 @@ def read_everything(path):
                 found += [[part.tolist() for part in store.top(layer, concept, quantity, k, target)]
                           for k, target in ((5, None), (50, None), (5, 1))]
                 found += [part.tolist() for part in store.class_means(layer, concept, quantity, 3)]
-    found.append(np.asarray(store.patterns("fc").labels).tolist())
+    found.append(np.asarray(Patterns.load(store, layer="fc").labels).tolist())
     return found
 
 

@@ -16,10 +16,9 @@ from zennit.composites import EpsilonPlusFlat
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.records import StoreError
-from crp.samples import SampleError
-from crp.shards import finished_shards
-from crp.verify import verify
+from crp.model.samples import SampleError
+from crp.store import StoreError, verify
+from crp.store.shards import finished_shards
 from crp.visualization import FeatureVisualization
 
 

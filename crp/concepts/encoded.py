@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from crp.concepts.channels import ChannelConcept
-from crp.stabilizers import stabilized
+from crp.rules.stabilizers import stabilized
 
 
 class EncodedConcept(ChannelConcept):

@@ -10,18 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from crp.attribution import AttributionGraph, CondAttribution
-from crp.composites import default_composite
+from crp.analysis import ResponseMap, TopographicMap, contrast, group_profiles
+from crp.attribution.conditional import AttributionGraph, CondAttribution
+from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 from crp.demo.page import Page
-from crp.graph import trace_model_graph
-from crp.image import imgify, vis_img_heatmap, vis_opaque_img
-from crp.plotting import new_figure, show_picture
-from crp.profiles import contrast, group_profiles
+from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
+from crp.pictures.plotting import new_figure, show_picture
+from crp.rules.composites import default_composite
 from crp.store import ReferenceStore
-from crp.topomap import ResponseMap, TopographicMap
-from crp.visualization import FeatureVisualization
+from crp.visualization.feature_visualization import FeatureVisualization
 
 LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
 LAYER = LAYERS[-1]

@@ -1,0 +1,23 @@
+"""Reads matrices and returns small results that draw themselves.
+
+``patterns``, ``clustering``            groups of samples to which a layer responds alike
+``prototypes``                          typical ways to be recognised as a class
+``profiles``, ``profile_sources``       mean profiles of groups, from a store, a model, arrays or a folder
+``topomap``, ``response_map``, ``layouts``   maps of layers
+``synthesis``                           images that excite a concept
+``arrays``                              arrays of any framework
+"""
+from crp.analysis.grouping import group_profiles
+from crp.analysis.layouts import project
+from crp.analysis.pattern_search import find_patterns
+from crp.analysis.patterns import Patterns
+from crp.analysis.profiles import GroupProfiles, contrast
+from crp.analysis.prototypes import ClassPrototypes, class_prototypes
+from crp.analysis.response_map import NeuralResponseMap, ResponseMap
+from crp.analysis.synthesis import Synthesis, synthesize
+from crp.analysis.topomap import TopographicMap, plot_projection
+
+__all__ = [
+    "ClassPrototypes", "GroupProfiles", "NeuralResponseMap", "Patterns", "ResponseMap", "Synthesis", "TopographicMap",
+    "class_prototypes", "contrast", "find_patterns", "group_profiles", "plot_projection", "project", "synthesize",
+]

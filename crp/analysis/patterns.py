@@ -1,0 +1,405 @@
+"""Patterns: groups of samples to which a layer responds alike, found by clustering; neural activation patterns, NAP."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crp.analysis.arrays import as_array
+from crp.analysis.clustering import Clustering, Space, _blocks, as_values, check_assigning
+from crp.model.inputs import list_tensors, map_tensors
+from crp.model.samples import split_item, with_batch_axis
+from crp.store.archive import read_archive, write_archive
+from crp.store.reader import ReferenceStore
+from crp.store.records import StoreError, check_file, describe_file, write_record
+from crp.store.schema import read_patterns_record
+
+_KIND = "crp-patterns 1"
+_PER_ROW = ("labels", "probability", "outlier_score", "samples")
+
+
+class UnitStatistics(NamedTuple):
+    """What a box plot of each unit shows; every field is [D].
+
+    Attributes
+    ----------
+    minimum, maximum, mean : numpy.ndarray
+    q1, median, q3 : numpy.ndarray
+        Quartiles.
+    lower, upper : numpy.ndarray
+        Whiskers: the most extreme values within 1.5 interquartile ranges of the quartiles.
+    """
+
+    minimum: np.ndarray
+    maximum: np.ndarray
+    mean: np.ndarray
+    q1: np.ndarray
+    median: np.ndarray
+    q3: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Patterns of a layer: clusters of rows with similar values, the most persistent first.
+
+    Attributes
+    ----------
+    labels : numpy.ndarray
+        [N], the pattern of each row; -1 is noise.
+    probability : numpy.ndarray
+        [N], how firmly a row belongs to its pattern, from 0 to 1.
+    outlier_score : numpy.ndarray
+        [N], GLOSH outlier score from 0 to 1 (Campello et al., 2015).
+    persistence : numpy.ndarray
+        [P], how long each pattern lasts over the scales of density, descending.
+    samples : numpy.ndarray
+        [N], position of each row in the dataset.
+    options : dict
+        How the patterns were found; ``options["source"]`` says in which layer of which store.
+    values : array or None
+        [N, D], what was clustered. Not saved.
+
+    References
+    ----------
+    A. Bäuerle, D. Jönsson, T. Ropinski (2022). Neural Activation Patterns (NAPs): Visual Explainability of Learned
+    Concepts. arXiv:2206.10611.
+
+    R. Campello, D. Moulavi, A. Zimek, J. Sander (2015). Hierarchical Density Estimates for Data Clustering,
+    Visualization, and Outlier Detection. ACM TKDD 10(1).
+    """
+
+    labels: np.ndarray
+    probability: np.ndarray
+    outlier_score: np.ndarray
+    persistence: np.ndarray
+    samples: np.ndarray
+    options: dict
+    values: Any = field(repr=False)
+    _space: Space = field(repr=False)
+    _clustering: Clustering = field(repr=False)
+
+    def __len__(self):
+        """Number of patterns."""
+        return len(self.persistence)
+
+    def __repr__(self):
+        noise = np.mean(self.labels < 0)
+        return f"Patterns({len(self)} patterns of {len(self.labels)} rows, {noise:.0%} noise)"
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """[P], number of rows of each pattern."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self))
+
+    def members(self, pattern: int) -> np.ndarray:
+        """Rows of a pattern, ascending."""
+        if not 0 <= pattern < len(self):
+            raise IndexError(f"there is no pattern {pattern}: there are {len(self)}, numbered from 0")
+        return np.flatnonzero(self.labels == pattern)
+
+    def most_stable(self, pattern: int, n: int = 5) -> np.ndarray:
+        """The ``n`` rows that belong to a pattern most firmly, the firmest first; on ties the lower row."""
+        return self._by_probability(pattern)[:n]
+
+    def least_stable(self, pattern: int, n: int = 5) -> np.ndarray:
+        """The ``n`` rows that belong to a pattern least firmly, the least firm first."""
+        return self._by_probability(pattern)[::-1][:n]
+
+    def _by_probability(self, pattern):
+        members = self.members(pattern)
+        return members[np.argsort(-self.probability[members], kind="stable")]
+
+    def outliers(self, pattern: int, quantile: float = 0.95) -> np.ndarray:
+        """Rows of a pattern whose outlier score is above a quantile of the pattern's, the most unusual first."""
+        if not 0 <= quantile <= 1:
+            raise ValueError(f"quantile is from 0 to 1, not {quantile}")
+        members = self.members(pattern)
+        scores = self.outlier_score[members]
+        order = np.argsort(-scores, kind="stable")
+        return members[order][scores[order] > np.quantile(scores, quantile)]
+
+    def sample(self, pattern: int, fraction: float = 0.1, random_state: Any = None) -> np.ndarray:
+        """Some rows of a pattern, ascending, drawn with their probabilities as weights.
+
+        Parameters
+        ----------
+        pattern : int
+        fraction : float, default 0.1
+            Of the pattern's rows, rounded up.
+        random_state : int, numpy.random.Generator or None
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction is above 0 and at most 1, not {fraction}")
+        members = self.members(pattern)
+        weights = self.probability[members] + 1e-12  # so that all can be drawn
+        count = int(np.ceil(fraction * len(members)))
+        random = np.random.default_rng(random_state)
+        return np.sort(random.choice(members, count, replace=False, p=weights / weights.sum()))
+
+    def statistics(self, pattern: int | None = None) -> UnitStatistics:
+        """Range, mean, quartiles and whiskers of each unit over the rows of a pattern; over all rows with None."""
+        rows = slice(None) if pattern is None else self.members(pattern)
+        return unit_statistics(np.asarray(self._known_values()[rows], np.float64))
+
+    def label_counts(self, targets: Any) -> tuple[np.ndarray, np.ndarray]:
+        """How many rows of each class each pattern holds.
+
+        Parameters
+        ----------
+        targets : array-like
+            [N], class or other label of each row.
+
+        Returns
+        -------
+        classes : numpy.ndarray
+            [K], in order.
+        counts : numpy.ndarray
+            [P, K]
+        """
+        targets = as_array(targets)
+        if targets.shape != self.labels.shape:
+            raise ValueError(f"there are {len(self.labels)} rows, but targets has the shape {targets.shape}")
+        classes, codes = np.unique(targets, return_inverse=True)
+        counts = np.zeros((len(self), len(classes)), int)
+        in_pattern = self.labels >= 0
+        np.add.at(counts, (self.labels[in_pattern], codes[in_pattern]), 1)
+        return classes, counts
+
+    def average_image(self, pattern: int, dataset: Any, target_key: str = "labels") -> Any:
+        """Mean of the inputs of a pattern's samples, each counted once.
+
+        Parameters
+        ----------
+        pattern : int
+        dataset : sequence
+            ``dataset[i]`` gives (input, target), or a dict with the target under ``target_key``.
+        target_key : str
+
+        Returns
+        -------
+        torch.Tensor, tuple or dict
+            As the dataset gives inputs, [...], without a batch axis.
+        """
+        samples, sums = np.unique(self.samples[self.members(pattern)]).tolist(), None
+        for i in samples:
+            inputs = with_batch_axis(split_item(dataset[i], target_key)[0])
+            tensors = [tensor[0].double() for tensor in list_tensors(inputs)]
+            sums = tensors if sums is None else [total + tensor for total, tensor in zip(sums, tensors)]
+        remaining = iter(sums)
+        return map_tensors(lambda _: (next(remaining) / len(samples)).float(), inputs)
+
+    def assign(self, values: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The patterns to which other values belong.
+
+        Each goes to the pattern of its nearest neighbour in mutual reachability, unless it joins the neighbour's
+        cluster outside any pattern (``approximate_predict`` of the hdbscan package).
+
+        Parameters
+        ----------
+        values : array-like
+            [M, D], with the units that were clustered.
+
+        Returns
+        -------
+        labels : numpy.ndarray
+            [M], -1 for noise.
+        probability : numpy.ndarray
+            [M]
+        """
+        values = as_values(values)
+        units = len(self._space.scale)
+        if values.shape[1] != units:
+            raise ValueError(f"the patterns are of {units} units, but values has the shape {tuple(values.shape)}")
+        check_assigning(self.options["epsilon"])
+        parts = [self._clustering.of(self._space.points(block))[:2] for block in _blocks(values)]
+        labels, probability = (np.concatenate(part) for part in zip(*parts))
+        return labels, probability
+
+    def _known_values(self):
+        if self.values is None:
+            raise ValueError("the values are not saved with the patterns: give them, Patterns.load(path, values)")
+        return self.values
+
+    def save(self, path: str | Path | ReferenceStore) -> None:
+        """Write everything but ``values`` to a file (.npz, without pickle).
+
+        Parameters
+        ----------
+        path : str, Path or crp.store.ReferenceStore
+            A store keeps the patterns of its layers beside the matrices.
+
+        Raises
+        ------
+        ValueError
+            If the patterns are of something else than a layer of the store.
+        """
+        if isinstance(path, ReferenceStore):
+            self._save_in_store(path)
+            return
+        space = {f"space_{name}": value for name, value in vars(self._space).items() if value is not None}
+        arrays = {name: getattr(self, name) for name in (*_PER_ROW, "persistence")}
+        settings = {"options": self.options, "hdbscan": self._clustering.options}
+        write_archive(path, _KIND, settings, {"points": self._clustering.points, **arrays, **space})
+
+    def _save_in_store(self, store: ReferenceStore) -> None:
+        source = self.options["source"] or {}
+        if source.get("store") != store.identity():
+            raise ValueError(f"these patterns are not of a layer of {store.path}: save them elsewhere")
+        path = store.patterns_path(source["layer"], source["quantity"])
+        path.parent.mkdir(exist_ok=True)
+        self.save(path)
+        write_record(path.with_suffix(".json"), {"files": {path.name: describe_file(path)}})
+
+    @classmethod
+    def load(
+        cls, path: str | Path | ReferenceStore, values: Any = None, *, layer: str | None = None,
+        quantity: str = "activation",
+    ) -> Patterns:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str, Path or crp.store.ReferenceStore
+        values : array-like, optional
+            [N, D], what was clustered; needed for statistics. A store has them.
+        layer : str, optional
+            A layer of the store; needed there, and only there.
+        quantity : {"activation", "relevance"}
+            Of the store.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no patterns, or those of other values.
+        StoreError
+            If the store holds none of this layer, or they were found before it was made anew.
+        """
+        if isinstance(path, ReferenceStore):
+            if layer is None or values is not None:
+                raise TypeError("patterns in a store go by its layers: Patterns.load(store, layer=..., quantity=...)")
+            return cls._load_from_store(path, layer, quantity)
+        if layer is not None:
+            raise TypeError(f"layer={layer!r} is a layer of a store, but {path} is a file")
+
+        def make(settings, arrays):
+            space = Space(arrays["space_scale"], arrays["space_mean"], arrays.get("space_axes"))
+            return cls(
+                **{name: arrays[name] for name in (*_PER_ROW, "persistence")}, options=settings["options"], values=None,
+                _space=space, _clustering=Clustering(arrays["points"], settings["hdbscan"]),
+            )
+
+        patterns = read_archive(path, _KIND, make)
+        if values is None:
+            return patterns
+        values, expected = as_values(values), (len(patterns.labels), len(patterns._space.scale))
+        if tuple(values.shape) != expected:
+            raise ValueError(f"{path} holds patterns of values of the shape {expected}, not {tuple(values.shape)}")
+        return replace(patterns, values=values)
+
+    @classmethod
+    def _load_from_store(cls, store: ReferenceStore, layer: str, quantity: str) -> Patterns:
+        path = store.patterns_path(layer, quantity)
+        how = f"find_patterns(store, {layer!r}, {quantity!r}).save(store)"
+        if not path.is_file():
+            raise StoreError(f"{store.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
+        check_file(path, read_patterns_record(path.with_suffix(".json")).get(path.name))
+        patterns = cls.load(path, store.values(layer, quantity))
+        if (patterns.options["source"] or {}).get("store") != store.identity():
+            raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
+        return patterns
+
+    def plot(self, targets: Any = None, most: int = 20, figsize: tuple[float, float] | None = None):
+        """Draw how many rows of each class each pattern holds, as squares.
+
+        Parameters
+        ----------
+        targets : array-like, optional
+            [N], class or other label of each row; without it all rows are one class.
+        most : int, default 20
+            How many patterns, the most persistent first.
+        figsize : tuple of float, optional
+            In inches.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from crp.pictures.pattern_plots import draw_counts
+
+        classes, counts = self.label_counts(np.full(len(self.labels), "rows") if targets is None else targets)
+        return draw_counts(classes, counts[:most], figsize)
+
+    def plot_units(self, pattern: int, units: Any = None, figsize: tuple[float, float] | None = None):
+        """Draw a box for each unit: the values of a pattern, and behind them those of all rows.
+
+        Parameters
+        ----------
+        pattern : int
+        units : list of int, optional
+            By default the 20 whose mean in the pattern differs most from that of all rows, in interquartile ranges.
+        figsize : tuple of float, optional
+            In inches.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from crp.pictures.pattern_plots import draw_units
+
+        own, everything = self.statistics(pattern), self.statistics()
+        units = typical_units(own, everything)[:20] if units is None else np.asarray(units)
+        return draw_units(own, everything, units, f"pattern {pattern}", figsize)
+
+    def plot_exemplars(
+        self, dataset: Any, patterns: Any = None, n: int = 5, figsize: tuple[float, float] | None = None, *,
+        target_key: str = "labels",
+    ):
+        """Draw patterns by images: their average, their most stable and their least stable samples.
+
+        Parameters
+        ----------
+        dataset : sequence
+            Gives (image, target), or a dict with the target under ``target_key``; images are [C, H, W] or [H, W].
+        patterns : list of int, optional
+            By default the five most persistent.
+        n : int, default 5
+            Samples of each kind.
+        figsize : tuple of float, optional
+            In inches.
+        target_key : str
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from crp.pictures.pattern_plots import draw_exemplars
+
+        patterns = range(min(5, len(self))) if patterns is None else patterns
+        rows = []
+        for pattern in patterns:
+            stable, unstable = (
+                [split_item(dataset[int(self.samples[row])], target_key)[0] for row in chosen]
+                for chosen in (self.most_stable(pattern, n), self.least_stable(pattern, n)[::-1])
+            )
+            rows.append((f"{pattern}", self.average_image(pattern, dataset, target_key), stable, unstable))
+        return draw_exemplars(rows, figsize)
+
+
+def unit_statistics(values: np.ndarray) -> UnitStatistics:
+    """Statistics of each column of values [N, D]."""
+    q1, median, q3 = np.quantile(values, [.25, .5, .75], axis=0)
+    reach = 1.5 * (q3 - q1)
+    inside = (values >= q1 - reach) & (values <= q3 + reach)
+    lower, upper = np.where(inside, values, np.inf).min(0), np.where(inside, values, -np.inf).max(0)
+    return UnitStatistics(values.min(0), values.max(0), values.mean(0), q1, median, q3, lower, upper)
+
+
+def typical_units(own: UnitStatistics, everything: UnitStatistics) -> np.ndarray:
+    """Units by the distance of their mean in a pattern from that of all rows, in interquartile ranges, descending."""
+    spread = everything.q3 - everything.q1
+    spread = np.where(spread > 0, spread, np.maximum(everything.maximum - everything.minimum, 1e-30))
+    return np.argsort(-np.abs(own.mean - everything.mean) / spread, kind="stable")

@@ -1,0 +1,187 @@
+"""Values of samples and the groups that these belong to, in batches: from a store, a model, arrays or a folder."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from crp.analysis.arrays import as_array
+from crp.attribution.conditions import one_at_the_largest
+from crp.model.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+
+
+class Batch(NamedTuple):
+    """Some samples: the names of the groups of each, and per layer values [B, C, positions...] and saliency."""
+
+    groups: list[list[str]]
+    layers: dict[str, tuple[np.ndarray, np.ndarray | None]]
+
+
+def _names(groups: Any, labels_of: dict[str, Any], samples: np.ndarray, length: int | None = None) -> list[list[str]]:
+    """Names of the groups of each row; ``labels_of`` has one label per row, ``samples`` the row's sample."""
+    if not isinstance(groups, Mapping):
+        return [[str(label)] for label in _labels(groups, labels_of, samples, length)]
+    kinds = [[f"{kind}={label}" for label in _labels(of, labels_of, samples, length)] for kind, of in groups.items()]
+    return [list(names) for names in zip(*kinds)]
+
+
+def _strings(groups: Any) -> list[str]:
+    """The groups that are named instead of given label by label."""
+    return [of for of in (groups.values() if isinstance(groups, Mapping) else [groups]) if isinstance(of, str)]
+
+
+def _labels(groups, labels_of, samples, length) -> list:
+    if isinstance(groups, str):
+        if labels_of.get(groups) is None:
+            raise ValueError(f"groups is 'target', 'prediction' or one label per sample, not {groups!r}")
+        return list(labels_of[groups])
+    labels = [label.item() if isinstance(label, (torch.Tensor, np.generic)) else label for label in groups]
+    if len(labels) != (length or len(labels)) or len(labels) <= samples.max():
+        raise ValueError(f"groups holds {len(labels)} labels, but there are {length or samples.max() + 1} samples")
+    return [labels[i] for i in samples]
+
+
+def batches_of_store(store, groups, layers, quantity) -> Iterator[Batch]:
+    """Rows of a store."""
+    rows = store.rows(quantity)
+    labels = {"prediction": rows["prediction"]}
+    if "target" in _strings(groups):
+        labels["target"] = store.targets_of_rows(quantity)
+    names = _names(groups, labels, rows["sample"], store.manifest["settings"]["dataset"]["length"])
+    layers = store.layers if layers is None else layers
+    blocks = zip(*(store.values(layer, quantity).blocks() for layer in layers))
+    first = 0
+    for values in blocks:
+        stop = first + len(values[0])
+        yield Batch(names[first:stop], {layer: (block, None) for layer, block in zip(layers, values)})
+        first = stop
+
+
+def batches_of_arrays(activations, gradients, groups, layers, align, axis) -> Iterator[Batch]:
+    """Arrays that the caller has: layer -> [N, C, positions...]."""
+    layers = list(activations) if layers is None else layers
+    values = {layer: _channels_second(activations[layer], axis) for layer in layers}
+    lengths = {layer: len(array) for layer, array in values.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"the arrays differ in their number of samples: {lengths}")
+    if align is not None and gradients is None:
+        raise ValueError(f"align={align!r} needs gradients: layer -> array")
+    if isinstance(groups, str):
+        raise ValueError("arrays have no labels of their own: groups is one label per sample")
+    count = next(iter(lengths.values()))
+    names = _names(groups, {}, np.arange(count), count)
+    saliency = {} if align is None else {layer: _channels_second(gradients[layer], axis) for layer in layers}
+    for first in range(0, count, 1024):
+        part = slice(first, first + 1024)
+        yield Batch(names[part], {
+            layer: (array[part], saliency[layer][part] if saliency else None) for layer, array in values.items()
+        })
+
+
+def _channels_second(array: Any, axis: int) -> np.ndarray:
+    array = as_array(array)
+    if array.ndim < 2:
+        raise ValueError(f"values are [samples, channels, ...], not of the shape {array.shape}")
+    return np.moveaxis(array, axis, 1)
+
+
+def batches_of_folder(folder, groups, layers, align, axis) -> Iterator[Batch]:
+    """Arrays in the files of a folder."""
+    corpus = folder / "corpus.csv"
+    if not corpus.is_file():
+        raise FileNotFoundError(f"{corpus} is missing: a table with the columns file and group, and a line per batch")
+    with open(corpus, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    groups = "group" if isinstance(groups, str) and groups == "target" and not _has_column(lines, "target") else groups
+    for column in ("file", *([groups] if isinstance(groups, str) else [])):
+        if not _has_column(lines, column):
+            raise ValueError(f"{corpus} has no column {column!r}, or no lines")
+    if layers is None:
+        layers = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "gradients")
+    needed = [
+        folder / part / layer / line["file"] for line in lines for layer in layers
+        for part in ([""] if align is None else ["", "gradients"])
+    ]
+    missing = [str(path) for path in needed if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} files that {corpus} names are missing, as {missing[0]}")
+    done = 0
+    for line in lines:
+        arrays = {layer: _channels_second(np.load(folder / layer / line["file"]), axis) for layer in layers}
+        saliency = {
+            layer: None if align is None else _channels_second(
+                np.load(folder / "gradients" / layer / line["file"]), axis
+            ) for layer in layers
+        }
+        lengths = {len(array) for array in (*arrays.values(), *saliency.values()) if array is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"the batches {line['file']!r} of the layers differ in length: {sorted(lengths)}")
+        count = lengths.pop()
+        labels = {column: [line[column]] * count for column in ("group", "target") if column in line}
+        names = _names(groups, labels, np.arange(done, done + count))
+        done += count
+        yield Batch(names, {layer: (arrays[layer], saliency[layer]) for layer in layers})
+
+
+def _has_column(lines, column):
+    return bool(lines) and lines[0].get(column) is not None
+
+
+def batches_of_model(
+    attribution, dataset, groups, layers, quantity, align, composite, targets, axis, batch_size
+) -> Iterator[Batch]:
+    """What a model does to the samples of a dataset."""
+    if not layers:
+        raise ValueError("layers says of which layers: layers=['layer4', ...]")
+    if composite is None and "relevance" in (quantity, align):
+        raise ValueError("relevance needs a composite: group_profiles(..., composite=EpsilonPlusFlat())")
+    kinds = sorted({kind for kind in (quantity, align) if kind in ("relevance", "gradient")}) or ["gradient"]
+    name, first = attribution.MODEL_OUTPUT_NAME, 0
+
+    def attribute(data, samples, kind):
+        """Activations, with relevance or gradients, of the largest output or the given one."""
+        is_relevance = kind == "relevance"
+        conditions, init_rel = [{}] * len(samples), _largest_output if is_relevance else one_at_the_largest
+        if targets is not None:
+            conditions = [{name: [int(targets[i])]} for i in samples]
+            init_rel = None if is_relevance else 1.
+        return attribution(
+            data, conditions, composite if is_relevance else None, layers, init_rel=init_rel, exclude_parallel=False,
+            heatmap=False,
+        )
+
+    for items in iterate_items(dataset, batch_size):
+        samples = np.arange(first, first + len(items))
+        first += len(items)
+        pairs = [split_item(item) for item in items]
+        data = join_samples([with_batch_axis(inputs) for inputs, _ in pairs], samples.tolist())
+        results = {kind: attribute(data, samples, kind) for kind in kinds}
+        prediction = next(iter(results.values())).prediction
+        labels = {
+            "target": _single_targets(pairs, groups),
+            "prediction": prediction.argmax(1).tolist() if prediction.ndim == 2 else None,
+        }
+        if quantity == "relevance":
+            chosen = results["relevance"].relevances
+        else:
+            chosen = next(iter(results.values())).activations
+        saliency = results[align].relevances if align else dict.fromkeys(layers)
+        yield Batch(_names(groups, labels, samples, len(dataset)), {layer: (
+            _channels_second(chosen[layer], axis), align and _channels_second(saliency[layer], axis)
+        ) for layer in layers})
+
+
+def _single_targets(pairs, groups) -> list[int] | None:
+    if "target" not in _strings(groups):
+        return None
+    found = [list_targets(target) for _, target in pairs]
+    if any(len(targets) != 1 for targets in found):
+        raise ValueError("a sample has several targets: give one group per sample with groups=[...]")
+    return [targets[0] for targets in found]
+
+
+def _largest_output(output: torch.Tensor) -> torch.Tensor:
+    return output * one_at_the_largest(output)

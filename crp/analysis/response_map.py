@@ -1,0 +1,368 @@
+"""Response maps: neurons of several layers in one map, side by side where they respond alike."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from sklearn.manifold import TSNE
+from torch import nn
+
+from crp.analysis.arrays import as_float_array
+from crp.analysis.layouts import grid, interpolate, perplexity_for, scale_to_unit
+from crp.attribution.taps import LayerTaps
+from crp.concepts import aggregate
+from crp.model.inputs import call_model, device_of, map_tensors
+from crp.model.layers import as_layer_list
+from crp.rules.attach import restored_buffers
+from crp.store.archive import read_archive, write_archive
+from crp.store.reader import ReferenceStore
+
+_KIND = "crp-response-map 1"
+SECTORS = 36
+
+
+class ResponseMap:
+    """A map of neurons: near each other where their responses are correlated over inputs (Spearman).
+
+    A neuron is a channel of a layer; its response the mean over positions, scaled to [0, 1] over the inputs of
+    :meth:`fit`. Neurons whose response never changes are left out. Anti-correlated neurons lie far apart.
+
+    Parameters
+    ----------
+    axis : int, default 1
+        The axis of the channels of a layer, counted with the batch axis.
+    random_state : int or None, default 0
+        Of t-SNE.
+
+    Attributes
+    ----------
+    coordinates : numpy.ndarray
+        [D, 2], in [-1, 1].
+    neurons : list of (str, int)
+        Layer and channel of each.
+
+    Examples
+    --------
+    >>> response_map = ResponseMap().fit(model, images, ["relu2", "relu3"])  # doctest: +SKIP
+    >>> response_map.plot(images[targets == 3])  # doctest: +SKIP
+    """
+
+    def __init__(self, axis: int = 1, random_state: int | None = 0):
+        self.axis, self.random_state = axis, random_state
+        self.model: nn.Module | None = None
+
+    def __repr__(self):
+        size = f"{len(self.neurons)} neurons" if hasattr(self, "neurons") else "not fitted"
+        return f"ResponseMap({size})"
+
+    def fit(self, model: nn.Module, inputs: Any, layers: list[str] | None = None) -> ResponseMap:
+        """Lay out the neurons of a model.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        inputs : torch.Tensor, tuple or dict, or an iterable of batches of them
+            [N, ...], inputs of the model.
+        layers : list of str, optional
+            By default all modules without children, but the first and the last.
+
+        Returns
+        -------
+        ResponseMap
+            Itself.
+        """
+        self.fit_values(layer_responses(model, inputs, layers and as_layer_list(layers), self.axis))
+        self.model = model
+        return self
+
+    def fit_store(self, store: ReferenceStore, layers: list[str] | None = None, quantity: str = "activation"):
+        """Lay out the concepts of layers by what a sweep found.
+
+        Parameters
+        ----------
+        store : ReferenceStore
+        layers : list of str, optional
+            By default all.
+        quantity : {"activation", "relevance"}
+
+        Returns
+        -------
+        ResponseMap
+            Itself.
+        """
+        layers = store.layers if layers is None else as_layer_list(layers)
+        return self.fit_values({layer: np.asarray(store.values(layer, quantity)) for layer in layers})
+
+    def fit_values(self, values: Mapping[str, Any]) -> ResponseMap:
+        """Lay out neurons by arrays: layer -> responses [N, C] of N inputs.
+
+        Returns
+        -------
+        ResponseMap
+            Itself.
+        """
+        columns = _joined(values)
+        low, high = columns.min(0), columns.max(0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError("responses hold NaN or infinite numbers")
+        changing = high > low
+        if changing.sum() < 2:
+            raise ValueError(f"{changing.sum()} neurons respond differently to different inputs; a map needs two")
+        names = [(layer, channel) for layer, array in values.items() for channel in range(np.shape(array)[1])]
+        self.neurons = [name for name, kept in zip(names, changing) if kept]
+        self.layers = list(values)
+        self._channels = {layer: int(np.shape(array)[1]) for layer, array in values.items()}
+        self._changing, self._low, self._high = changing, low[changing], high[changing]
+        distances = 1 - spearman(columns[:, changing])
+        np.fill_diagonal(distances, 0)
+        count = len(distances)
+        if count < 4:
+            points = np.stack([distances[0], np.zeros(count)], 1)
+        else:
+            points = TSNE(
+                metric="precomputed", init="random", perplexity=perplexity_for(count), random_state=self.random_state
+            ).fit_transform(distances.clip(0))
+        self.coordinates = 2 * scale_to_unit(np.asarray(points, np.float64)) - 1
+        return self
+
+    def round(self) -> ResponseMap:
+        """Make the map round: in each of 36 sectors around the centre, divide by the radius of the outermost neuron.
+
+        Returns
+        -------
+        ResponseMap
+            Itself.
+        """
+        self._check_fitted()
+        radius = np.linalg.norm(self.coordinates, axis=1)
+        angle = np.arctan2(self.coordinates[:, 1], self.coordinates[:, 0])
+        sector = np.floor((angle + np.pi) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
+        outermost = np.zeros(SECTORS)
+        np.maximum.at(outermost, sector, radius)
+        self.coordinates = self.coordinates / np.maximum(outermost[sector], 1e-12)[:, None]
+        return self
+
+    def responses(self, inputs: Any) -> np.ndarray:
+        """Mean response of each neuron to inputs, scaled as in :meth:`fit` and clipped to [0, 1]: [D].
+
+        Parameters
+        ----------
+        inputs : torch.Tensor, tuple or dict, an iterable of batches of them, or a dict of arrays
+            Inputs of the model; or responses, layer -> [N, C], as for :meth:`fit_values`.
+        """
+        self._check_fitted()
+        is_values = isinstance(inputs, Mapping) and set(inputs) >= set(self.layers)
+        if not is_values:
+            if self.model is None:
+                raise ValueError(f"the map has no model: give responses, a dict with the layers {self.layers}, or load "
+                                 "it with ResponseMap.load(path, model)")
+            inputs = layer_responses(self.model, inputs, self.layers, self.axis)
+        columns = _joined({layer: inputs[layer] for layer in self.layers})
+        if columns.shape[1] != len(self._changing):
+            raise ValueError(f"the map is of layers with {self._channels} channels, but there are {columns.shape[1]}")
+        scaled = (columns[:, self._changing] - self._low) / (self._high - self._low)
+        return scaled.clip(0, 1).mean(0)
+
+    def interpolate(self, inputs: Any, method: str = "nearest", resolution: int = 200) -> np.ndarray:
+        """The picture that :meth:`plot` draws, [resolution, resolution], NaN outside the neurons' convex hull."""
+        responses = self.responses(inputs)
+        return interpolate(self.coordinates, responses, grid(-1, 1, resolution), method, outside=np.nan)
+
+    def plot(
+        self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
+        file: str | Path | None = None,
+    ):
+        """Draw the mean responses to inputs.
+
+        Parameters
+        ----------
+        inputs : torch.Tensor, tuple or dict, an iterable of batches of them, or a dict of arrays
+            As for :meth:`responses`.
+        method : {"nearest", "linear"}
+            How to colour what lies between neurons.
+        cmap : str, default "viridis"
+            For values from 0 to 1.
+        size : tuple of float, default (5, 5)
+            In inches.
+        file : str or Path, optional
+            Where to save the picture.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from crp.pictures.map_plots import draw_response
+
+        figure = draw_response(self.interpolate(inputs, method), cmap, size)
+        if file is not None:
+            figure.savefig(file)
+        return figure
+
+    def neuron_at(self, x: float, y: float) -> tuple[str, int]:
+        """Layer and channel of the neuron nearest to a place in [-1, 1]."""
+        self._check_fitted()
+        return self.neurons[int(np.argmin(((self.coordinates - [x, y]) ** 2).sum(1)))]
+
+    def save(self, path: str | Path) -> None:
+        """Write the map to a file (.npz, without pickle), without the model."""
+        self._check_fitted()
+        settings = {"layers": self.layers, "channels": self._channels, "neurons": self.neurons, "axis": self.axis,
+                    "random_state": self.random_state}
+        arrays = {"coordinates": self.coordinates, "changing": self._changing, "low": self._low, "high": self._high}
+        write_archive(path, _KIND, settings, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> ResponseMap:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+        model : torch.nn.Module, optional
+            To see its responses to inputs.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no map.
+        """
+        def make(settings, arrays):
+            result = cls(settings["axis"], settings["random_state"])
+            result.layers, result._channels = settings["layers"], settings["channels"]
+            result.neurons = [(layer, channel) for layer, channel in settings["neurons"]]
+            result.coordinates, result._changing = arrays["coordinates"], arrays["changing"]
+            result._low, result._high, result.model = arrays["low"], arrays["high"], model
+            return result
+
+        return read_archive(path, _KIND, make)
+
+    def _check_fitted(self):
+        if not hasattr(self, "coordinates"):
+            raise ValueError("the map has no layout yet: call fit, fit_store or fit_values first")
+
+
+class NeuralResponseMap:
+    """A :class:`ResponseMap` of a model with the names that users of Neural Response Map know.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model, self.map = model, ResponseMap()
+
+    def TrainMap(self, inputs: Any, layers: list[str] | None = None) -> ResponseMap:  # noqa: N802
+        """Lay out the neurons; see :meth:`ResponseMap.fit`."""
+        return self.map.fit(self.model, inputs, layers)
+
+    def GenerateMap(  # noqa: N802
+        self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
+        file: str | Path | None = None,
+    ):
+        """Draw the mean responses to inputs; see :meth:`ResponseMap.plot`."""
+        return self.map.plot(inputs, method, cmap, size, file)
+
+    def CircleProjection(self) -> ResponseMap:  # noqa: N802
+        """Make the map round; see :meth:`ResponseMap.round`."""
+        return self.map.round()
+
+
+def spearman(values: Any, block: int = 256) -> np.ndarray:
+    """Rank correlation between columns: Pearson's of their ranks, ties sharing their mean rank.
+
+    Parameters
+    ----------
+    values : array-like
+        [N, D]; no column may be constant.
+    block : int, default 256
+        Columns to rank at a time.
+
+    Returns
+    -------
+    numpy.ndarray
+        [D, D] float32
+    """
+    values = np.asarray(values)
+    ranks = np.empty(values.shape, np.float32)
+    for first in range(0, values.shape[1], block):
+        of_block = rankdata(values[:, first:first + block], axis=0)
+        of_block -= of_block.mean(0)
+        ranks[:, first:first + block] = of_block / np.linalg.norm(of_block, axis=0)
+    return (ranks.T @ ranks).clip(-1, 1)
+
+
+def inner_layers(model: nn.Module) -> list[str]:
+    """Names of a model's modules without children, but the first and the last."""
+    names = [name for name, module in model.named_modules() if next(module.children(), None) is None and name]
+    if len(names) < 3:
+        raise ValueError(f"the model has no layers between its first and its last ({names}): name layers")
+    return names[1:-1]
+
+
+def layer_responses(
+    model: nn.Module, inputs: Any, layers: list[str] | None = None, axis: int = 1, batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """Mean activation over positions of each channel: layer -> [N, C].
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    inputs : torch.Tensor, tuple or dict, or an iterable of batches of them
+        Of a list [inputs, targets], as a DataLoader gives it, the inputs are taken.
+    layers : list of str, optional
+        By default :func:`inner_layers`, as far as the model uses them.
+    axis : int, default 1
+    batch_size : int, default 64
+        For inputs in one piece.
+    """
+    may_be_unused, layers = layers is None, inner_layers(model) if layers is None else layers
+    found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    device = device_of(model)
+
+    def read(tensor, layer):
+        found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
+
+    taps = LayerTaps(model, (), layers, read)
+    with torch.no_grad(), restored_buffers(model), taps:
+        for batch in _batches(inputs, batch_size):
+            taps.calls.clear()
+            call_model(model, map_tensors(lambda tensor: tensor.to(device), batch))
+            for layer in layers:
+                calls = taps.calls.get(layer, 0)
+                if calls == 0 and not may_be_unused:
+                    raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
+                del found[layer][len(found[layer]) - calls:-1]  # the last call of a module counts
+    if not any(found.values()):
+        raise ValueError("there are no inputs, or the model uses none of its layers")
+    return {layer: np.concatenate(parts) for layer, parts in found.items() if parts}
+
+
+def _batches(inputs: Any, batch_size: int) -> Iterable[Any]:
+    if isinstance(inputs, (torch.Tensor, tuple, Mapping)):
+        tensor = inputs if isinstance(inputs, torch.Tensor) else next(iter(
+            inputs.values() if isinstance(inputs, Mapping) else inputs
+        ))
+        for first in range(0, len(tensor), batch_size):
+            yield map_tensors(lambda tensor, first=first: tensor[first:first + batch_size], inputs)
+        return
+    for batch in inputs:
+        batch = batch[0] if isinstance(batch, list) else batch
+        if not isinstance(batch, (torch.Tensor, tuple, Mapping)):
+            raise TypeError(f"inputs are tensors (for arrays: torch.from_numpy), not {type(batch).__name__}")
+        yield batch
+
+
+def _joined(values: Mapping[str, Any]) -> np.ndarray:
+    """Arrays [N, C] of layers as columns [N, all channels]."""
+    arrays = {layer: as_float_array(array) for layer, array in values.items()}
+    if not arrays:
+        raise ValueError("a map needs at least one layer")
+    shapes = {layer: array.shape for layer, array in arrays.items()}
+    if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
+        raise ValueError(f"responses are [inputs, channels] of the same inputs, not of the shapes {shapes}")
+    return np.concatenate(list(arrays.values()), 1)

@@ -1,0 +1,272 @@
+"""Measures each operation of a model while relevance flows back through it."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional
+from zennit.core import BasicHook, Hook, ParamMod
+from zennit.rules import Pass
+from zennit.types import BatchNorm
+
+from crp.attribution.audit import SINKS, Audit, OperationBalance
+from crp.model.layers import flatten_tensors, unflatten_tensors
+from crp.rules.batch_norms import is_identity
+from crp.rules.fast_rules import FORMULAS, FastRule
+from crp.rules.operations.choice import OperationRules
+from crp.rules.operations.mode import OperationMode, rule_of
+from crp.rules.operations.places import operation_name, source_line
+from crp.rules.operations.rule import OperationRule, carries, total
+from crp.rules.operations.table import ROUTING
+from crp.rules.replacement import PassThrough, precision
+
+_JOINING = {
+    torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack, torch.where
+}
+_RELU = {functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
+
+
+@dataclass
+class _Measured:
+    """An operation with the sums that its backward pass adds to, in float64."""
+
+    balance: OperationBalance
+    sums: Counter = field(default_factory=Counter)
+
+
+class AuditMode(OperationMode):
+    """Measures each operation of a model that runs within its context, when relevance flows back.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    rules : OperationRules, optional
+    """
+
+    def __init__(self, model: nn.Module, rules: OperationRules | None = None):
+        super().__init__(model, rules)
+        self._measured: list[_Measured] = []
+        self._calls: Counter[str] = Counter()
+        self._functional_relus: Counter[tuple[str, str]] = Counter()
+        self._without_rule: Counter[str] = Counter()
+        self._places = {
+            name: tensor.untyped_storage().data_ptr()
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            if tensor.is_floating_point()
+        }
+        self._running: tuple | None = None
+
+    # Forward
+
+    def on_operation(self, function, args, kwargs, rule):
+        """Run a function, and measure it if relevance can pass."""
+        leaves = flatten_tensors((args, kwargs))
+        parameters = self._parameters_among(leaves)
+        if not any(carries(leaf) for leaf in leaves):
+            result = function(*args, **kwargs)
+            if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
+                result.of_parameters = parameters
+            return result
+        constants = []
+        if function in _JOINING:
+            args, constants = _watch_constants(args)
+        edges = _edges((args, kwargs))
+        inputs = tuple(leaf.detach().clone() for leaf in leaves if carries(leaf)) if rule is not None else ()
+        result = super().on_operation(function, args, kwargs, rule)
+        outputs = result if any(carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
+        name, module = self.modules[-1] if self.modules else ("", None)
+        operation = operation_name(function)
+        if module is not None and next(module.children(), None) is None:
+            operation = f"{type(module).__name__} ({operation})"
+        source = source_line()
+        balance = OperationBalance(operation, name, source, rule and type(rule).__name__ or "")
+        balance.parameters = ", ".join(parameters)
+        measured = self._measure(
+            balance, edges, flatten_tensors(outputs), rule and _sinks_of_operation(rule, inputs, result), constants
+        )
+        if measured is not None and function in _RELU and rule is None:
+            self._functional_relus[source or name, name] += 1
+        if measured is not None and self.rules is not None and rule is None and function not in ROUTING:
+            self._without_rule[f"{operation} {source or name}".strip()] += 1
+        return result
+
+    def _parameters_among(self, leaves):
+        """Names of the parameters among constants, or of those that they were computed from."""
+        constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not carries(leaf)]
+        memory = {constant.untyped_storage().data_ptr() for constant in constants}
+        known = [name for name, place in self._places.items() if place in memory]
+        return list(dict.fromkeys([*known, *(name for c in constants for name in getattr(c, "of_parameters", ()))]))
+
+    def before_rule(self, name, module, rule, args, kwargs):
+        """Remember what a module with a rule is given."""
+        self._calls[name] += 1
+        x = next((leaf for leaf in flatten_tensors((args, kwargs)) if carries(leaf)), None)
+        self._running = name, module, rule, _edges((args, kwargs)), x if x is None else x.detach().clone()
+
+    def after_rule(self, output):
+        """Measure a module with a rule."""
+        name, module, rule, edges, x = self._running
+        balance = OperationBalance(type(module).__name__, name, "", _rule_name(rule))
+        sinks = _sinks_of(rule, module, x)
+        self._measure(balance, edges, flatten_tensors(output), sinks)
+
+    def _measure(self, balance, edges, outputs, sinks=None, constants=()):
+        """Add what arrives at outputs, and what the nodes between send along edges, to an operation."""
+        constant_edges = {get_gradient_edge(constant)[:2] for constant in constants}
+        edges = edges | constant_edges
+        outputs = [output for output in outputs if carries(output) and get_gradient_edge(output)[:2] not in edges]
+        if not outputs:
+            return None
+        nodes = list(_nodes_between(outputs, edges))
+        if not nodes:  # as where an operation writes to a part of another tensor
+            return None
+        measured = _Measured(balance)
+        self._measured.append(measured)
+
+        def arrive(relevance):
+            if relevance is None:  # none arrives at a factor that counts as a constant
+                return
+            measured.sums["arriving"] += total(relevance)
+            measured.sums["magnitude"] += total(relevance.abs())
+            if sinks is not None:
+                for name, amount in sinks(relevance).items():
+                    measured.sums[name] += amount
+
+        for output in outputs:
+            output.register_hook(arrive)
+        for node, positions in nodes:
+            kinds = [(i, "constant" if edge in constant_edges else "sent") for i, edge in positions]
+
+            def leave(sent, _, kinds=kinds):
+                for i, kind in kinds:
+                    if sent[i] is not None:
+                        measured.sums[kind] += total(sent[i])
+
+            node.register_hook(leave)
+        return measured
+
+    # Results
+
+    def audit(self, total: float, start: float, tolerance: float) -> Audit:
+        """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input."""
+        operations = []
+        for balance, sums in ((measured.balance, measured.sums) for measured in self._measured):
+            for name in ("arriving", "sent", "magnitude"):
+                setattr(balance, name, sums[name] / start)
+            balance.sinks = {name: sums[name] / start for name in SINKS if name in sums}
+            missing = balance.arriving - balance.sent
+            if sums["constant"] and abs(missing - sums["constant"] / start) <= tolerance * abs(balance.arriving):
+                balance.sinks["parameters"] = sums["constant"] / start
+            if balance.magnitude > 0:
+                operations.append(balance)
+        return Audit(total / start, operations, list(self._notes()), tolerance)
+
+    def _notes(self):
+        batch_norms = [
+            name for name, module in self.model.named_modules()
+            if isinstance(module, BatchNorm) and self._calls[name] and not is_identity(module)
+        ]
+        if self._without_rule:
+            yield f"no rule, the gradient passes: {_listed(list(self._without_rule))}"
+        if batch_norms:
+            yield f"batch norm is not merged into the layer before it: {_listed(batch_norms)}"
+        repeated = [name for name, count in self._calls.items() if count > 1]
+        if repeated:
+            yield f"called more than once, read at the last call: {_listed(repeated)}"
+        rule_for_relu = any(
+            isinstance(module, nn.ReLU) and isinstance(rule_of(module), (Pass, PassThrough))
+            for module in self.model.modules()
+        )
+        if self._functional_relus and rule_for_relu:
+            places = [place for place, _ in self._functional_relus]
+            yield f"functional ReLU, out of reach of the rule for nn.ReLU (its gradient conserves): {_listed(places)}"
+
+
+def _edges(values: Any) -> set:
+    """Where, in the autograd graph, relevance of tensors goes."""
+    return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf)}
+
+
+def _watch_constants(args: tuple) -> tuple[tuple, list[torch.Tensor]]:
+    """Let floating-point constants among tensors that are joined have gradients, to see what falls on them."""
+    leaves, constants = flatten_tensors(args), []
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.requires_grad:
+            leaves[i] = leaf.detach().requires_grad_()
+            constants.append(leaves[i])
+    return unflatten_tensors(args, leaves), constants
+
+
+def _nodes_between(outputs: list[torch.Tensor], edges: set) -> Iterable[tuple[Any, list[tuple[int, tuple]]]]:
+    """The nodes of the autograd graph above edges, with the places at which each leads to one."""
+    waiting, seen = [get_gradient_edge(output).node for output in outputs], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        following = node.next_functions
+        positions = [(i, edge) for i, edge in enumerate(following) if edge in edges]
+        if positions:
+            yield node, positions
+        waiting += [edge[0] for edge in following if edge[0] is not None and edge not in edges]
+
+
+def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Callable[[torch.Tensor], dict] | None:
+    """For a rule of zennit's, ``relevance of the output -> what goes to biases and stabilizers``."""
+    rule = rule.rule if isinstance(rule, FastRule) else rule
+    if x is None or not isinstance(rule, BasicHook):
+        return None
+
+    def sinks(relevance):
+        with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
+            given = x.to(relevance.dtype)
+            outputs, biases = [], []
+            for change_input, change_parameters, change_output in zip(
+                rule.input_modifiers, rule.param_modifiers, rule.output_modifiers
+            ):
+                modified = change_input(given.clone())
+                with ParamMod.ensure(change_parameters)(module) as changed:
+                    outputs.append(change_output(changed.forward(modified)))
+                    biases.append(change_output(changed.forward(torch.zeros_like(modified))))
+            gradients = rule.gradient_mapper(relevance, outputs)
+            gradients = [gradients] if isinstance(gradients, torch.Tensor) else gradients
+
+        def reduced(values):
+            """What the rule sends back for ``values`` among the summands of its outputs."""
+            return rule.reducer([1.] * len(values), [gradient * value for gradient, value in zip(gradients, values)])
+
+        found = {"biases": total(reduced(biases))}
+        if type(rule) in FORMULAS:
+            kept = relevance - reduced(outputs)
+            empty = torch.stack([output == 0 for output in outputs]).all(0)
+            found |= {"stabilizers": total(kept.masked_fill(empty, 0)), "empty": total(kept[empty])}
+        return found
+
+    return sinks
+
+
+def _sinks_of_operation(
+    rule: OperationRule, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+) -> Callable[[torch.Tensor], dict]:
+    output = output.detach().clone()
+
+    def sinks(relevance):
+        kind = precision(relevance)
+        with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
+            return rule.sinks(relevance.to(kind), tuple(x.to(kind) for x in inputs), output.to(kind))
+
+    return sinks
+
+
+def _rule_name(rule: Hook) -> str:
+    return type(rule.rule if isinstance(rule, FastRule) else rule).__name__
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(dict.fromkeys(names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

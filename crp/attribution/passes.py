@@ -1,0 +1,278 @@
+"""A pass of relevance: forward with rules and taps attached to the model, and back through what autograd recorded."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from zennit.core import Composite
+
+from crp.attribution.conditions import check_targets, codings_of, layers_of, mask_of, output_indices, select_rows
+from crp.attribution.steps import Steps
+from crp.attribution.taps import ForwardStopped, LayerTaps
+from crp.model.inputs import (
+    InputLeaf,
+    call_model,
+    count_samples,
+    gradient_mode,
+    input_leaves,
+    list_tensors,
+    map_tensors,
+)
+from crp.model.layers import flatten_tensors, select_output
+from crp.model.rows import is_shared, share_rows
+from crp.rules.attach import exclusive_use
+from crp.rules.model_rules import ModelRules
+from crp.rules.operations.mode import OperationMode
+
+
+class AttributionResult(NamedTuple):
+    """What an attribution gives back, row by row in the order of the conditions.
+
+    Attributes
+    ----------
+    heatmap : torch.Tensor, tuple or dict
+        Relevance of the input, summed over ``heatmap_axis``; the structure of the data, None for integers that no
+        embedding looks up, and where no heatmap was asked for.
+    activations : dict
+        Recorded layer -> its activation [B, ...], or what ``record_fn`` made of it.
+    relevances : dict
+        Recorded layer -> its relevance [B, ...] before masking, or what ``record_fn`` made of it.
+    prediction : torch.Tensor
+        The model's output [B, ...], or the start layer's activation when one is given.
+    """
+
+    heatmap: Any
+    activations: dict[str, torch.Tensor]
+    relevances: dict[str, torch.Tensor]
+    prediction: torch.Tensor
+
+    def is_finite(self) -> bool:
+        """Whether heatmaps and relevances hold no NaN and nothing infinite."""
+        leaves = flatten_tensors((self.heatmap, self.relevances))
+        # a sum is quicker to check, and finite unless it overflows
+        return all(
+            bool(torch.isfinite(leaf.sum()) or torch.isfinite(leaf).all())
+            for leaf in leaves if isinstance(leaf, torch.Tensor)
+        )
+
+
+@dataclass
+class Flow:
+    """How relevance shall flow: the arguments that all conditions of a call share."""
+
+    composite: Composite | None
+    record_layer: list[str]
+    mask_map: Callable | Mapping
+    start_layer: str | None
+    init_rel: torch.Tensor | float | Callable | None
+    on_device: str | torch.device | None
+    exclude_parallel: bool
+    heatmap: bool
+    record_fn: Callable | None
+    accelerate: bool
+    functional: bool | str
+    freeze: bool
+
+    def chain(self, condition: Mapping, output_name: str, outputs: Mapping[str, torch.Tensor]) -> list[str]:
+        """The layers of a condition to go through, from last to first.
+
+        Raises
+        ------
+        ValueError
+            If relevance shall not flow around the layers and their order is not that of ``outputs``, reversed.
+        """
+        layers = [layer for layer in layers_of(condition, output_name) if layer != self.start_layer]
+        if not self.exclude_parallel:
+            return layers
+        executed = list(outputs)
+        expected = sorted(layers, key=executed.index, reverse=True)
+        if layers != expected:
+            raise ValueError(f"the layers of a condition go from last to first: {expected}, not {layers}")
+        if self.start_layer is not None and layers and executed.index(layers[0]) > executed.index(self.start_layer):
+            raise ValueError(f"layer {layers[0]!r} comes after the start layer {self.start_layer!r}")
+        return layers
+
+
+@contextmanager
+def forward_pass(
+    steps: Steps, rules: ModelRules, data: Any, conditions: list[dict], flow: Flow,
+    repeated: bool = False, mode_type: type[OperationMode] = OperationMode,
+) -> Iterator[ForwardPass]:
+    """Run the model, within a context, with rules and taps attached; detach them on leaving.
+
+    Parameters
+    ----------
+    steps : Steps
+    rules : ModelRules
+    data : torch.Tensor, tuple or dict
+        Inputs, prepared.
+    conditions : list of dict
+        All conditions for which there will be a backward pass.
+    flow : Flow
+    repeated : bool, default False
+        Whether there will be several backward passes.
+    mode_type : type, default OperationMode
+        What looks at the operations of the model.
+    """
+    model, output_name = steps.model, steps.MODEL_OUTPUT_NAME
+    held = [layer for condition in conditions for layer in layers_of(condition, output_name)]
+    held += [] if flow.start_layer is None else [flow.start_layer]
+    layers = held + flow.record_layer
+    end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
+    with ExitStack() as stack:
+        stack.enter_context(exclusive_use(model))
+        operation_rules = stack.enter_context(rules.attached(
+            flow.composite, data, accelerated=flow.accelerate, functional=flow.functional,
+            freeze=flow.freeze, repeated=repeated,
+        ))
+        mode = mode_type(model, operation_rules)
+        stack.callback(mode.temporary.remove)
+        is_seen = operation_rules is not None or mode_type is not OperationMode
+        stop = flow.start_layer is not None and end in rules.read_once
+        taps = stack.enter_context(LayerTaps(
+            model, layers if flow.record_fn is None else held, () if flow.record_fn is None else flow.record_layer,
+            flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(flow.mask_map, layers),
+        ))
+        with gradient_mode():
+            model_data, leaves = stack.enter_context(input_leaves(model, data, reach=flow.heatmap))
+            try:
+                with mode if is_seen else nullcontext():
+                    output = call_model(model, model_data)
+                start = select_output(output, steps.output, output_name)
+            except ForwardStopped:
+                start = None  # the start layer takes its place
+        for layer in layers:
+            if layer not in taps.outputs:
+                raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
+        if flow.start_layer is not None and all(calls == 1 for calls in taps.calls.values()):
+            rules.read_once.add(end)
+        if flow.heatmap and not any(leaf.tensors for leaf in leaves):
+            raise ValueError(
+                "relevance reaches none of the data: integers must go to an nn.Embedding as they are (as int64)"
+            )
+        if flow.start_layer is not None:
+            start = taps.outputs[flow.start_layer]
+        else:
+            check_targets(conditions, output_name, start.shape)
+        if flow.heatmap and not start.requires_grad:
+            raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
+        for condition in conditions:
+            flow.chain(condition, output_name, taps.outputs)
+            _check_masks(condition, output_name, flow, taps)
+        yield ForwardPass(steps, model_data, leaves, taps, start, mode)
+
+
+@dataclass
+class ForwardPass:
+    """A forward pass whose graph waits for backward passes.
+
+    Attributes
+    ----------
+    steps : Steps
+    data : torch.Tensor, tuple or dict
+        What the model was called with.
+    leaves : list of InputLeaf
+        Where relevance ends.
+    taps : LayerTaps
+    start : torch.Tensor
+        Where relevance starts.
+    mode : OperationMode
+    """
+
+    steps: Steps
+    data: Any
+    leaves: list[InputLeaf]
+    taps: LayerTaps
+    start: torch.Tensor
+    mode: OperationMode
+
+    def backward(
+        self, conditions: list[dict | None], rows: list[int], flow: Flow, retain_graph: bool = False
+    ) -> AttributionResult:
+        """Send relevance back in some rows of the forward pass; in the others none flows."""
+        taps, output_name = self.taps, self.steps.MODEL_OUTPUT_NAME
+        taps.relevances.clear()
+        taps.masks.clear()
+        taps.masked_rows.clear()
+        for tensor in (tensor for leaf in self.leaves for tensor in leaf.tensors):
+            tensor.grad = None
+        for row in rows:
+            for layer in layers_of(conditions[row], output_name):
+                mask = mask_of(flow.mask_map, layer)
+                taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
+                taps.masked_rows.setdefault(layer, []).append(row)
+
+        relevance = self._initial_relevance(conditions, rows, flow)
+        if flow.start_layer is not None:
+            relevance = taps.receive(flow.start_layer, relevance)
+        chain = flow.chain(conditions[rows[0]], output_name, taps.outputs)
+        if self.start.requires_grad:  # else no recorded layer comes before
+            with gradient_mode():
+                self.steps.backward(
+                    self.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph
+                )
+
+        def finish(result):
+            return _finished(result, rows if len(rows) < count_samples(self.data) else slice(None), flow.on_device)
+
+        heatmaps = [self._heatmap(leaf, flow) for leaf in self.leaves]
+        heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
+        remaining = iter(heatmaps)
+        for layer in set(flow.record_layer) - taps.relevances.keys():
+            nothing = torch.zeros_like(taps.outputs[layer], device=self.start.device)
+            taps.relevances[layer] = taps.record(layer, nothing)
+        return AttributionResult(
+            map_tensors(lambda _: next(remaining), self.data),
+            {layer: finish(taps.activations[layer]) for layer in flow.record_layer},
+            {layer: finish(taps.relevances[layer]) for layer in flow.record_layer},
+            finish(self.start),
+        )
+
+    def _initial_relevance(self, conditions, rows, flow):
+        """Relevance to start with: of all rows of the forward pass, zero in those that do not take part."""
+        prediction, relevance_init = self.start.detach(), self.steps.relevance_init
+        is_whole = len(rows) == count_samples(self.data)
+        active = prediction if is_whole else prediction[rows]
+        targets = None
+        if flow.start_layer is None:
+            targets = [conditions[row].get(self.steps.MODEL_OUTPUT_NAME) for row in rows]
+            targets = [] if all(target is None for target in targets) else targets
+        init_rel = select_rows(flow.init_rel, rows, len(conditions))
+        if is_shared(active) and not isinstance(init_rel, torch.Tensor) and _is_same_target(targets, active.shape):
+            return share_rows(relevance_init(active[:1].clone(), targets and targets[:1], init_rel), len(active))
+        relevance = relevance_init(active.clone(), targets, init_rel)
+        if is_whole:
+            return relevance
+        return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
+
+    def _heatmap(self, leaf: InputLeaf, flow: Flow):
+        for tensor in leaf.tensors:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        heatmaps = [self.steps.heatmap_modifier(tensor, flow.on_device) for tensor in leaf.tensors]
+        return sum(heatmaps[1:], heatmaps[0]) if heatmaps else None
+
+
+def _check_masks(condition: Mapping, output_name: str, flow: Flow, taps: LayerTaps) -> None:
+    """Let masks that can check themselves do so before relevance flows."""
+    for layer in layers_of(condition, output_name):
+        mask = mask_of(flow.mask_map, layer)(0, condition[layer], layer)
+        if hasattr(mask, "check"):
+            mask.check(taps.outputs[layer].shape)
+
+
+def _is_same_target(targets, shape):
+    indices = [target if target is None else output_indices(target, shape) for target in targets or [None]]
+    return all(index == indices[0] for index in indices)
+
+
+def _finished(result: Any, rows: list[int] | slice, on_device: str | torch.device | None) -> Any:
+    """Rows of a tensor, or of the tensors in a tuple, as they are given to the caller."""
+    if isinstance(result, tuple):
+        return tuple(_finished(item, rows, on_device) for item in result)
+    tensor = result.detach()[rows]
+    tensor = tensor.contiguous() if is_shared(tensor) else tensor
+    return tensor if on_device is None else tensor.to(on_device)

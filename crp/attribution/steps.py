@@ -1,0 +1,150 @@
+"""The steps of an attribution that users override: who meets whom, where relevance starts, how it goes and ends."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from crp.attribution.conditions import output_indices
+from crp.model.inputs import count_samples, map_tensors
+
+
+class Steps:
+    """What an attribution does before, at the start of, in and after the backward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    output, heatmap_axis
+        As for :class:`crp.attribution.CondAttribution`.
+    """
+
+    MODEL_OUTPUT_NAME = "y"
+
+    def __init__(
+        self, model: nn.Module, output: str | int | Callable | None, heatmap_axis: int | tuple[int, ...] | None
+    ):
+        self.model, self.output, self.heatmap_axis = model, output, heatmap_axis
+
+    def broadcast(self, data: Any, conditions: list[dict]) -> tuple[Any, list[dict]]:
+        """Bring samples and conditions to the same number.
+
+        Parameters
+        ----------
+        data : torch.Tensor, tuple or dict
+            [N, ...]
+        conditions : list of dict
+            M conditions.
+
+        Returns
+        -------
+        data, conditions
+            As they are if N equals M. Otherwise N * M of both: the first sample with every condition, then the next.
+        """
+        samples = count_samples(data)
+        if samples == len(conditions):
+            return data, conditions
+        repeats = len(conditions)
+        return map_tensors(lambda tensor: tensor.repeat_interleave(repeats, 0), data), conditions * samples
+
+    def relevance_init(
+        self, prediction: torch.Tensor, target_list: list | None, init_rel: torch.Tensor | float | Callable | None
+    ) -> torch.Tensor:
+        """The relevance to start with.
+
+        Parameters
+        ----------
+        prediction : torch.Tensor
+            [B, ...], output of the model or activation of the start layer.
+        target_list : list or None
+            Per row the ids under "y", or None in a row without. None or an empty list selects everything.
+        init_rel : torch.Tensor, number or callable, optional
+
+        Returns
+        -------
+        torch.Tensor
+            The shape of ``prediction``, zero where no target is.
+        """
+        if init_rel is None:
+            relevance = prediction
+        elif callable(init_rel):
+            relevance = init_rel(prediction)
+        else:
+            relevance = init_rel
+        relevance = torch.as_tensor(relevance, dtype=prediction.dtype, device=prediction.device)
+        try:
+            relevance = relevance.expand(prediction.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"init_rel has the shape {tuple(relevance.shape)}, which does not fit {tuple(prediction.shape)}"
+            ) from None
+        if not target_list:
+            return relevance
+        selected = torch.zeros_like(prediction, dtype=torch.bool)
+        by_length = {}
+        for row, targets in enumerate(target_list):
+            for index in [()] if targets is None else output_indices(targets, prediction.shape):
+                by_length.setdefault(len(index), []).append((row, *index))
+        for indices in by_length.values():
+            selected[tuple(torch.tensor(indices, device=selected.device).T)] = True
+        return relevance.where(selected, 0)
+
+    def backward(
+        self,
+        pred: torch.Tensor,
+        grad_mask: torch.Tensor,
+        partial_backward: bool,
+        layer_names: list[str],
+        layer_out: dict[str, torch.Tensor],
+        generate: bool = False,
+    ) -> None:
+        """Send relevance back to the input, where it is left as ``.grad``.
+
+        Parameters
+        ----------
+        pred : torch.Tensor
+            Where relevance starts.
+        grad_mask : torch.Tensor
+            The relevance to start with, of the same shape.
+        partial_backward : bool
+            Go from layer to layer of ``layer_names``, so that nothing flows around them.
+        layer_names : list of str
+            Layers of the condition from last to first.
+        layer_out : dict
+            Layer -> its tensor.
+        generate : bool, default False
+            Keep the graph for another pass.
+        """
+        tensor, relevance = pred, grad_mask.to(pred)
+        for layer in layer_names if partial_backward else []:
+            relevance, = torch.autograd.grad(tensor, layer_out[layer], relevance, retain_graph=True, allow_unused=True)
+            tensor = layer_out[layer]
+            if relevance is None:
+                raise ValueError(
+                    f"no relevance reaches {layer!r} through the layers before it in the condition {layer_names}. "
+                    "exclude_parallel=False lets relevance flow along parallel paths too"
+                )
+        torch.autograd.backward(tensor, relevance, retain_graph=generate)
+
+    def heatmap_modifier(
+        self, data: torch.Tensor, on_device: str | torch.device | None = None
+    ) -> torch.Tensor:
+        """Heatmap of an input whose ``grad`` holds the relevance.
+
+        Parameters
+        ----------
+        data : torch.Tensor
+            An input of the model; or the output of the embedding that looked it up, with an attribute ``feature_axis``.
+        on_device : str or torch.device, optional
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        heatmap = data.grad.detach()
+        axis = getattr(data, "feature_axis", self.heatmap_axis)
+        if self.heatmap_axis is not None and heatmap.ndim > 1:  # [B] has nothing to sum
+            heatmap = heatmap.sum(axis)
+        return heatmap if on_device is None else heatmap.to(on_device)

@@ -1,0 +1,150 @@
+"""Sweeps from the command line: run, merge, info, and what a run would take."""
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from crp.cli.specs import load_spec
+from crp.store import is_sealed
+from crp.store.records import paths_below
+from crp.store.schema import read_layers, read_manifest, read_seal
+from crp.store.shards import check_complete, contents_of, finished_shards, seal_store
+from crp.sweeps.sweep import Sweep
+from crp.sweeps.workers import Workers
+from crp.visualization import FeatureVisualization
+
+
+def run(
+    spec: str, *, store: str | None = None, start: int = 0, stop: int | None = None,
+    shard: tuple[int, int] | None = None, workers: int = 0, overwrite: bool = False, dry_run: bool = False, **how: Any,
+) -> dict[str, Any]:
+    """Sweep what a function specifies (see :mod:`crp.cli.specs`).
+
+    Parameters
+    ----------
+    spec : str
+    store : str, optional
+        Folder of the store, instead of that of the specification.
+    start, stop : int
+        Range of the samples; by default all.
+    shard : (int, int), optional
+        (i, n): write every n-th shard from the i-th on, and do not finish the store.
+    workers : int, default 0
+        How many processes share the work.
+    overwrite, dry_run : bool
+    **how
+        As for ``FeatureVisualization.sweep``.
+
+    Returns
+    -------
+    dict
+        Of a dry run what it would take, otherwise what the store holds then.
+    """
+    function = load_spec(spec)
+    visualization, composite = FeatureVisualization.from_spec(function())
+    visualization.path = Path(store or visualization.path)
+    sweep = visualization.sweep(composite, **how)
+    if overwrite and shard is not None:
+        raise ValueError("overwrite replaces a whole store: run it without a shard, or delete the folder first")
+    stop = len(visualization.dataset) if stop is None else stop
+    parts = sweep.parts(start, stop)
+    chosen = parts if shard is None else parts[shard[0]::shard[1]]
+    if dry_run:
+        return _estimate(sweep, chosen, len(parts))
+    with ExitStack() as stack:
+        shared = None
+        if workers:
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            shared = Workers(stack.enter_context(pool), sweep)
+        if shard is None:
+            sweep.run(start, stop, overwrite=overwrite, workers=shared)
+        else:
+            sweep.write_parts(chosen, shared)
+    return info(sweep.path)
+
+
+def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, Any]:
+    """What shards would take: space by the numbers of concepts, time by a batch."""
+    samples = sum(stop - first for first, stop in parts)
+    batch = next(batch for batch in sweep.load(0, sweep.length, sweep.batch_size) if batch.samples)
+    sweep.try_batch(batch)
+    begin = time.perf_counter()
+    sweep.try_batch(batch)
+    seconds = (time.perf_counter() - begin) / len(batch.samples)
+    return {
+        "store": str(sweep.path), "samples": samples, "shards": len(parts), "shards_of_all": of,
+        "layers": {entry.name: entry.concepts for entry in sweep.layers},
+        "concepts": sum(entry.concepts for entry in sweep.layers),
+        "bytes": sweep.bytes_of(parts), "free_bytes": sweep.free_bytes(), "seconds": seconds * samples,
+    }
+
+
+def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+    """Finish a store whose shards are all there.
+
+    Raises
+    ------
+    StoreError
+        If samples are missing.
+    """
+    path = Path(store)
+    stop = read_manifest(path)["settings"]["dataset"]["length"] if stop is None else stop
+    check_complete(path, (start, stop))
+    seal_store(path)
+    return info(path)
+
+
+def info(store: str | Path) -> dict[str, Any]:
+    """What a store holds, finished or not."""
+    path = Path(store)
+    manifest, finished = read_manifest(path), is_sealed(path)
+    settings = manifest["settings"]
+    records = {} if finished and settings["options"]["keep"] == "top" else finished_shards(path)
+    held = read_seal(path) if finished else contents_of(records)
+    return {
+        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in held["samples"]),
+        "ranges": held["samples"], "of": settings["dataset"]["length"], "shards": len(records),
+        "skipped": held["skipped"],
+        "notes": [note for record in records.values() for note in record["notes"]],
+        "layers": {entry.name: entry.concepts for entry in read_layers(manifest)},
+        "bytes": _bytes_in(path),
+        "model": settings["model"]["class"], "composite": settings["composite"]["class"],
+        "options": settings["options"], "made_with": manifest["made_with"],
+    }
+
+
+def _bytes_in(path: Path) -> int:
+    total = 0
+    for file in paths_below(path):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # another process has committed or removed it
+            pass
+    return total
+
+
+def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """``i/n`` as two numbers, i from 0; by default those of the task of a SLURM array that this process is, if any.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if text is None:
+        if not {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= set(environment):
+            return None
+        lowest, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in
+                        (("MIN", 0), ("STEP", 1)))
+        index = (int(environment["SLURM_ARRAY_TASK_ID"]) - lowest) // step
+        text = f"{index}/{environment['SLURM_ARRAY_TASK_COUNT']}"
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"a shard is i/n with i from 0 to n - 1, not {text!r} (tasks of an array have equal steps)")
+    return int(index), int(count)

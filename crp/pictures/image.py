@@ -1,0 +1,291 @@
+"""Pictures of images and their heatmaps, and grids of pictures."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from zennit.image import gridify, palette
+
+from crp.pictures.heatmaps import get_crop_range, smooth
+from crp.pictures.signals import vis_features, vis_signal
+
+
+def imgify(
+    image: Any,
+    cmap: str = "bwr",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    symmetric: bool = False,
+    level: float = 1.0,
+    grid: bool | tuple[int, int] = False,
+    gridfill: int | None = None,
+    resize: int | None = None,
+    padding: bool = False,
+) -> Image.Image:
+    """Turn an array into a picture.
+
+    Parameters
+    ----------
+    image : array, tensor or PIL.Image.Image
+        [H, W], or [C, H, W] or [H, W, C] with 1 or 3 channels; with ``grid``, a batch of those.
+    cmap : str, default "bwr"
+        A colour map of zennit, for one channel.
+    vmin, vmax : float, optional
+        Values of the ends of the colour map; by default the smallest and largest.
+    symmetric : bool, default False
+        Put zero at the centre of the colour map.
+    level : float, default 1.0
+        Steepness of the colour map.
+    grid : bool or (rows, columns), default False
+        Arrange a batch in a grid, each image with its own limits.
+    gridfill : int, optional
+        Grey value of empty places of the grid.
+    resize : int, optional
+        Length of the longer side in pixels.
+    padding : bool, default False
+        Pad to a square.
+
+    Returns
+    -------
+    PIL.Image.Image
+    """
+    if not isinstance(image, Image.Image):
+        image = _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill)
+    if resize is not None:
+        scale = resize / max(image.size)
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if padding:
+        image = _pad_to_square(image)
+    return image
+
+
+def _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill):
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    array = np.asarray(image)
+    array = _channels_last(array, batched=bool(grid))
+    if array.dtype != np.uint8:
+        array = _to_bytes(array.astype(float), vmin, vmax, symmetric, axes=(1, 2, 3) if grid else (0, 1, 2))
+    if grid:
+        array = gridify(array, None if isinstance(grid, bool) else grid, gridfill)
+    if array.shape[2] == 3:
+        return Image.fromarray(array)
+    colours = np.asarray(palette(cmap, level), dtype=np.uint8).reshape(256, 3)
+    picture = Image.fromarray(array[:, :, 0])
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def _channels_last(array, batched):
+    axes = array.ndim - batched
+    if axes == 2:
+        return array[..., None]
+    if axes == 3 and array.shape[-3] in (1, 3) and array.shape[-1] not in (1, 3):
+        return np.moveaxis(array, -3, -1)
+    if axes == 3 and array.shape[-1] in (1, 3):
+        # a tensor [3, H, 3] or [1, H, 1] is read as channels first, as torch has it
+        return np.moveaxis(array, -3, -1) if array.shape[-3] in (1, 3) else array
+    raise ValueError(
+        f"an image is [H, W], or [C, H, W] or [H, W, C] with 1 or 3 channels{', in a batch' * batched}; "
+        f"got the shape {array.shape}. For other inputs there are crp.image.vis_signal and vis_features, and "
+        "crp.text.vis_tokens"
+    )
+
+
+def _to_bytes(array, vmin, vmax, symmetric, axes):
+    low, high = array.min(axes, keepdims=True), array.max(axes, keepdims=True)
+    if symmetric:
+        high = np.maximum(np.abs(low), np.abs(high))
+        low = -high
+    low = low if vmin is None else np.asarray(vmin, dtype=float)
+    high = high if vmax is None else np.asarray(vmax, dtype=float)
+    constant = 0.5 if symmetric else 0.0
+    span = np.where(high > low, high - low, 1)
+    scaled = np.where(high > low, (array - low) / span, constant)
+    return (scaled * 255).clip(0, 255).round().astype(np.uint8)
+
+
+def _pad_to_square(image):
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), (255, 255, 255))
+    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def vis_opaque_img(
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, alpha: float = 0.3, vis_th: float = 0.2,
+    crop_th: float = 0.1, kernel_size: int = 19,
+) -> list[Image.Image]:
+    """Show the parts of images with strong relevance and darken the rest.
+
+    Parameters
+    ----------
+    data_batch : torch.Tensor
+        [N, C, H, W], 1 or 3 channels.
+    heatmaps : torch.Tensor
+        [N, H, W]
+    rf : bool, default False
+        Crop to the relevant part.
+    alpha : float, default 0.3
+        Brightness of the rest.
+    vis_th : float, default 0.2
+        Smoothed relevance above this share of its maximum is shown.
+    crop_th : float, default 0.1
+        Smoothed relevance above this share of its maximum is inside the crop.
+    kernel_size : int, default 19
+        Width of the smoothing in pixels.
+
+    Returns
+    -------
+    list of PIL.Image.Image
+    """
+    pictures = []
+    for image, heatmap in zip(data_batch, heatmaps):
+        if image.shape[-2:] != heatmap.shape:
+            raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+        smoothed = smooth(heatmap, kernel_size)
+        picture = np.asarray(imgify(image, cmap="gray").convert("RGB"), dtype=float)
+        shown = (smoothed > vis_th).cpu().numpy()[..., None]
+        picture = np.where(shown, picture, picture * alpha).astype(np.uint8)
+        if rf:
+            row1, row2, col1, col2 = get_crop_range(smoothed, crop_th)
+            picture = picture[row1:row2, col1:col2]
+        pictures.append(imgify(Image.fromarray(picture), padding=True))
+    return pictures
+
+
+def vis_img_heatmap(
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1, kernel_size: int = 19,
+    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True,
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Show images and their heatmaps.
+
+    Parameters
+    ----------
+    data_batch : torch.Tensor
+        [N, C, H, W], 1 or 3 channels.
+    heatmaps : torch.Tensor
+        [N, H, W]
+    rf : bool, default False
+        Crop both to the relevant part.
+    crop_th : float, default 0.1
+        Smoothed relevance above this share of its maximum is inside the crop.
+    kernel_size : int, default 19
+        Width of the smoothing in pixels.
+    cmap, vmin, vmax, symmetric
+        Colours of the heatmaps, as for :func:`imgify`.
+
+    Returns
+    -------
+    images, heatmaps : list of PIL.Image.Image
+    """
+    images, maps = [], []
+    for image, heatmap in zip(data_batch, heatmaps):
+        if rf:
+            if image.shape[-2:] != heatmap.shape:
+                raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+            row1, row2, col1, col2 = get_crop_range(smooth(heatmap, kernel_size), crop_th)
+            image, heatmap = image[..., row1:row2, col1:col2], heatmap[row1:row2, col1:col2]
+        images.append(imgify(image, cmap="gray", padding=True))
+        maps.append(imgify(heatmap, cmap=cmap, vmin=vmin, vmax=vmax, symmetric=symmetric, padding=True))
+    return images, maps
+
+
+def upsample_patches(
+    values: torch.Tensor, image_size: tuple[int, int], patch_size: int | tuple[int, int], mode: str = "nearest"
+) -> torch.Tensor:
+    """Spread values of the patches of a vision transformer over the image, as heatmaps for ``vis_img_heatmap``.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        [N, T], row by row from the top left, such as relevance [N, T, C] of a layer summed over the features. Tokens
+        before those of the patches (class token, registers) are left out.
+    image_size : (int, int)
+        Height and width of the images.
+    patch_size : int or (int, int)
+        Height and width of a patch.
+    mode : str, default "nearest"
+        How to interpolate, as for ``torch.nn.functional.interpolate``: "nearest" shows the patches, "bilinear" blurs
+        their edges.
+
+    Returns
+    -------
+    torch.Tensor
+        [N, H, W]
+
+    Raises
+    ------
+    ValueError
+        If the image is not made of such patches, or there are fewer tokens than patches.
+    """
+    patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    rows, columns = (side // patch for side, patch in zip(image_size, patch_size))
+    if any(side % patch for side, patch in zip(image_size, patch_size)):
+        raise ValueError(f"an image of {tuple(image_size)} is not made of patches of {tuple(patch_size)}")
+    if values.ndim != 2 or values.shape[1] < rows * columns:
+        raise ValueError(
+            f"values is [N, tokens], with {rows} x {columns} = {rows * columns} patches at the end, not "
+            f"{tuple(values.shape)}"
+        )
+    grid = values[:, values.shape[1] - rows * columns:].reshape(-1, 1, rows, columns)
+    return torch.nn.functional.interpolate(grid, tuple(image_size), mode=mode)[:, 0]
+
+
+def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
+    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T] of up to 8 channels, feature vectors [F]."""
+    pictures = []
+    for sample in data_batch:
+        if not isinstance(sample, torch.Tensor):
+            raise TypeError("inputs of several parts have no picture: give a plot_fn, or plot_fn=None for the inputs")
+        if sample.ndim == 3 or sample.ndim == 2 and sample.shape[0] > 8:
+            pictures.append(imgify(sample, cmap="gray", padding=True))
+        elif sample.ndim == 2:
+            pictures += vis_signal(sample[None], torch.zeros(1, sample.shape[1]))
+        else:
+            pictures += vis_features(sample[None], torch.zeros(1, *sample.shape))
+    return pictures
+
+
+def plot_grid(
+    ref_c: Mapping, cmap_dim: int | None = 1, cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None,
+    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6),
+):
+    """Show references in a grid: a row per concept, or two where there are images and heatmaps.
+
+    Parameters
+    ----------
+    ref_c : dict
+        Concept id -> list of pictures or tensors, or a tuple of such lists; what ``get_max_reference`` returns.
+    cmap_dim : int or None, default 1
+        Which item of the tuple holds heatmaps, to be coloured if they are tensors; None for none.
+    cmap, vmin, vmax, symmetric, resize, padding
+        As for :func:`imgify`.
+    figsize : tuple of float, default (6, 6)
+        In inches; flat grids are lower.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from crp.pictures.plotting import draw_grid
+
+    if cmap_dim not in (None, 0, 1):
+        raise ValueError(f"cmap_dim is None, 0 or 1, not {cmap_dim!r}")
+
+    def pictures(items, position):
+        colours = {"cmap": "gray"}
+        if position == cmap_dim:
+            colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
+        return [imgify(item, **colours, resize=resize, padding=padding) for item in items]
+
+    rows = []
+    for concept, references in ref_c.items():
+        parts = references if isinstance(references, tuple) else (references,)
+        rows.append((str(concept), [pictures(items, position) for position, items in enumerate(parts)]))
+    return draw_grid(rows, figsize)

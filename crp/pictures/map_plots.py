@@ -1,0 +1,58 @@
+"""Figures of maps: topographic maps, response maps and projections."""
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from crp.pictures.plotting import new_figure
+
+
+def draw_maps(
+    pictures: np.ndarray, names: list[str], limit: float, arrange: str, figsize: tuple[float, float] | None
+) -> Figure | list[Figure]:
+    """Draw pictures [G, H, W] whose first axis points upwards, in a row, in a grid, or each in a figure."""
+    if arrange == "single":
+        return [draw_maps(pictures[i:i + 1], names[i:i + 1], limit, "row", figsize) for i in range(len(pictures))]
+    columns = len(pictures) if arrange == "row" else int(np.ceil(np.sqrt(len(pictures))))
+    rows = int(np.ceil(len(pictures) / columns))
+    figure = new_figure(figsize or (1.5 * columns + 0.7, 1.7 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    limit = limit or 1.
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, name in zip(axes.flat, pictures, names):
+        drawn = axis.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear")
+        axis.set_title(name, fontsize=9)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20).ax.tick_params(labelsize=7)
+    return figure
+
+
+def draw_response(picture: np.ndarray, cmap: str, size: tuple[float, float]) -> Figure:
+    """Draw a picture [H, W] of values from 0 to 1, NaN where there are none, without axes."""
+    figure = new_figure(size)
+    axis = figure.subplots()
+    axis.imshow(picture, cmap=cmap, vmin=0, vmax=1, origin="lower")
+    axis.set_axis_off()
+    return figure
+
+
+def draw_points(points: np.ndarray, labels: np.ndarray | None, figsize: tuple[float, float] | None) -> Figure:
+    """Draw points [N, 2], coloured by labels [N]."""
+    figure = new_figure(figsize or (5, 4.2))
+    axis = figure.subplots()
+    size = float(np.clip(2000 / len(points), 4, 30))
+    if labels is not None and labels.dtype.kind == "f":
+        drawn = axis.scatter(*points.T, c=labels, s=size, cmap="viridis", linewidths=0)
+        figure.colorbar(drawn, ax=axis)
+    elif labels is not None:
+        names, codes = np.unique(labels, return_inverse=True)
+        palette = "tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"
+        drawn = axis.scatter(*points.T, c=codes, s=size, cmap=palette, linewidths=0)
+        handles, _ = drawn.legend_elements(num=None)
+        axis.legend(handles, names, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5),
+                    ncols=1 + len(names) // 21)
+    else:
+        axis.scatter(*points.T, s=size, color="#3050b0", linewidths=0)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color("#cccccc")
+    return figure

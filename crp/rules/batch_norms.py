@@ -1,0 +1,144 @@
+"""Merging batch norms into the linear layers that feed them."""
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from zennit.canonizers import NamedMergeBatchNorm
+from zennit.core import Composite
+from zennit.rules import Pass
+from zennit.types import BatchNorm, ConvolutionTranspose, Linear
+
+from crp.model.inputs import call_model
+from crp.model.layers import flatten_tensors
+from crp.rules.operations.mode import OperationMode
+
+
+class MergeNamedBatchNorm(NamedMergeBatchNorm):
+    """Like zennit's, but what remains of a batch norm is the identity exactly: it no longer adds its epsilon.
+
+    Batch norms that another canonizer has merged are left alone.
+
+    Parameters
+    ----------
+    name_map : list of (list of str, str)
+        Names of linear layers, and of the batch norm that is merged into them.
+    """
+
+    def apply(self, root_module: nn.Module) -> list[MergeNamedBatchNorm]:
+        """Merge the batch norms of a model."""
+        remaining = [
+            (linears, name) for linears, name in self.name_map if not is_identity(root_module.get_submodule(name))
+        ]
+        return NamedMergeBatchNorm.apply(MergeNamedBatchNorm(remaining), root_module) if remaining else []
+
+    def copy(self) -> MergeNamedBatchNorm:
+        """A canonizer for the same names."""
+        return type(self)(self.name_map)
+
+    def register(self, linears: Iterable[nn.Module], batch_norm: nn.Module) -> None:
+        """Merge a batch norm."""
+        super().register(linears, batch_norm)
+        self.epsilon, batch_norm.eps = batch_norm.eps, 0.
+
+    def remove(self) -> None:
+        """Restore what was merged."""
+        self.batch_norm.eps = self.epsilon
+        super().remove()
+
+
+def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]) -> Composite:
+    """A composite that also merges batch norms, where it has no rule of its own for them.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+    model : torch.nn.Module
+    pairs : list of (str, str)
+        Names of linear layers and of the batch norms that they feed.
+    """
+    if not pairs:
+        return composite
+    modules = dict(model.named_modules())
+    context: dict = {}
+    rules = {name: composite.module_map(context, name, module) for name, module in modules.items()}
+    passing = [(linear, norm) for linear, norm in pairs if rules[norm] is None or type(rules[norm]) is Pass]
+    if not passing:
+        return composite
+    canonizer = MergeNamedBatchNorm([([linear], norm) for linear, norm in passing])
+    return Composite(composite.module_map, [*composite.canonizers, canonizer])
+
+
+def find_mergeable(model: nn.Module, data: Any) -> list[tuple[str, str]]:
+    """Names of linear layers and of the batch norms that alone take what they give, seen in one forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    data : torch.Tensor, tuple or dict
+        Input of the model; one sample is enough.
+    """
+    modules = dict(model.named_modules())
+    if not any(isinstance(module, BatchNorm) and not module.training for module in modules.values()):
+        return []
+    consumers = _Consumers(model)
+    with torch.no_grad(), consumers:
+        call_model(model, data)
+    return [(linear, norm) for linear, norm in consumers.exclusive() if _fit(modules[linear], modules[norm])]
+
+
+class _Consumers(OperationMode):
+    """Sees which operations take what linear layers give."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self._calls: Counter[str] = Counter()
+        self._taken: dict[str, list[tuple[Callable, str]]] = defaultdict(list)
+
+    def on_operation(self, function, args, kwargs, rule):
+        """Run a function, and note what it takes and gives."""
+        name, module = self.modules[-1] if self.modules else ("", None)
+        result = function(*args, **kwargs)
+        if not any(isinstance(leaf, torch.Tensor) for leaf in flatten_tensors(result)):
+            return result
+        sources = {getattr(leaf, "linear_layer", None) for leaf in flatten_tensors((args, kwargs))}
+        for source in sources - {None, name}:
+            self._taken[source].append((function, name))
+        if isinstance(module, (Linear, BatchNorm)):
+            self._calls[name] += 1
+        if isinstance(module, Linear) and isinstance(result, torch.Tensor):
+            result.linear_layer = name
+        return result
+
+    def exclusive(self) -> list[tuple[str, str]]:
+        """Linear layers that one batch norm takes from, and nobody else, called once both."""
+        taken = [(source, uses[0]) for source, uses in self._taken.items() if len(uses) == 1]
+        return [
+            (source, name) for source, (function, name) in taken
+            if function is functional.batch_norm and self._calls[source] == self._calls[name] == 1
+        ]
+
+
+def _fit(linear: nn.Module, batch_norm: nn.Module) -> bool:
+    if not isinstance(batch_norm, BatchNorm) or batch_norm.training or "weight" not in linear._parameters:
+        return False
+    parameters = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
+    if not all(isinstance(parameter, torch.Tensor) for parameter in parameters):
+        return False
+    channels = linear.weight.shape[1 if isinstance(linear, ConvolutionTranspose) else 0]
+    return channels == batch_norm.num_features
+
+
+def is_identity(batch_norm: nn.Module) -> bool:
+    """Whether a batch norm does nothing, as when it has been merged."""
+    if batch_norm.running_mean is None:
+        return False
+    scale = (batch_norm.running_var + batch_norm.eps).rsqrt()
+    scale = scale if batch_norm.weight is None else scale * batch_norm.weight
+    shift = (0 if batch_norm.bias is None else batch_norm.bias) - batch_norm.running_mean * scale
+    close = 2e-3  # zennit's canonizers leave its epsilon, 1e-3 at most in common models
+    return bool((scale - 1).abs().max() < close and shift.abs().max() < close)

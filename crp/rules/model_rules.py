@@ -1,0 +1,126 @@
+"""The rules of composites on one model: attached for a call or for several, and what was found out on the way."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from zennit.core import Composite
+
+from crp.model.inputs import map_tensors
+from crp.rules.acceleration import accelerate
+from crp.rules.attach import (
+    check_nothing_registered,
+    frozen_parameters,
+    passing_activations,
+    registered,
+    restored_buffers,
+)
+from crp.rules.batch_norms import find_mergeable, merging
+from crp.rules.composites import gives_relevance
+from crp.rules.operations.choice import ATTENTION, OperationRules
+
+
+class ModelRules:
+    """Attaches the rules of composites to a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Attributes
+    ----------
+    writes_to_inputs : bool
+        Whether the model was found to write in place to what a fast rule reads, of which zennit's rules hold copies.
+    read_once : set
+        (layers, shapes of the inputs) for which the model was found to call each layer once.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.writes_to_inputs = False
+        self.read_once: set[tuple] = set()
+        self._kept: tuple[Composite | None, OperationRules | None] | None = None
+        self._mergeable: tuple[Any, list[tuple[str, str]]] = (None, [])
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether rules stay on the model between calls."""
+        return self._kept is not None
+
+    def check_free(self, composite: Composite | None) -> None:
+        """Raise a ValueError if other rules than those of this composite are on the model, or its own elsewhere."""
+        if self._kept is None:
+            check_nothing_registered(self.model, composite)
+        elif composite is not self._kept[0]:
+            raise ValueError("the rules of another composite are attached: leave the context of attached() first")
+
+    @contextmanager
+    def kept(self, composite: Composite | None, data: Any, **options) -> Iterator[None]:
+        """Leave rules on the model between calls within the context; the arguments are those of :meth:`attached`."""
+        with self.attached(composite, data, **options) as operation_rules:
+            self._kept = composite, operation_rules
+            try:
+                yield
+            finally:
+                self._kept = None
+
+    @contextmanager
+    def attached(
+        self, composite: Composite | None, data: Any, *, accelerated: bool, functional: bool | str, freeze: bool,
+        repeated: bool = False,
+    ) -> Iterator[OperationRules | None]:
+        """Have the rules of a composite on the model, whose parameters and buffers stay as they are.
+
+        Parameters
+        ----------
+        composite : zennit.core.Composite, optional
+        data : torch.Tensor, tuple or dict
+            Inputs of the model; the first shows which batch norms are to be merged.
+        accelerated : bool
+            Replace zennit's rules by faster ones.
+        functional : bool or str
+            As for ``CondAttribution``.
+        freeze : bool
+            Let no parameter require gradients.
+        repeated : bool, default False
+            Whether there will be several backward passes.
+
+        Yields
+        ------
+        OperationRules or None
+            The rules for operations, if they are to be applied.
+        """
+        if self._kept is not None:
+            yield self._kept[1]
+            return
+        with ExitStack() as stack:
+            stack.enter_context(restored_buffers(self.model))
+            if freeze:
+                stack.enter_context(frozen_parameters(self.model))
+            if composite is None:
+                yield None
+                return
+            gives_rules = functional and freeze and gives_relevance(composite, self.model)
+            if gives_rules:
+                composite = merging(composite, self.model, self._batch_norms_to_merge(data))
+            composite = accelerate(composite, repeated=repeated) if accelerated else composite
+            stack.enter_context(registered(composite, self.model))
+            if freeze:  # canonizers bring parameters of their own
+                stack.enter_context(frozen_parameters(self.model))
+            if not gives_rules:
+                yield None
+                return
+            stack.enter_context(passing_activations(self.model))
+            attention = ATTENTION[0] if functional is True else functional
+            yield OperationRules(composite, self.model, attention, copy=self.writes_to_inputs)
+
+    def _batch_norms_to_merge(self, data: Any) -> list[tuple[str, str]]:
+        """Linear layers and the batch norms they feed; found once for the modules of the model."""
+        modules = list(self.model.named_modules())
+        known, pairs = self._mergeable
+        if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
+            pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+            self._mergeable = [module for _, module in modules], pairs
+        return pairs

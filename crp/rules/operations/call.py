@@ -1,0 +1,79 @@
+"""A call of a function of PyTorch: what the choice of its rule looks at."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crp.model.layers import flatten_tensors, unflatten_tensors
+from crp.rules.operations.rule import Stabilize, carries, is_constant_factor
+
+
+class Operation:
+    """A call of a function: what the choice of a rule looks at.
+
+    Parameters
+    ----------
+    function, args, kwargs
+    stabilize : callable
+        For the denominators of its rule.
+    """
+
+    def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize):
+        self.function, self.args, self.kwargs, self.stabilize = function, args, kwargs, stabilize
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    @property
+    def first(self) -> Any:
+        """The first argument."""
+        return self.argument(0, "input")
+
+    @cached_property
+    def inputs(self) -> list[Tensor]:
+        """The tensors that can get relevance."""
+        return [leaf for leaf in flatten_tensors((self.args, self.kwargs)) if carries(leaf)]
+
+    def as_function_of_inputs(self) -> Callable[..., Tensor]:
+        """The call as a function of its inputs alone."""
+        leaves = flatten_tensors((self.args, self.kwargs))
+        places = [i for i, leaf in enumerate(leaves) if carries(leaf)]
+        kept = [None if carries(leaf) else leaf for leaf in leaves]
+        template = unflatten_tensors((self.args, self.kwargs), kept)
+
+        def function(*inputs):
+            values = list(kept)
+            for place, value in zip(places, inputs):
+                values[place] = value
+            values = [_like(value, inputs[0]) for value in values]
+            args, kwargs = unflatten_tensors(template, values)
+            return self.function(*args, **kwargs)
+
+        return function
+
+
+def _like(value: Any, tensor: Tensor) -> Any:
+    is_floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(tensor.dtype) if is_floating else value
+
+
+def sharing(factors: list[Tensor]) -> list[bool]:
+    """Which factors of a product share its relevance: all, unless some count as constants."""
+    sharing = [not is_constant_factor(factor) for factor in factors]
+    return sharing if any(sharing) else [True] * len(sharing)
+
+
+_NAMESPACES = (torch, Tensor, functional, torch.special, torch.linalg, torch._C._nn)
+
+
+def named(*names: str) -> set[Callable]:
+    """All of PyTorch's functions and methods of these names, with their in-place forms."""
+    forms = [form for name in names for form in (name, f"{name}_")]
+    found = (getattr(namespace, form, None) for namespace in _NAMESPACES for form in forms)
+    return {function for function in found if callable(function)}

@@ -1,0 +1,50 @@
+"""The rules that functional operations get beside a composite."""
+from __future__ import annotations
+
+from torch import nn
+from zennit.core import Composite, Hook, Stabilizer
+from zennit.layer import Sum
+
+from crp.rules.fast_rules import stabilizer_of
+from crp.rules.operations.call import Operation
+from crp.rules.operations.rule import OperationRule
+from crp.rules.operations.table import RULES, SOFTMAX, normalises
+from crp.rules.stabilizers import FastStabilizer
+
+ATTENTION = ("attnlrp", "cp-lrp")
+
+
+class OperationRules:
+    """The rules that functional operations get beside a composite.
+
+    Linear operations, convolutions and pooling get the composite's rule for such a module; the others those of
+    :mod:`crp.rules.operations`, with the composite's stabilizer.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+    model : torch.nn.Module
+        On which it is registered.
+    attention : {"attnlrp", "cp-lrp"}
+        Whether relevance passes the softmax of attention, or all of it goes to the values.
+    copy : bool, default False
+        Let rules read copies of their inputs, for models that write to these later.
+    """
+
+    def __init__(self, composite: Composite, model: nn.Module, attention: str = "attnlrp", copy: bool = False):
+        self.composite, self.attention, self.copy = composite, attention, copy
+        self.context: dict = {}
+        for name, module in model.named_modules():
+            composite.module_map(self.context, name, module)
+        rules = [composite.module_map(dict(self.context), "", module) for module in (Sum(), nn.Linear(1, 1))]
+        found = (stabilizer_of(rule) for rule in rules if isinstance(rule, Hook))
+        self.stabilize = FastStabilizer(next((stabilizer for stabilizer in found if stabilizer), Stabilizer(1e-6)))
+
+    def rule_of(self, operation: Operation) -> OperationRule | None:
+        """The rule of an operation; None where gradients are right, or nothing better is known."""
+        choose = RULES.get(operation.function)
+        return choose(operation) if choose is not None else None
+
+    def is_constant_factor(self, operation: Operation) -> bool:
+        """Whether what an operation gives counts as a constant where it is a factor."""
+        return normalises(operation) or self.attention == "cp-lrp" and operation.function in SOFTMAX

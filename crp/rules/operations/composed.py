@@ -1,0 +1,58 @@
+"""Functions that are run as several simpler ones, each of which has a rule."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crp.rules.operations import attention
+from crp.rules.operations.rule import carries
+
+
+def linear_with_computed_weight(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``functional.linear`` as a product and a sum."""
+    return input @ weight.mT if bias is None else input @ weight.mT + bias
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    if not carries(input) and not carries(mat2) and input.ndim == 1 and beta == alpha == 1:
+        return functional.linear(mat1, mat2.mT, input)
+    return beta * input + alpha * (mat1 @ mat2)
+
+
+def _with_addend(product: Callable) -> Callable:
+    def composed(input, first, second, *, beta=1, alpha=1):
+        return beta * input + alpha * product(first, second)
+
+    return composed
+
+
+def _statistic_and_mean(statistic: Callable) -> Callable:
+    def composed(input, *args, **kwargs):
+        where = {name: value for name, value in kwargs.items() if name in ("dim", "keepdim")}
+        dim = next((arg for arg in args if not isinstance(arg, bool)), None)
+        return statistic(input, *args, **kwargs), input.mean(**({} if dim is None else {"dim": dim}), **where)
+
+    return composed
+
+
+COMPOSED: dict[Callable, Callable] = {
+    functional.scaled_dot_product_attention: attention.scaled_dot_product_attention,
+    functional.cosine_similarity: attention.cosine_similarity,
+    functional.glu: attention.glu,
+    torch.var_mean: _statistic_and_mean(torch.var),
+    torch.std_mean: _statistic_and_mean(torch.std),
+    torch.addmm: _addmm,
+    Tensor.addmm: _addmm,
+    **dict.fromkeys((torch.addmv, Tensor.addmv), _with_addend(torch.mv)),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _with_addend(torch.bmm)),
+    **dict.fromkeys(
+        (torch.addcmul, Tensor.addcmul), lambda input, first, second, *, value=1: input + value * (first * second)
+    ),
+    **dict.fromkeys(
+        (torch.addcdiv, Tensor.addcdiv), lambda input, first, second, *, value=1: input + value * (first / second)
+    ),
+    **dict.fromkeys((torch.lerp, Tensor.lerp), lambda input, end, weight: (1 - weight) * input + weight * end),
+}

@@ -1,0 +1,52 @@
+"""Rules of operations that treat each element by itself."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from crp.rules.operations.call import Operation
+from crp.rules.operations.rule import OperationRule, carries, total
+
+
+class Identity(OperationRule):
+    """Relevance passes an operation that treats each element by itself (AttnLRP, section 3.3.2)."""
+
+    def send(self, relevance, inputs, output):
+        """Relevance as it is."""
+        return [relevance]
+
+
+class Scaling(OperationRule):
+    """Multiplication by a constant, the epsilon rule of which without stabilizer is the identity.
+
+    Parameters
+    ----------
+    factor : torch.Tensor, number or None
+        Nothing comes back where it is zero; None if it is nowhere.
+    shape : torch.Size
+        Of the input.
+    """
+
+    def __init__(self, factor: Any, shape: torch.Size):
+        self.factor, self.shape = factor, shape
+
+    def send(self, relevance, inputs, output):
+        """Relevance where the factor is not zero."""
+        if self.factor is not None:
+            relevance = relevance * (self.factor != 0)
+        return [relevance.sum_to_size(self.shape)]
+
+    def sinks(self, relevance, inputs, output):
+        """What arrives where the factor is zero."""
+        return {} if self.factor is None else {"empty": total(relevance * (self.factor == 0))}
+
+
+def elementwise_rule(operation: Operation) -> OperationRule | None:
+    """Relevance passes, where it can only come back through the first argument."""
+    return Identity() if len(operation.inputs) == 1 and carries(operation.first) else None
+
+
+def normalised_rule(operation: Operation) -> OperationRule | None:
+    """Relevance passes a division by a norm, which counts as a constant."""
+    return Identity() if len(operation.inputs) == 1 else None

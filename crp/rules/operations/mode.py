@@ -1,0 +1,171 @@
+"""Functional operations of a model, seen while it runs and given the rules that relevance needs there."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from zennit.core import Hook, RemovableHandleList
+
+from crp.model.layers import flatten_tensors
+from crp.rules.operations import attention
+from crp.rules.operations.call import Operation
+from crp.rules.operations.choice import OperationRules
+from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
+from crp.rules.operations.modules import as_module
+from crp.rules.operations.rule import OperationRule, carries, mark_constant_factor, run_with_rule
+
+
+class OperationMode(TorchFunctionMode):
+    """Sees the functional operations of a model that runs within its context, and gives them rules.
+
+    It steps aside inside a module that carries a rule, which is then one operation, and inside functions of
+    ``torch.autograd.Function``. A module whose parameters another module uses by itself, as PyTorch's attention does,
+    is called as the module that it is. To be entered when rules are attached.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    rules : OperationRules, optional
+        Without them operations are seen only.
+
+    Attributes
+    ----------
+    modules : list of (str, torch.nn.Module)
+        The modules that are running, the innermost last.
+    temporary : zennit.core.RemovableHandleList
+        Rules of functional operations; to be removed after the last backward pass.
+    """
+
+    def __init__(self, model: nn.Module, rules: OperationRules | None = None):
+        super().__init__()
+        self.model, self.rules = model, rules
+        self.modules: list[tuple[str, nn.Module]] = []
+        self._carrying_rule: list[nn.Module] = []
+        self._owners: dict[int, nn.Module] = {}
+        self._context: dict = {}
+        self._handles = RemovableHandleList()
+        self.temporary = RemovableHandleList()
+
+    def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
+        """What a functional operation gives."""
+        if rule is None:
+            return function(*args, **kwargs)
+        return run_with_rule(rule, function, args, kwargs, self.rules.copy)
+
+    def before_rule(self, name: str, module: nn.Module, rule: Hook, args: tuple, kwargs: dict) -> None:
+        """Called when a module with a rule begins."""
+
+    def after_rule(self, output: Any) -> None:
+        """Called when it has ended."""
+
+    def __enter__(self) -> OperationMode:
+        for name, module in self.model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(
+                    lambda module, args, kwargs, name=name: self._enter_module(name, module, args, kwargs),
+                    prepend=True, with_kwargs=True,
+                ),
+                module.register_forward_hook(lambda module, args, output: self._leave_module(module, output)),
+            ]
+            if type(module) in _OWNERS and isinstance(module._parameters.get("weight"), Tensor):
+                self._owners[id(module.weight)] = module
+        if self.rules is not None:
+            self._context = dict(self.rules.context)
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        self._handles.remove()
+        return super().__exit__(*exception)
+
+    @contextmanager
+    def _resumed(self) -> Iterator[None]:
+        """See operations again, while one of them is being handled."""
+        super().__enter__()
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self._carrying_rule:
+            return function(*args, **kwargs)
+        if function is functional.multi_head_attention_forward:
+            return self._resume(attention.multi_head_attention_forward, args, kwargs)
+        if function is functional.linear:
+            owner = self._owner_of(*args, **kwargs)
+            if owner is not None:
+                return self._resume(owner, args[:1], {})
+        if self.rules is None or not any(map(carries, flatten_tensors((args, kwargs)))):
+            return self.on_operation(function, args, kwargs, None)
+        return self._with_rule(function, args, kwargs)
+
+    def _with_rule(self, function, args, kwargs):
+        composed = COMPOSED.get(function)
+        if function is functional.linear and any(map(carries, [*args[1:], *kwargs.values()])):
+            composed = linear_with_computed_weight  # with weights that are computed
+        if composed is not None:
+            return self._resume(composed, args, kwargs)
+        operation = Operation(function, args, kwargs, self.rules.stabilize)
+        template, module = self._as_module_with_rule(operation)
+        if template is not None:
+            result = self._run_as_module(template, module, operation.first)
+        else:
+            result = self.on_operation(function, args, kwargs, self.rules.rule_of(operation))
+        if isinstance(result, Tensor) and self.rules.is_constant_factor(operation):
+            mark_constant_factor(result)
+        return result
+
+    def _as_module_with_rule(self, operation):
+        """The composite's rule for an operation, and the module that does the same; None if there is none."""
+        module = as_module(operation)
+        name, running = self.modules[-1] if self.modules else ("", None)
+        if module is None or isinstance(running, type(module)):  # for which the composite has been asked
+            return None, None
+        return self.rules.composite.module_map(self._context, name, module), module
+
+    def _run_as_module(self, template, module, x):
+        rule = template.copy()
+        self.temporary.append(rule.register(module))
+        self.before_rule(self.modules[-1][0] if self.modules else "", module, rule, (x,), {})
+        output = module(x)
+        self.after_rule(output)
+        return output
+
+    def _owner_of(self, input, weight, bias=None):
+        """The module with these parameters, unless it is the one that runs."""
+        owner = self._owners.get(id(weight))
+        runs = bool(self.modules) and self.modules[-1][1] is owner
+        return owner if owner is not None and not runs and owner.bias is bias else None
+
+    def _resume(self, function, args, kwargs):
+        with self._resumed():
+            return function(*args, **kwargs)
+
+    def _enter_module(self, name, module, args, kwargs):
+        self.modules.append((name, module))
+        rule = rule_of(module)
+        if rule is None:
+            return
+        self._carrying_rule.append(module)
+        if len(self._carrying_rule) == 1:
+            self.before_rule(name, module, rule, args, kwargs)
+
+    def _leave_module(self, module, output):
+        if rule_of(module) is not None:
+            if len(self._carrying_rule) == 1:
+                self.after_rule(output)
+            self._carrying_rule.pop()
+        self.modules.pop()
+
+_OWNERS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def rule_of(module: nn.Module) -> Hook | None:
+    """The first of zennit's hooks, or ours, on a module."""
+    owners = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, Hook)), None)

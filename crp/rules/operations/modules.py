@@ -1,0 +1,100 @@
+"""Functional operations as the modules that do the same, so that a composite can say which rule they get."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crp.rules.operations.call import Operation, named
+
+
+def as_module(operation: Operation) -> nn.Module | None:
+    """The module that does to its input what an operation does to its first argument; None if there is none."""
+    make = _MODULES.get(operation.function)
+    inputs = operation.inputs
+    if make is None or len(inputs) != 1 or inputs[0] is not operation.first:
+        return None
+    return make(operation)
+
+
+def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    module.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    module.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    return module
+
+
+def _linear(operation: Operation) -> nn.Module:
+    weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
+    module = nn.Linear(weight.shape[-1], weight.shape[0], bias is not None, device="meta")
+    return _with_parameters(module, weight, bias)
+
+
+def _matrix(operation: Operation) -> nn.Module | None:
+    """A linear layer, for activations times a constant matrix."""
+    matrix = operation.argument(1, "other", operation.kwargs.get("mat2"))
+    if matrix.ndim != 2:
+        return None
+    return _with_parameters(nn.Linear(*matrix.shape, bias=False, device="meta"), matrix.mT, None)
+
+
+def _convolution(kind: type[nn.Module], options: list[str]) -> Callable[[Operation], nn.Module]:
+    defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+    transposed = "output_padding" in options
+
+    def make(operation):
+        weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
+        values = {name: operation.argument(i, name, defaults[name]) for i, name in enumerate(options, 3)}
+        values = {name: v[0] if isinstance(v, (tuple, list)) and len(v) == 1 else _tuple(v)
+                  for name, v in values.items()}
+        channels = weight.shape[:2] if transposed else weight.shape[1::-1]
+        channels = [n * values["groups"] if i == transposed else n for i, n in enumerate(channels)]
+        module = kind(*channels, tuple(weight.shape[2:]), **values, bias=bias is not None, device="meta")
+        return _with_parameters(module, weight, bias)
+
+    return make
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, torch.Size)) else value
+
+
+def _plain(kind: type[nn.Module], *options: str) -> Callable[[Operation], nn.Module]:
+    """A module whose options are the function's arguments."""
+    def make(operation):
+        values = {name: operation.argument(i, name) for i, name in enumerate(options, 1)}
+        return kind(**{name: value for name, value in values.items() if value is not None})
+
+    return make
+
+
+def _max_pool(kind: type[nn.Module]) -> Callable[[Operation], nn.Module | None]:
+    options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+    def make(operation):
+        return None if operation.kwargs.get("return_indices") else _plain(kind, *options)(operation)
+
+    return make
+
+
+_ORDER = ["stride", "padding", "dilation", "groups"]
+_TRANSPOSED_ORDER = ["stride", "padding", "output_padding", "groups", "dilation"]
+_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+_MODULES: dict[Callable, Callable[[Operation], nn.Module | None]] = {
+    functional.linear: _linear,
+    **dict.fromkeys(named("matmul", "mm", "__matmul__"), _matrix),
+    **{function: _convolution(getattr(nn, f"Conv{axes}d"), _ORDER)
+       for axes in (1, 2, 3) for function in named(f"conv{axes}d")},
+    **{function: _convolution(getattr(nn, f"ConvTranspose{axes}d"), _TRANSPOSED_ORDER)
+       for axes in (1, 2, 3) for function in named(f"conv_transpose{axes}d")},
+    **{function: _plain(getattr(nn, f"AvgPool{axes}d"), *_AVERAGE[:5 if axes == 1 else 6])
+       for axes in (1, 2, 3) for function in named(f"avg_pool{axes}d")},
+    **{function: _plain(getattr(nn, f"AdaptiveAvgPool{axes}d"), "output_size")
+       for axes in (1, 2, 3) for function in named(f"adaptive_avg_pool{axes}d")},
+    **{function: _max_pool(getattr(nn, f"MaxPool{axes}d"))
+       for axes in (1, 2, 3) for function in named(f"max_pool{axes}d")},
+    functional.interpolate: _plain(nn.Upsample, "size", "scale_factor", "mode", "align_corners"),
+}

@@ -1,0 +1,33 @@
+"""Where in the user's code an operation was called, and its name there."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+import zennit
+
+import crp
+
+_LIBRARIES = tuple(str(Path(package.__file__).parent) + os.sep for package in (torch, crp, zennit))
+
+
+def source_line() -> str:
+    """Where the code that is running called a library: ``file.py:line``; empty if a library called itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        if frame.f_code.co_name == "call_model":
+            return ""
+        frame = frame.f_back
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def operation_name(function: Callable) -> str:
+    """Name of a function as its users write it, such as ``add`` for ``Tensor.__add__``."""
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":  # a property of tensors
+        return getattr(function.__self__, "__name__", name)
+    return name.strip("_") or name

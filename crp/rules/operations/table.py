@@ -1,0 +1,97 @@
+"""Which function of PyTorch has which rule, and which need none."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional
+
+from crp.rules.operations.call import Operation, named
+from crp.rules.operations.elementwise import elementwise_rule, normalised_rule
+from crp.rules.operations.normalisation import (
+    batch_norm_rule,
+    group_norm_rule,
+    instance_norm_rule,
+    layer_norm_rule,
+    log_softmax_rule,
+    rms_norm_rule,
+    softmax_rule,
+)
+from crp.rules.operations.products import matrix_product_rule, power_rule, product_rule, quotient_rule
+from crp.rules.operations.rule import OperationRule, is_constant_factor
+from crp.rules.operations.sums import (
+    REVERSED_SUBTRACTIONS,
+    linear_in_first_rule,
+    linear_rule,
+    multilinear_rule,
+    sum_rule,
+)
+
+SOFTMAX = named("softmax")
+_NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
+_POWERS = named("pow", "__pow__")
+_SHAPED_LIKE_ANOTHER = named("expand_as", "view_as", "reshape_as", "type_as")
+
+RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
+    **dict.fromkeys(named(
+        "relu", "relu6", "gelu", "silu", "mish", "elu", "celu", "selu", "leaky_relu", "rrelu", "prelu", "hardswish",
+        "hardsigmoid", "hardtanh", "hardshrink", "softshrink", "tanhshrink", "softplus", "softsign", "logsigmoid",
+        "sigmoid", "tanh", "threshold", "clamp", "clip", "clamp_min", "clamp_max", "abs", "absolute", "neg", "negative",
+        "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "erf", "erfc",
+        "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "arctan", "expit", "logit", "sinc",
+    ), elementwise_rule),
+    **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), sum_rule(1, 1)),
+    **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), sum_rule(1, -1)),
+    **dict.fromkeys(REVERSED_SUBTRACTIONS, sum_rule(-1, 1)),
+    **dict.fromkeys(named("mul", "multiply", "__mul__", "__rmul__", "__imul__"), product_rule),
+    **dict.fromkeys(
+        named("div", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__", "__idiv__"), quotient_rule
+    ),
+    **dict.fromkeys(named("__rdiv__", "__rtruediv__", "pow", "float_power", "__pow__", "__rpow__"), power_rule),
+    **dict.fromkeys(named("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"), matrix_product_rule),
+    **dict.fromkeys(named("einsum", "mv", "dot", "vdot", "inner", "outer", "ger", "tensordot"), multilinear_rule),
+    **dict.fromkeys(named(
+        "sum", "mean", "cumsum", "diff", "trace", "fold", "interpolate", "upsample",
+        *(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)),
+    ), linear_rule),
+    **dict.fromkeys(SOFTMAX, softmax_rule),
+    **dict.fromkeys(named("log_softmax"), log_softmax_rule),
+    **dict.fromkeys(named("layer_norm"), layer_norm_rule),
+    **dict.fromkeys(named("rms_norm"), rms_norm_rule),
+    **dict.fromkeys(named("group_norm"), group_norm_rule),
+    functional.instance_norm: instance_norm_rule,  # torch.instance_norm and torch.batch_norm have other arguments
+    functional.batch_norm: batch_norm_rule,
+    functional.grid_sample: linear_in_first_rule,
+    **dict.fromkeys(named("normalize"), normalised_rule),
+}
+
+
+def normalises(operation: Operation) -> bool:
+    """Whether an operation gives a deviation, a norm or the root of a mean square: a factor that normalises.
+
+    Such factors count as constants (AttnLRP, section 3.3.4), and so does what is computed from them alone.
+    """
+    exponent = operation.argument(1, "exponent") if operation.function in _POWERS else None
+    is_root = isinstance(exponent, float) and abs(exponent) == 0.5
+    inputs = operation.inputs[:1] if operation.function in _SHAPED_LIKE_ANOTHER else operation.inputs
+    return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, inputs))
+
+
+ROUTING = named(
+    "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "split", "chunk", "unbind",
+    "tensor_split", "hsplit", "vsplit", "dsplit", "split_with_sizes", "unsafe_chunk", "unsafe_split", "reshape", "view",
+    "view_as", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "transpose", "permute", "movedim",
+    "moveaxis", "swapaxes", "swapdims", "t", "adjoint", "contiguous", "clone", "detach", "to", "float", "double",
+    "half", "bfloat16", "type", "type_as", "cpu", "cuda", "expand", "expand_as", "broadcast_to", "broadcast_tensors",
+    "repeat", "repeat_interleave", "tile", "index_select", "gather", "take", "take_along_dim", "select", "narrow",
+    "__getitem__", "__setitem__", "where", "masked_fill", "masked_scatter", "masked_select", "scatter", "index_put",
+    "index_copy", "index_fill", "max", "min", "amax", "amin", "maximum", "minimum", "fmax", "fmin", "topk", "sort",
+    "msort", "median", "kthvalue", "cummax", "pad", "flip", "fliplr", "flipud", "roll", "rot90", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "diagonal", "diag", "diag_embed", "tril", "triu",
+    "copy_", "fill_", "zero_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "feature_alpha_dropout", "atleast_1d", "atleast_2d", "atleast_3d", "nan_to_num", "requires_grad_", "embedding",
+    "block_diag", "real",
+    *(f"{kind}max_pool{axes}d{suffix}" for kind in ("", "adaptive_") for axes in (1, 2, 3)
+      for suffix in ("", "_with_indices")),
+) | {Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__, Tensor.mH.__get__, Tensor.data.__get__}
+"""Functions whose gradient hands relevance on as it should be: each output is a copy of one input, or constant."""

@@ -1,0 +1,136 @@
+"""Reads the folders in which zennit-crp 0.6.0 kept its results."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from crp.model.layers import unknown_layer_message
+from crp.store.reader import References, StoreError, check_concept
+
+_QUANTITY_OF = {"Rel": "relevance", "Act": "activation"}
+
+
+def results_name(quantity: str, kind: str, max_target: str, abs_norm: bool) -> str:
+    """Name of a folder of results, such as ``RelMax_sum_normed``; ``kind`` is "Max" or "Stats"."""
+    prefix = {"relevance": "Rel", "activation": "Act"}[quantity]
+    return f"{prefix}{kind}_{max_target}_{'normed' if abs_norm else 'unnormed'}"
+
+
+def parse_results_name(name: str) -> tuple[str, str, bool]:
+    """Quantity, statistic and normalisation that the name of a folder of results stands for.
+
+    Raises
+    ------
+    StoreError
+        If it is no such name.
+    """
+    match = re.fullmatch(r"(Rel|Act)(?:Max|Stats)_(sum|max)_(normed|unnormed)", name)
+    if match is None:
+        raise StoreError(f"{name!r} does not name results, as 'RelMax_sum_normed' does")
+    return _QUANTITY_OF[match[1]], match[2], match[3] == "normed"
+
+
+def is_legacy_folder(path: str | Path) -> bool:
+    """Whether a folder holds results of zennit-crp."""
+    return any(Path(path).glob("*Max_*/*_data.npy"))
+
+
+def find_files(path: str | Path) -> dict[str, list[str]]:
+    """Results of zennit-crp below a folder, by kind.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder given to ``FeatureVisualization``.
+
+    Returns
+    -------
+    dict
+        Name of each folder of results -> its ``.npy`` files, sorted.
+    """
+    return {
+        str(folder.name): sorted(str(file) for file in folder.rglob("*.npy"))
+        for folder in sorted(Path(path).glob("*_*ormed")) if folder.is_dir()
+    }
+
+
+def load_sorted(folder: str | Path, stem: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sample indices, values and rf neurons, each [k, concepts], mapped from the three files of a layer or class.
+
+    Raises
+    ------
+    StoreError
+        If they do not exist.
+    """
+    folder = Path(folder)
+    if not (folder / f"{stem}_data.npy").is_file():
+        known = [file.name.removesuffix("_data.npy") for file in sorted(folder.glob("*_data.npy"))]
+        raise StoreError(f"{folder}: {unknown_layer_message(stem, known)}")
+    return tuple(
+        np.load(folder / f"{stem}_{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("data", "rel", "rf")
+    )
+
+
+def load_targets(folder: str | Path) -> np.ndarray:
+    """The classes of a folder of class statistics.
+
+    Raises
+    ------
+    StoreError
+        If the folder does not list them.
+    """
+    try:
+        return np.load(Path(folder) / "targets.npy", allow_pickle=False)
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no targets.npy") from None
+
+
+class LegacyResults:
+    """Answers from a folder of zennit-crp, for as many samples as it kept (40 per concept).
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder that was given to ``FeatureVisualization``.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def identity(self) -> str:
+        """A text that changes with the folder; zennit-crp wrote no hashes."""
+        files = [(file, Path(file).stat()) for files in find_files(self.path).values() for file in files]
+        return " ".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
+
+    def top(
+        self, layer: str, concept: int, quantity: str = "relevance", k: int = 8, target: int | None = None, *,
+        statistic: str = "sum", normalised: bool = True,
+    ) -> References:
+        """The samples at which a concept is strongest; as ``ReferenceStore.top``."""
+        if target is None:
+            folder, stem = self._folder(quantity, "Max", statistic, normalised), layer
+        else:
+            folder, stem = self._folder(quantity, "Stats", statistic, normalised) / layer, str(int(target))
+        columns = load_sorted(folder, stem)
+        check_concept(layer, concept, columns[0].shape[1])
+        return References(*(np.array(column[:k, concept]) for column in columns))
+
+    def class_means(
+        self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Per class, the mean of a concept's ``n`` largest values; as ``ReferenceStore.class_means``."""
+        targets = load_targets(self._folder(quantity, "Stats", statistic, normalised))
+        means = [
+            self.top(layer, concept, quantity, n, target, statistic=statistic, normalised=normalised).values.mean()
+            for target in targets
+        ]
+        return targets, np.array(means)
+
+    def _folder(self, quantity, kind, statistic, normalised):
+        folder = self.path / results_name(quantity, kind, statistic, normalised)
+        if not folder.is_dir():
+            held = ", ".join(find_files(self.path)) or "nothing"
+            raise StoreError(f"{self.path} holds no {folder.name}; it holds {held}")
+        return folder

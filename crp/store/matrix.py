@@ -1,0 +1,123 @@
+"""Matrices whose rows lie in several files."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+
+class ShardedMatrix:
+    """The rows of all shards as one array [rows, columns] that is read when it is indexed.
+
+    Indexing by rows and columns gives a numpy array, as numpy would; ``numpy.asarray`` reads everything.
+
+    Parameters
+    ----------
+    parts : list of numpy.ndarray
+        One array per shard, usually mapped from a file.
+    totals : list of numpy.ndarray, optional
+        [rows] per shard.
+    apply_totals : callable, default numpy.divide
+        What is done with the values and the totals of their rows.
+    """
+
+    ndim = 2
+
+    def __init__(
+        self, parts: list[np.ndarray], totals: list[np.ndarray] | None = None, apply_totals: Callable = np.divide
+    ):
+        self._parts, self._totals, self._apply_totals = parts, totals, apply_totals
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), parts[0].shape[1])
+        self.dtype = np.dtype(np.float32) if parts[0].dtype == np.float16 else parts[0].dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"ShardedMatrix(shape={self.shape}, dtype={self.dtype}, shards={len(self._parts)})"
+
+    def __array__(self, dtype=None, copy=None):
+        array = self[:]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __getitem__(self, index):
+        rows, columns = index if isinstance(index, tuple) and len(index) == 2 else (index, slice(None))
+        if isinstance(rows, slice) and rows == slice(None) and isinstance(columns, (int, np.integer, slice)):
+            return np.concatenate([self._read(shard, slice(None), columns) for shard in range(len(self._parts))])
+        whole_rows = isinstance(rows, (int, np.integer, slice)) or (
+            isinstance(rows, (list, np.ndarray)) and np.ndim(rows) == 1
+        )
+        if isinstance(columns, slice) and whole_rows:
+            wanted = np.arange(len(self))[rows]
+            result = self._gather(np.atleast_1d(wanted), lambda shard, local, _: self._read(shard, local, columns))
+            return result if np.ndim(wanted) else result[0]
+        # numpy itself says which entries are meant; the arrays of numbers take no memory before they are indexed
+        row_numbers = np.broadcast_to(np.arange(len(self))[:, None], self.shape)[index]
+        column_numbers = np.broadcast_to(np.arange(self.shape[1]), self.shape)[index]
+        return self._take(np.asarray(row_numbers), np.asarray(column_numbers))[()]
+
+    def _take(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The entries at pairs of rows and columns."""
+        flat_columns = columns.reshape(-1)
+        taken = self._gather(
+            rows.reshape(-1), lambda shard, local, places: self._read(shard, local, flat_columns[places])
+        )
+        return taken.reshape(rows.shape)
+
+    def _gather(self, rows: np.ndarray, read: Callable) -> np.ndarray:
+        """Join what ``read(shard, rows of the shard, places of these rows in the result)`` gives."""
+        shard_of = np.searchsorted(self._ends, rows, side="right")
+        pieces, places = [read(0, rows[:0], np.arange(0))], [np.arange(0)]
+        for shard in np.unique(shard_of):
+            place = np.flatnonzero(shard_of == shard)
+            local = rows[place] - (self._ends[shard] - len(self._parts[shard]))
+            pieces.append(read(shard, local, place))
+            places.append(place)
+        gathered = np.concatenate(pieces)
+        result = np.empty_like(gathered)
+        result[np.concatenate(places)] = gathered
+        return result
+
+    def placed_blocks(self, rows: int = 1024) -> Iterator[tuple[slice, np.ndarray]]:
+        """All rows in order, a few at a time, each time with where they are."""
+        first = 0
+        for block in self.blocks(rows):
+            yield slice(first, first + len(block)), block
+            first += len(block)
+
+    def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
+        """All rows in order, a few at a time; read from the files, since pages that are mapped stay in memory."""
+        for shard, part in enumerate(self._parts):
+            for first in range(0, len(part), rows):
+                part_of_rows = slice(first, min(first + rows, len(part)))
+                yield self._with_totals(_read_rows(part, part_of_rows), shard, part_of_rows)
+
+    def take_columnwise(self, rows: np.ndarray) -> np.ndarray:
+        """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
+        return self._take(rows, np.broadcast_to(np.arange(len(rows))[:, None], rows.shape))
+
+    def _read(self, shard, rows, columns):
+        return self._with_totals(self._parts[shard][rows, columns], shard, rows)
+
+    def _with_totals(self, values, shard, rows):
+        values = np.array(values, self.dtype)
+        if self._totals is None:
+            return values
+        total = floored(self._totals[shard][rows])
+        return self._apply_totals(values, total[:, None] if values.ndim == 2 else total)
+
+
+def _read_rows(part: np.ndarray, rows: slice) -> np.ndarray:
+    """Rows of an array, past the map if it is mapped from a file."""
+    if not isinstance(part, np.memmap):
+        return part[rows]
+    row_bytes = part.dtype.itemsize * part.shape[1]
+    count = (rows.stop - rows.start) * part.shape[1]
+    offset = part.offset + rows.start * row_bytes
+    return np.fromfile(part.filename, part.dtype, count, offset=offset).reshape(-1, part.shape[1])
+
+
+def floored(totals: np.ndarray) -> np.ndarray:
+    """Totals to divide by: not zero."""
+    return np.maximum(totals, np.finfo(np.float32).tiny)

@@ -1,0 +1,442 @@
+"""Reads a store: matrices, tables and the answers that come from them."""
+from __future__ import annotations
+
+import operator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from crp.model.layers import unknown_layer_message
+from crp.store.matrix import ShardedMatrix
+from crp.store.records import StoreError, check_file, file_hash
+from crp.store.schema import (
+    MATRIX_OF,
+    QUANTITIES,
+    ROW_DTYPE,
+    TABLE_DEPTH,
+    TOTAL_OF,
+    LayerEntry,
+    class_sum_name,
+    read_layers,
+    read_manifest,
+    read_seal,
+    read_shard_record,
+    stored_statistics,
+    table_name,
+)
+from crp.store.topk import top_rows
+
+
+class References(NamedTuple):
+    """The strongest samples of a concept, in descending order.
+
+    Attributes
+    ----------
+    samples : numpy.ndarray
+        [k] positions in the dataset.
+    values : numpy.ndarray
+        [k]
+    positions : numpy.ndarray
+        [k] flat index of the strongest position in the layer.
+    """
+
+    samples: np.ndarray
+    values: np.ndarray
+    positions: np.ndarray
+
+
+class ReferenceStore:
+    """What a finished sweep found, read from its folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder given to ``FeatureVisualization``.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, its sweep has not finished, or its files cannot be read.
+
+    Examples
+    --------
+    >>> store = ReferenceStore("FeatureVisualization")  # doctest: +SKIP
+    >>> samples, values, positions = store.top("features.28", 5, k=8)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path):
+        manifest = read_manifest(path)
+        seal = read_seal(path)
+        if seal["manifest"] != file_hash(Path(path) / "manifest.json"):
+            raise StoreError(f"{path}: the manifest is not that of the sweep that was sealed")
+        self._open(path, manifest, list(seal["shards"]), seal)
+
+    @classmethod
+    def unsealed(cls, path: str | Path, shards: dict[str, dict | None]) -> ReferenceStore:
+        """The shards of a store that is not finished: matrices, but no tables.
+
+        Parameters
+        ----------
+        path : str or Path
+        shards : dict
+            Name of the folder of each shard -> what its record says of its files; None to read them as they are.
+        """
+        store = cls.__new__(cls)
+        store._open(path, read_manifest(path), list(shards), None)
+        store._files = dict(shards)
+        return store
+
+    def _open(self, path, manifest, shards, seal):
+        self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
+        self._entries = {entry.name: entry for entry in read_layers(self.manifest)}
+        self._tables: dict[str, np.ndarray] = {}
+        self._shard_arrays: dict[str, list[np.ndarray]] = {}
+        self._files: dict[str, dict | None] = {}
+
+    def __repr__(self):
+        samples = sum(stop - first for first, stop in self.ranges)
+        return f"ReferenceStore({str(self.path)!r}, samples={samples}, layers={len(self._entries)})"
+
+    def identity(self) -> str:
+        """A hash that changes with the contents of the store."""
+        return file_hash(self.path / "seal.json")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the sweep: batch_size, checkpoint, max_target, keep, dtype."""
+        return self.manifest["settings"]["options"]
+
+    @property
+    def ranges(self) -> list[list[int]]:
+        """The samples that were swept, as ranges (first, stop)."""
+        return self._seal["samples"] if self._seal else []
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Samples that were left out with ``on_error="skip"``, and what was wrong with them."""
+        return {int(sample): reason for sample, reason in self._seal["skipped"].items()} if self._seal else {}
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, in the order of the model."""
+        return list(self._entries)
+
+    def concepts(self, layer: str) -> range:
+        """Ids of the concepts of a layer."""
+        return range(self.entry(layer).concepts)
+
+    def entry(self, layer: str) -> LayerEntry:
+        """What the manifest says of a layer."""
+        if layer not in self._entries:
+            raise StoreError(f"{self.path}: {unknown_layer_message(layer, self._entries)}")
+        return self._entries[layer]
+
+    def rows(self, quantity: str = "relevance") -> np.ndarray:
+        """Sample, target, position and prediction of each row, as a structured array.
+
+        Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
+        """
+        return np.concatenate(self._of_shards(f"{_quantity(quantity)}.rows"))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Target of each row of relevance."""
+        return self.rows()["target"]
+
+    def targets_of_rows(self, quantity: str = "relevance") -> np.ndarray:
+        """Target of each row of a quantity; activation has a row per sample.
+
+        Raises
+        ------
+        StoreError
+            If samples have several targets, so that a row of activation has no single one.
+        """
+        if _quantity(quantity) == "relevance":
+            return self.targets
+        pairs = self.rows()
+        if not np.array_equal(pairs["sample"], self.rows(quantity)["sample"]):
+            raise StoreError(f"{self.path}: samples have several targets, so activations belong to no single class; "
+                             "relevance has a row for each")
+        return pairs["target"]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """Predicted class of each row of relevance; -1 for models that do not predict one class."""
+        return self.rows()["prediction"]
+
+    def values(
+        self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = False
+    ) -> ShardedMatrix:
+        """The matrix of a layer.
+
+        Parameters
+        ----------
+        layer : str
+        quantity : {"relevance", "activation"}
+        statistic : {"sum", "max"}
+            Over positions; "max" only if the sweep was asked for it.
+        normalised : bool, default False
+            Divide each row by the sum of its absolute values.
+
+        Returns
+        -------
+        ShardedMatrix
+            [rows, concepts] float32
+        """
+        parts = self._matrix(layer, quantity, MATRIX_OF, statistic)
+        holds_shares = self.options["dtype"] == "float16"
+        if normalised == holds_shares:
+            return ShardedMatrix(parts)
+        totals = self._matrix(layer, quantity, TOTAL_OF, statistic)
+        return ShardedMatrix(parts, totals, np.multiply if holds_shares else np.divide)
+
+    def positions(self, layer: str, quantity: str = "relevance") -> ShardedMatrix:
+        """Flat index of each concept's strongest position, [rows, concepts] int32."""
+        entry = self.entry(layer)
+        if entry.has_positions:
+            return ShardedMatrix(self._of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
+        counts = [len(rows) for rows in self._of_shards(f"{_quantity(quantity)}.rows")]
+        return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
+
+    def rows_of_target(self, target: int, quantity: str = "relevance") -> np.ndarray:
+        """Numbers of the rows of one class, ascending; for activations, of samples that have it among their targets."""
+        relevance_rows = self.rows()
+        is_target = relevance_rows["target"] == int(target)
+        if _quantity(quantity) == "relevance":
+            return np.flatnonzero(is_target)
+        return np.flatnonzero(np.isin(self.rows(quantity)["sample"], relevance_rows["sample"][is_target]))
+
+    def top(
+        self,
+        layer: str,
+        concept: int,
+        quantity: str = "relevance",
+        k: int = 8,
+        target: int | None = None,
+        *,
+        statistic: str = "sum",
+        normalised: bool = True,
+    ) -> References:
+        """The samples at which a concept is strongest.
+
+        Parameters
+        ----------
+        layer : str
+        concept : int
+        quantity : {"relevance", "activation"}
+        k : int, default 8
+            How many; fewer come back if there are fewer.
+        target : int, optional
+            Only samples of this class.
+        statistic : {"sum", "max"}
+        normalised : bool, default True
+            Rank by each sample's share of the layer instead of the raw value.
+
+        Returns
+        -------
+        References
+            ``samples, values, positions``, in descending order; on ties, the lower sample first.
+        """
+        check_concept(layer, concept, self.entry(layer).concepts)
+        if operator.index(k) < 0:
+            raise ValueError(f"k is not negative, as {k} is")
+        if target is None and k <= TABLE_DEPTH:
+            best = self.table(layer, quantity, statistic=statistic, normalised=normalised)[concept, :k]
+            return References(*(np.array(best[field]) for field in ("sample", "value", "position")))
+        rows = slice(None) if target is None else self.rows_of_target(target, quantity)
+        column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[rows, concept]
+        order = np.argsort(-column, kind="stable")[:k]
+        best = order if target is None else rows[order]
+        samples = self.rows(quantity)["sample"][best]
+        return References(samples, column[order], self.positions(layer, quantity)[best, concept])
+
+    def table(
+        self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = True
+    ) -> np.ndarray:
+        """The top rows of each concept: [concepts, up to 40] with the fields row, sample, position and value."""
+        self._check_statistic(statistic)
+        return self._table(table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised))
+
+    def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mean of each concept over the samples of each class.
+
+        Returns
+        -------
+        classes, counts : numpy.ndarray
+            [classes], ascending; how many samples each has.
+        means : numpy.ndarray
+            [classes, concepts]
+        """
+        key = self.entry(layer).key
+        if self.options["keep"] == "top":
+            sums = self._table(class_sum_name(key, _quantity(quantity)))
+            classes, counts = self._table("classes"), self._table(f"{quantity}.class_count")
+        else:
+            classes, counts, membership = self.membership(quantity)
+            sums = sums_of_classes(membership, self.values(layer, quantity))
+        return classes, counts, sums / np.maximum(counts, 1)[:, None]
+
+    def membership(self, quantity: str) -> tuple[np.ndarray, np.ndarray, csr_array]:
+        """The classes, how many rows each has, and which: [classes, rows] of zeros and ones."""
+        pairs = self.rows()
+        classes, number = np.unique(pairs["target"], return_inverse=True)
+        row = np.arange(len(pairs))
+        if _quantity(quantity) == "activation":
+            row = np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])
+        shape = len(classes), len(self.rows(quantity))
+        membership = csr_array((np.ones(len(row)), (number, row)), shape=shape)
+        return classes, np.bincount(number, minlength=len(classes)), membership
+
+    def class_means(
+        self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Per class, the mean of a concept's ``n`` largest values.
+
+        Returns
+        -------
+        targets, means : numpy.ndarray
+            [classes], classes ascending.
+        """
+        check_concept(layer, concept, self.entry(layer).concepts)
+        column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[:, concept]
+        pairs = self.rows()
+        if _quantity(quantity) == "relevance":
+            values = column
+        else:
+            values = column[np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])]
+        order = np.lexsort((-values, pairs["target"]))
+        targets, starts, counts = np.unique(pairs["target"][order], return_index=True, return_counts=True)
+        rank = np.arange(len(order)) - np.repeat(starts, counts)
+        counted = np.repeat(np.arange(len(targets)), counts)[rank < n]
+        sums = np.bincount(counted, values[order][rank < n], len(targets))
+        return targets, sums / np.minimum(counts, n)
+
+    def sorted_rows(
+        self, layer: str, quantity: str = "relevance", target: int | None = None, *, statistic: str = "sum",
+        normalised: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples, values and positions of the top rows of all concepts at once, each [up to 40, concepts]."""
+        if target is None:
+            table = self.table(layer, quantity, statistic=statistic, normalised=normalised).T
+            return table["sample"], table["value"], table["position"]
+        rows = self.rows_of_target(target, quantity)
+        if len(rows) == 0:
+            classes = np.unique(self.targets).tolist()
+            raise StoreError(f"{self.path} holds no sample of class {target}; it holds {classes}")
+        matrix = self.values(layer, quantity, statistic=statistic, normalised=normalised)
+        blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
+        best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
+        best = rows[best]
+        positions = self.positions(layer, quantity).take_columnwise(best)
+        return self.rows(quantity)["sample"][best].T, values.T, positions.T
+
+    def patterns_path(self, layer: str, quantity: str) -> Path:
+        """Where patterns of a layer are kept."""
+        return self.path / "patterns" / f"{self.entry(layer).key}.{_quantity(quantity)}.npz"
+
+    def to_xarray(self):
+        """The store as an ``xarray.Dataset`` with named dimensions. Needs ``pip install crp-concepts[xarray]``.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``"<layer>.<quantity>"`` [row, concept of the layer] and, per quantity, the rows' sample, target, position
+            and prediction. Everything is read into memory.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError("to_xarray needs xarray: pip install 'crp-concepts[xarray]'") from None
+        data = {}
+        for quantity in QUANTITIES:
+            rows = self.rows(quantity)
+            data.update({f"{quantity}.{name}": (f"{quantity}.row", rows[name]) for name in ROW_DTYPE.names})
+            for layer in self.layers:
+                dimensions = (f"{quantity}.row", f"{layer}.concept")
+                data[f"{layer}.{quantity}"] = (dimensions, np.asarray(self.values(layer, quantity)))
+        return xarray.Dataset(data)
+
+    def _matrix(self, layer, quantity, names, statistic):
+        self._check_statistic(statistic)
+        entry = self.entry(layer)
+        stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
+        parts = self._of_shards(stem)
+        if any(part.shape[1:] != ((entry.concepts,) if names is MATRIX_OF else ()) for part in parts):
+            raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
+        return parts
+
+    def _check_statistic(self, statistic):
+        if statistic not in MATRIX_OF:
+            raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
+        available = stored_statistics(self.options["max_target"])
+        if statistic not in available:
+            raise StoreError(
+                f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
+            )
+
+    def _of_shards(self, stem: str) -> list[np.ndarray]:
+        """An array of each shard. Threads compare the files with their hashes when they are first read."""
+        if self._seal is not None and self.options["keep"] == "top":
+            raise StoreError(
+                f"{self.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept and "
+                "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
+            )
+        if stem not in self._shard_arrays:
+            paths = [self.path / "shards" / shard / f"{stem}.npy" for shard in self.shards]
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(_check_array, paths, map(self._files_of, self.shards)))
+            self._shard_arrays[stem] = list(map(_mapped, paths))  # by one thread: gh-106905 of CPython 3.11
+        return self._shard_arrays[stem]
+
+    def _files_of(self, shard):
+        if shard not in self._files:
+            record = read_shard_record(self.path / "shards" / shard)
+            if file_hash(self.path / "shards" / shard / "shard.json") != self._seal["shards"][shard]:
+                raise StoreError(f"{self.path}: shard {shard} is not the one that was sealed")
+            self._files[shard] = record["files"]
+        return self._files[shard]
+
+    def _table(self, name):
+        if name not in self._tables:
+            path = self.path / "tables" / f"{name}.npy"
+            _check_array(path, self._seal and self._seal["tables"])
+            self._tables[name] = _mapped(path)
+        return self._tables[name]
+
+
+def _check_array(path: Path, described: dict[str, dict] | None) -> None:
+    """Compare the file of an array with what a record says of it, if one does."""
+    if described is not None:
+        check_file(path, described.get(path.name))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{path} is missing or damaged: {error}") from error
+
+
+def sums_of_classes(membership: csr_array, matrix: ShardedMatrix) -> np.ndarray:
+    """[classes, concepts] float64: the sums of the rows of each class."""
+    sums = np.zeros((membership.shape[0], matrix.shape[1]))
+    for rows, block in matrix.placed_blocks():
+        sums += membership[:, rows] @ block.astype(np.float64)
+    return sums
+
+
+def check_concept(layer: str, concept: int, count: int) -> None:
+    """Raise an IndexError if a layer has no such concept."""
+    if not hasattr(concept, "__index__"):
+        raise TypeError(f"a concept id is an integer, not {concept!r}")
+    if not -count <= concept < count:
+        raise IndexError(f"concept id {concept} is out of range: those of layer {layer!r} are 0 to {count - 1}")
+
+
+def _quantity(quantity: str) -> str:
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity is 'relevance' or 'activation', not {quantity!r}")
+    return quantity

@@ -1,0 +1,106 @@
+"""What decides the contents of a store, and how two of them differ."""
+from __future__ import annotations
+
+import json
+import platform
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crp.store.reader import ReferenceStore
+from crp.store.records import StoreError
+from crp.store.schema import read_manifest
+
+
+def known_passing(manifest: dict[str, Any]) -> list[str]:
+    """What passes change in the model, as a store's sweep found: see ``crp.sweeps.model_fingerprint``."""
+    return manifest["settings"]["model"]["passing"]
+
+
+def describe_environment(device: str) -> dict[str, str | int]:
+    """What values depend on by rounding: the kind of device, versions, number of threads."""
+    packages = {name: metadata.version(name) for name in ("crp-concepts", "torch", "zennit", "numpy")}
+    return {"python": platform.python_version(), **packages, "device": device, "threads": torch.get_num_threads()}
+
+
+def check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Raise a StoreError that names what differs between the settings of a store and those of a sweep."""
+    different = differences_from(read_manifest(path), settings)
+    if different:
+        raise StoreError(
+            f"{path} holds a sweep with other settings: {different}. "
+            "Choose another path, or overwrite=True to replace it"
+        )
+
+
+def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
+    """Raise a StoreError that names what differs between a part of a store's settings and what it is read with."""
+    stored = {key: store.manifest["settings"].get(key) for key in settings}
+    layers = [item for item in settings["layers"] if item["name"] in store.layers]
+    stored["layers"] = [{"name": item["name"], "concept": store.entry(item["name"]).concept} for item in layers]
+    settings = {**settings, "layers": layers}
+    different = differences_from({**store.manifest, "settings": stored}, settings)
+    if different:
+        raise StoreError(
+            f"{store.path} was made with something else: {different}. "
+            "Read it with what it was made with, or sweep again: run(..., overwrite=True)"
+        )
+
+
+def warn_of_other_environment(path: Path, device: str) -> None:
+    """Warn if a store was begun on another kind of device, with other versions or another number of threads."""
+    there, here = read_manifest(path)["made_with"], describe_environment(device)
+    differences = list(_differences(there, here))
+    if differences:
+        warnings.warn(
+            f"{path} is continued in another environment, so values may differ by rounding: " + "; ".join(differences),
+            stacklevel=2,
+        )
+
+
+def differences_from(manifest: dict[str, Any], settings: dict[str, Any]) -> str:
+    """What differs between the settings in a manifest and others, in words; empty if nothing does.
+
+    Whether code is the same cannot be told under another version of Python, which compiles it differently.
+    """
+    stored, settings = json.loads(json.dumps([manifest["settings"], settings]))
+    there, here = manifest["made_with"].get("python", ""), platform.python_version()
+    if there.split(".")[:2] != here.split(".")[:2]:
+        for described in (*stored.values(), *settings.values()):
+            if isinstance(described, dict):
+                described.pop("code", None)
+    for name in ("samples", "targets"):  # None where a dataset gives others each time
+        if None in (stored["dataset"].get(name), settings["dataset"].get(name)):
+            stored["dataset"].pop(name, None)
+            settings["dataset"].pop(name, None)
+    found = list(_differences(stored, settings))
+    if found and there != here:
+        found.append(f"made with Python {there}, and this is {here}")
+    return "; ".join(found[:8]) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
+
+
+def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in [*stored, *(key for key in wanted if key not in stored)]:
+            yield from _differences(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(stored, list) and isinstance(wanted, list) and all(map(_has_name, stored + wanted)):
+        named, wanted_named = ({item["name"]: item for item in items} for items in (stored, wanted))
+        yield from _differences(named, wanted_named, where)
+    elif stored != wanted:
+        yield f"{where} is {_short(stored)} there and {_short(wanted)} here"
+
+
+def _has_name(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "present"
+    if isinstance(value, str) and len(value) == 64:
+        return f"{value[:8]}..."
+    return "absent" if value is None else repr(value)

@@ -1,0 +1,95 @@
+"""Tables: the top rows of each concept, and the sums of each class, of a store or of one shard."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crp.store.reader import ReferenceStore, sums_of_classes
+from crp.store.records import check_file, durable_file
+from crp.store.schema import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
+from crp.store.topk import top_rows
+
+
+def write_tables(store: ReferenceStore, folder: Path) -> None:
+    """Write the top rows of each concept of a store that has matrices."""
+    for quantity in QUANTITIES:
+        samples = store.rows(quantity)["sample"]
+        for layer in store.layers:
+            entry = store.entry(layer)
+            positions = store.positions(layer, quantity)
+            for statistic in stored_statistics(store.options["max_target"]):
+                for normalised in (False, True):
+                    matrix = store.values(layer, quantity, statistic=statistic, normalised=normalised)
+                    rows, values = top_rows(matrix.blocks(), entry.concepts, TABLE_DEPTH)
+                    table = np.empty(rows.shape, TABLE_DTYPE)
+                    table["row"], table["sample"], table["value"] = rows, samples[rows], values
+                    table["position"] = positions.take_columnwise(rows)
+                    _save(folder, table_name(entry.key, quantity, statistic, normalised), table)
+
+
+def write_class_sums(store: ReferenceStore, folder: Path) -> None:
+    """Write the sums of each class over the rows of a store that has matrices."""
+    for quantity in QUANTITIES:
+        classes, counts, membership = store.membership(quantity)
+        _save(folder, f"{quantity}.class_count", counts)
+        for layer in store.layers:
+            sums = sums_of_classes(membership, store.values(layer, quantity))
+            _save(folder, class_sum_name(store.entry(layer).key, quantity), sums)
+    _save(folder, "classes", classes)
+
+
+def merge_tables(store: ReferenceStore, shards: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write the tables and class sums of a store whose shards hold their own.
+
+    Parameters
+    ----------
+    store : ReferenceStore
+        Not sealed.
+    shards : dict
+        Name of each shard -> its record.
+    folder : Path
+    """
+    def of_shards(name):
+        for shard, record in shards.items():
+            path = store.path / "shards" / shard / f"{name}.npy"
+            check_file(path, record["files"][path.name])
+            yield np.load(path, allow_pickle=False)
+
+    classes_of_shards = list(of_shards("classes"))
+    classes = np.unique(np.concatenate(classes_of_shards))
+    _save(folder, "classes", classes)
+
+    def added(name, zeros):
+        for part, of_shard in zip(of_shards(name), classes_of_shards):
+            zeros[np.searchsorted(classes, of_shard)] += part
+        return zeros
+
+    for quantity in QUANTITIES:
+        _save(folder, f"{quantity}.class_count", added(f"{quantity}.class_count", np.zeros(len(classes), np.int64)))
+        rows_before = np.cumsum([0, *(record["rows"][quantity] for record in shards.values())])
+        for layer in store.layers:
+            entry = store.entry(layer)
+            sums = class_sum_name(entry.key, quantity)
+            _save(folder, sums, added(sums, np.zeros((len(classes), entry.concepts))))
+            for statistic in stored_statistics(store.options["max_target"]):
+                for normalised in (False, True):
+                    name = table_name(entry.key, quantity, statistic, normalised)
+                    _save(folder, name, _merged(of_shards(name), rows_before))
+
+
+def _merged(tables, rows_before) -> np.ndarray:
+    """The top of the tables of consecutive rows; on ties the lower row comes first."""
+    best = None
+    for table, before in zip(tables, rows_before):
+        table["row"] += before
+        joined = table if best is None else np.concatenate([best, table], 1)
+        order = np.argsort(-joined["value"], axis=1, kind="stable")[:, :TABLE_DEPTH]
+        best = np.take_along_axis(joined, order, 1)
+    return best
+
+
+def _save(folder: Path, name: str, array: np.ndarray) -> None:
+    with durable_file(folder / f"{name}.npy") as file:
+        np.save(file, array)

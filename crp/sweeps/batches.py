@@ -1,0 +1,179 @@
+"""Batches of samples on their way through the model, and what a store keeps of them."""
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from zennit.core import Composite
+
+from crp.attribution.conditional import AttributionResult, CondAttribution
+from crp.concepts import Concept
+from crp.model.inputs import map_tensors
+from crp.store.schema import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, LayerEntry, stored_statistics
+from crp.store.shards import ShardWriter
+
+
+@dataclass
+class Batch:
+    """Samples of a dataset, ready for the model.
+
+    Attributes
+    ----------
+    samples : list of int
+        Their positions in the dataset.
+    data : torch.Tensor, tuple or dict
+        Inputs of the model, in the same order.
+        None without samples.
+    targets : list of list of int
+        The classes of each sample.
+    skipped : dict
+        Samples that belong here and were left out -> why.
+    """
+
+    samples: list[int]
+    data: Any
+    targets: list[list[int]]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+class BatchPass:
+    """Attributes batches with all layers recorded, and writes what they give.
+
+    Parameters
+    ----------
+    attribution : CondAttribution
+    concepts : dict
+        Layer -> concept.
+    composite : zennit.core.Composite
+    batch_size : int
+        How many rows go together.
+    max_target, on_device, dtype
+        As for :class:`crp.sweeps.Sweep`.
+    """
+
+    def __init__(
+        self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, batch_size: int,
+        max_target: str, on_device: str | torch.device | None, dtype: str,
+    ):
+        self.attribution, self.concepts, self.composite = attribution, concepts, composite
+        self.batch_size, self.max_target, self.on_device, self.dtype = batch_size, max_target, on_device, dtype
+
+    def attribute(
+        self, batch: Batch, writer: ShardWriter | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, AttributionResult]]:
+        """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1.
+
+        For a writer the results hold what the store keeps, otherwise whole tensors.
+        """
+        places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
+        targets = np.array([target for targets in batch.targets for target in targets or [-1]])
+        name = self.attribution.MODEL_OUTPUT_NAME
+        first = 0
+        while first < len(places):
+            rows = self.batch_size if writer is None else writer.rows_at_once
+            part = slice(first, first + rows)
+            whole = len(places) == len(batch.samples) <= rows
+            data = batch.data if whole else map_tensors(lambda tensor, part=part: tensor[places[part]], batch.data)
+            conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
+            try:
+                result = self.attribution(
+                    data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
+                    exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self.read,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if writer is None or len(conditions) == 1 or not _is_out_of_memory(error):
+                    raise
+                result = None
+            if result is None:  # here nothing of the failed pass is alive
+                writer.halve_rows(len(conditions), batch.samples[places[first]])
+                _release_memory()
+                continue
+            yield places[part], targets[part], result
+            first += rows
+
+    def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
+        """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""
+        tensor = tensor if self.on_device is None else tensor.to(self.on_device)
+        kept = []
+        for statistic in stored_statistics(self.max_target):
+            value, position = self.concepts[layer].read(tensor, layer, statistic)
+            value = value.float()
+            total = value.abs().sum(1)
+            if self.dtype == "float16":
+                value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
+            kept += [value, total]
+        return *kept, position.to(torch.int32)
+
+    def write(
+        self, batches: Iterable[Batch], layers: list[LayerEntry], writer: ShardWriter, report: Callable[[int], Any]
+    ) -> None:
+        """Write what batches give, each while the next one runs; ``report`` is told how many samples are done."""
+        with ThreadPoolExecutor(1) as thread:
+            written = thread.submit(self._begin, layers, writer)
+            for batch in batches:
+                writer.skipped.update(batch.skipped)
+                last = -1
+                for places, targets, result in self.attribute(batch, writer):
+                    written.result()
+                    is_first = places != np.concatenate([[last], places[:-1]])
+                    last = places[-1]
+                    rows = _rows(batch, places, targets, result.prediction)
+                    written = thread.submit(self._write_rows, layers, writer, rows, result, is_first)
+                report(len(batch.samples) + len(batch.skipped))
+            written.result()
+
+    def _begin(self, layers, writer):
+        """Write no rows, so that all arrays are there also where all samples are skipped."""
+        for quantity in QUANTITIES:
+            writer.append(f"{quantity}.rows", np.empty(0, ROW_DTYPE))
+            for entry in layers:
+                for name, dtype, shape in self._arrays(entry):
+                    writer.append(f"{entry.key}.{quantity}.{name}", np.empty((0, *shape), dtype))
+
+    def _write_rows(self, layers, writer, rows, result, is_first):
+        """Write relevance of the rows with a target, activation of the first of each sample."""
+        for quantity, recorded, selected in (
+            ("relevance", result.relevances, rows["target"] >= 0), ("activation", result.activations, is_first)
+        ):
+            chosen = rows[selected]
+            if quantity == "activation":
+                chosen["target"] = -1
+            writer.append(f"{quantity}.rows", chosen)
+            for entry in layers:
+                arrays = (tensor.cpu().numpy()[selected] for tensor in recorded[entry.name])
+                for (name, *_), array in zip(self._arrays(entry), arrays):
+                    writer.append(f"{entry.key}.{quantity}.{name}", array)
+
+    def _arrays(self, entry: LayerEntry) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and shape of a row of the arrays of a layer, in the order in which :meth:`read` gives them."""
+        arrays = []
+        for statistic in stored_statistics(self.max_target):
+            arrays += [(MATRIX_OF[statistic], self.dtype, (entry.concepts,)), (TOTAL_OF[statistic], "float32", ())]
+        return arrays + [("position", "int32", (entry.concepts,))] * entry.has_positions
+
+
+def _rows(batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:
+    rows = np.empty(len(places), ROW_DTYPE)
+    rows["sample"] = np.array(batch.samples)[places]
+    rows["target"] = targets
+    rows["position"] = -1
+    rows["prediction"] = prediction.argmax(1).cpu() if prediction.ndim == 2 else -1
+    return rows
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    said = str(error)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        "can't allocate memory" in said or "not enough memory" in said
+    )
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,308 @@
+"""One pass over a dataset that writes, for each layer, what every sample does to every concept."""
+from __future__ import annotations
+
+import functools
+import operator
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from zennit.core import Composite
+
+from crp.attribution.conditional import CondAttribution
+from crp.concepts import Concept, check_max_target
+from crp.model.layers import module_order
+from crp.store.reader import ReferenceStore
+from crp.store.records import StoreError, file_hash
+from crp.store.schema import (
+    DTYPES,
+    KEPT,
+    TABLE_DEPTH,
+    TABLE_DTYPE,
+    LayerEntry,
+    is_sealed,
+    is_store,
+    read_manifest,
+    stored_statistics,
+)
+from crp.store.settings import check_settings, known_passing
+from crp.store.shards import (
+    ShardWriter,
+    contents_of,
+    create_store,
+    finished_shards,
+    range_of,
+    remove_dead_temporaries,
+    remove_merged_shards,
+    remove_store,
+    seal_store,
+    swept_ranges,
+)
+from crp.sweeps.batches import Batch, BatchPass
+from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.model_fingerprint import changed_by, model_fingerprint
+from crp.sweeps.rule_fingerprint import composite_fingerprint
+from crp.sweeps.workers import Workers
+
+
+class Sweep:
+    """A pass over a dataset, from samples to a store.
+
+    Parameters
+    ----------
+    attribution : CondAttribution
+    concepts : dict
+        Layer -> concept.
+    composite : zennit.core.Composite
+    path : str or Path
+        Folder of the store.
+    load : callable
+        ``(start, stop, batch_size) -> iterable of Batch``.
+    length : int
+        Number of samples in the dataset.
+    max_target : {"sum", "max"}
+        "max" writes the largest value over positions beside the sum.
+    batch_size : int
+    checkpoint : int
+        Batches per shard.
+    on_device : str or torch.device, optional
+        Where activations and relevances are read.
+    keep : {"all", "top"}
+        "top" keeps tables and class means only.
+    dtype : {"float32", "float16"}
+        Of the matrices.
+    """
+
+    def __init__(
+        self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, path: str | Path,
+        load: Callable[[int, int, int], Iterable[Batch]], length: int, *, max_target: str = "sum",
+        batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
+        keep: str = "all", dtype: str = "float32",
+    ):
+        check_max_target(max_target)
+        for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
+            if value not in known:
+                raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+        if composite is None:
+            raise TypeError("composite is None: a sweep needs rules; zennit's Composite() without any gives gradients")
+        if length < 1:
+            raise ValueError("the dataset is empty")
+        if not concepts:
+            raise ValueError("layer_map is empty: give it at least one layer with its concept")
+        for name, value in (("batch_size", batch_size), ("checkpoint", checkpoint)):
+            if value < 1:
+                raise ValueError(f"{name} is at least 1, not {value}")
+        self.attribution, self.composite, self.path = attribution, composite, Path(path)
+        self.concepts = {layer: concepts[layer] for layer in module_order(attribution.model, concepts)}
+        self.load, self.length = load, length
+        self.max_target = max_target
+        self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)
+        self.keep, self.dtype = keep, dtype
+        self._pass = BatchPass(
+            attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype
+        )
+        self.first_batch = self._first_batch()
+        self.passing = changed_by(self._describe_layers, attribution.model)
+
+    def run(
+        self, start: int, stop: int, *, overwrite: bool = False, resume: bool = True, workers: Workers | None = None
+    ) -> ReferenceStore:
+        """Sweep a range of samples and finish the store; instant if that has been done.
+
+        Raises
+        ------
+        StoreError
+            If the folder holds a store made with other settings or of other samples, or one that is not finished and
+            shall not be resumed.
+        """
+        self._check_range(start, stop)
+        if overwrite:
+            remove_store(self.path)
+        if is_store(self.path):
+            check_settings(self.path, self.settings)
+            self._check_held(start, stop)
+            if not resume and not is_sealed(self.path):
+                raise StoreError(
+                    f"{self.path} holds a sweep that has not finished: resume=True goes on with it, overwrite=True "
+                    "begins anew"
+                )
+        if not is_sealed(self.path):
+            self.run_part(start, stop, workers)
+            seal_store(self.path)
+        else:
+            remove_merged_shards(self.path)
+            remove_dead_temporaries(self.path)
+        return ReferenceStore(self.path)
+
+    def run_part(self, start: int, stop: int, workers: Workers | None = None) -> list[str]:
+        """Sweep a range of samples into shards of a store that is finished later. What exists is not done again.
+
+        Returns
+        -------
+        list of str
+            The shards.
+        """
+        parts = self.parts(start, stop)
+        self.write_parts(parts, workers)
+        return [f"{first:08d}" for first, _ in parts]
+
+    def write_parts(self, parts: list[tuple[int, int]], workers: Workers | None = None) -> None:
+        """Write the shards of ranges of samples, as :meth:`parts` gives them. Those that exist are not done again."""
+        if is_sealed(self.path):
+            raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
+        create_store(self.path, self.settings, self.attribution.device.type)
+        self.manifest = file_hash(self.path / "manifest.json")
+        finished = [range_of(record) for record in finished_shards(self.path).values()]
+        for part in parts:
+            self._check_overlap(*part, finished)
+        missing = [part for part in parts if part not in finished]
+        self._check_disk(missing)
+        total = sum(stop - first for first, stop in parts)
+        done = total - sum(stop - first for first, stop in missing)
+        with tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
+            if workers is not None:
+                for first, stop in workers.write_shards(self.path, missing, self.manifest):
+                    bar.update(stop - first)
+                return
+            with self.attribution.attached(self.composite, self.first_batch.data):
+                for part in missing:
+                    self._write_shard(*part, bar.update)
+
+    def write_shard(self, first: int, stop: int, manifest: str) -> None:
+        """Write one shard of a store that has been begun; ``manifest`` is the sha256 of its manifest."""
+        self.manifest = manifest
+        with self.attribution.attached(self.composite, self.first_batch.data):
+            self._write_shard(first, stop, lambda samples: None)
+
+    def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The shards of a range of samples: (first, stop) each."""
+        size = self.batch_size * self.checkpoint
+        self._check_range(start, stop)
+        return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+    @functools.cached_property
+    def settings(self) -> dict:
+        """Everything that decides what the store holds."""
+        passing = known_passing(read_manifest(self.path)) if is_store(self.path) else self.passing
+        return {
+            "model": model_fingerprint(self.attribution.model, passing),
+            "attribution": describe_attribution(self.attribution),
+            "dataset": {"length": self.length, **self._describe_samples()},
+            "composite": composite_fingerprint(self.composite, self.attribution.model),
+            "options": {
+                "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
+                "keep": self.keep, "dtype": self.dtype,
+            },
+            "layers": [entry.to_json() for entry in self.layers],
+        }
+
+    def _check_held(self, start, stop):
+        """Raise a StoreError if the store holds samples of another range, or in other shards."""
+        if is_sealed(self.path):
+            held = swept_ranges(self.path)
+            is_foreign = held != [[start, stop]]
+        else:
+            shards, parts = finished_shards(self.path), self.parts(start, stop)
+            held = contents_of(shards)["samples"]
+            is_foreign = any(range_of(record) not in parts for record in shards.values())
+        if is_foreign:
+            ranges = ", ".join(f"{first} to {last - 1}" for first, last in held)
+            raise StoreError(
+                f"{self.path} holds a sweep of samples {ranges}, not {start} to {stop - 1}. "
+                "Choose another path, or overwrite=True to replace it"
+            )
+
+    def _check_range(self, start, stop):
+        if not 0 <= start < stop <= self.length:
+            raise ValueError(f"samples {start} to {stop} (exclusive) are no range of a dataset of {self.length}")
+
+    def _check_overlap(self, first, end, finished):
+        for other_first, other_end in finished:
+            if first < other_end and other_first < end and (first, end) != (other_first, other_end):
+                raise StoreError(f"{self.path} already holds samples {other_first} to {other_end - 1}, which overlap "
+                                 f"{first} to {end - 1}")
+
+    def _check_disk(self, parts):
+        needed, free = self.bytes_of(parts), self.free_bytes()
+        if needed > free:
+            raise StoreError(
+                f"the sweep needs {needed / 1e9:.1f} GB in {self.path}, but only {free / 1e9:.1f} GB are free"
+            )
+
+    def bytes_of(self, parts: list[tuple[int, int]]) -> int:
+        """About how much shards take, if each sample has one target.
+
+        Their matrices; with ``keep="top"`` their tables, and the matrices of one.
+        """
+        statistics, value = len(stored_statistics(self.max_target)), np.dtype(self.dtype).itemsize
+        of_sample = 2 * sum(entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers)
+        samples = [stop - first for first, stop in parts]
+        if self.keep == "all":
+            return of_sample * sum(samples)
+        of_tables = 4 * statistics * TABLE_DEPTH * TABLE_DTYPE.itemsize * sum(entry.concepts for entry in self.layers)
+        return of_sample * max(samples, default=0) + of_tables * len(parts)
+
+    def free_bytes(self) -> int:
+        """Free space where the store is to be."""
+        existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.is_dir())
+        return shutil.disk_usage(existing).free
+
+    def _first_batch(self) -> Batch:
+        """The first sample that can be had."""
+        batch = next((batch for batch in self.load(0, self.length, 1) if batch.samples), None)
+        if batch is None:
+            raise ValueError("no sample of the dataset can be read")
+        return batch
+
+    def _describe_layers(self) -> None:
+        """Learn the number and positions of the concepts of each layer from one sample."""
+        *_, result = next(self._pass.attribute(self.first_batch))
+        self.layers = []
+        for number, (layer, concept) in enumerate(self.concepts.items()):
+            activation = result.activations[layer]
+            self.layers.append(LayerEntry(
+                f"L{number:04d}", layer, concept.read(activation, layer).value.shape[1],
+                concept.position_shape(activation.shape[1:], layer),
+                describe_concept(concept),
+            ))
+
+    def _describe_samples(self) -> dict[str, str | None]:
+        """Hashes of a few samples and their targets; None for what differs each time even with the same seed."""
+        found, again, otherwise = (describe_samples(self.load, self.length, seed) for seed in (0, 0, 1))
+        if found != otherwise:
+            warnings.warn(
+                "the dataset gives other samples each time it is read: references will not show what was swept",
+                stacklevel=2,
+            )
+        return {name: value if value == again[name] else None for name, value in found.items()}
+
+    def try_batch(self, batch: Batch) -> None:
+        """Compute what would be written of a batch."""
+        with self.attribution.attached(self.composite, self.first_batch.data):
+            for _, _, result in self._pass.attribute(batch):
+                for layer in self.concepts:
+                    self._pass.read(result.activations[layer], layer)
+                    self._pass.read(result.relevances[layer], layer)
+
+    def _write_shard(self, first: int, stop: int, report: Callable[[int], Any]) -> None:
+        with ShardWriter(self.path, first, stop, self.keep, self.batch_size, self.manifest) as writer:
+            self._pass.write(_ahead(self.load(first, stop, self.batch_size)), self.layers, writer, report)
+
+
+_END = object()
+
+
+def _ahead(items: Iterable) -> Iterator:
+    """The items, each fetched while the one before is in use."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, iterator, _END)
+        while (item := upcoming.result()) is not _END:
+            upcoming = thread.submit(next, iterator, _END)
+            yield item

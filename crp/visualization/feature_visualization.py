@@ -1,0 +1,396 @@
+"""Feature visualization: the samples of a dataset that show what a concept stands for."""
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from zennit.core import Composite
+
+from crp.analysis.pattern_search import find_patterns
+from crp.analysis.patterns import Patterns
+from crp.attribution.conditional import CondAttribution
+from crp.concepts import Concept, as_id, as_ids
+from crp.model.layers import unknown_layer_message
+from crp.pictures.cache import Cache
+from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+from crp.store.legacy import results_name
+from crp.store.reader import References, ReferenceStore, StoreError
+from crp.store.schema import QUANTITIES
+from crp.visualization.reading import picture_key, results_of
+from crp.visualization.reference_pictures import ReferencePictures
+from crp.visualization.swept_dataset import SweptDataset
+
+
+@dataclass(frozen=True)
+class Results:
+    """Names one kind of results for the ``load_*`` functions of ``crp.helper``.
+
+    Attributes
+    ----------
+    PATH : Path
+    """
+
+    PATH: Path
+
+
+class FeatureVisualization(SweptDataset):
+    """Finds, in a dataset, the samples at which concepts are most active (ActMax) or most relevant (RelMax).
+
+    Parameters
+    ----------
+    attribution : CondAttribution
+    dataset : sequence
+        ``dataset[i]`` gives (input, target) or a dict of model inputs with a target; a target is a class number or a
+        multi-hot vector.
+    layer_map : dict, or iterable of pairs
+        Layer -> :class:`crp.concepts.Concept`.
+    preprocess_fn : callable, optional
+        Applied to the input of each sample [1, ...] before the model sees it; pictures show the input without it.
+    max_target : {"sum", "max"}
+        Whether a concept's value is the sum over positions or the largest value.
+    abs_norm : bool, default True
+        Rank samples by the concept's share of the layer: its value divided by the sum of all absolute values.
+    path : str or Path, default "FeatureVisualization"
+        Folder of the store that :meth:`run` writes (see ``crp.store``). A folder that zennit-crp 0.6.0 wrote can be
+        read.
+    device : str or torch.device, optional
+        By default that of the attribution.
+    cache : crp.cache.Cache, optional
+        Keeps pictures of references.
+    target_key : str, default "labels"
+        Where a dataset of dicts has the target.
+
+    Attributes
+    ----------
+    RelMax, ActMax, RelStats, ActStats
+        Their ``PATH`` is what ``load_maximization``, ``load_statistics`` and ``load_stat_targets`` take.
+
+    References
+    ----------
+    R. Achtibat et al. (2023). From attribution maps to human-understandable explanations through Concept Relevance
+    Propagation. Nature Machine Intelligence 5, 1006-1019.
+    """
+
+    def __init__(
+        self,
+        attribution: CondAttribution,
+        dataset: Any,
+        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]],
+        preprocess_fn: Callable | None = None,
+        max_target: str = "sum",
+        abs_norm: bool = True,
+        path: str | Path = "FeatureVisualization",
+        device: str | torch.device | None = None,
+        cache: Cache | None = None,
+        *,
+        target_key: str = "labels",
+    ):
+        super().__init__(
+            attribution, dataset, layer_map, preprocess_fn, max_target, abs_norm, path, device, target_key
+        )
+        self.cache = cache
+        self.RelMax, self.ActMax, self.RelStats, self.ActStats = (
+            Results(self.path / results_name(quantity, kind, max_target, abs_norm))
+            for kind in ("Max", "Stats") for quantity in QUANTITIES
+        )
+
+    def get_max_reference(
+        self,
+        concept_ids: Any,
+        layer_name: str,
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        rf: bool = False,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        targets: Any = None,
+        overwrite: bool = False,
+    ) -> dict[int, Any]:
+        """The samples at which concepts are most relevant or most active, with conditional heatmaps.
+
+        Parameters
+        ----------
+        concept_ids : int, list, array or tensor of int
+        layer_name : str
+        mode : {"relevance", "activation"}
+            RelMax or ActMax.
+        r_range : (int, int), default (0, 8)
+            Which references: from the first, up to but without the second, in descending order.
+        composite : zennit.core.Composite, optional
+            The rules for heatmaps; without it there are none. Where mode is "relevance", those of the sweep.
+        rf : bool, default False
+            Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
+        plot_fn : callable or None
+            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. With None, the inputs and
+            heatmaps themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come
+            back instead.
+        batch_size : int, default 32
+        targets : int or list of int, optional
+            Start the heatmaps at these outputs instead of at the layer: what the concept contributes to them.
+        overwrite : bool, default False
+            Make pictures anew that the cache holds.
+
+        Returns
+        -------
+        dict
+            Concept id -> what ``plot_fn`` gives; with ``plot_fn=None`` (inputs, heatmaps), or inputs without composite.
+
+        Raises
+        ------
+        StoreError
+            If the sweep was of another model, dataset or concept, or, where mode is "relevance", with other rules; the
+            message names what differs.
+        """
+        wanted = {concept: (concept, None) for concept in as_ids(concept_ids)}
+        return self._references(
+            wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
+        )
+
+    def get_stats_reference(
+        self,
+        concept_id: int,
+        layer_name: str,
+        targets: Any,
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        rf: bool = False,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """The samples of single classes at which a concept is most relevant or most active.
+
+        Parameters
+        ----------
+        concept_id : int
+        layer_name : str
+        targets : int, list, array or tensor of int
+            The classes.
+        mode, r_range, composite, rf, plot_fn, batch_size, overwrite
+            As for :meth:`get_max_reference`.
+
+        Returns
+        -------
+        dict
+            ``"concept_id:target"`` -> as in :meth:`get_max_reference`.
+        """
+        concept = as_id(concept_id)
+        wanted = {f"{concept}:{target}": (concept, target) for target in as_ids(targets)}
+        return self._references(wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, None, overwrite)
+
+    def compute_stats(
+        self, concept_id: int, layer_name: str, mode: str = "relevance", top_N: int = 5, mean_N: int = 10,  # noqa: N803
+        norm: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The classes that a concept serves most.
+
+        Parameters
+        ----------
+        concept_id : int
+        layer_name : str
+        mode : {"relevance", "activation"}
+        top_N : int, default 5
+            How many classes.
+        mean_N : int, default 10
+            A class counts by the mean over its ``mean_N`` best samples.
+        norm : bool, default False
+            Divide by the value of the best class.
+
+        Returns
+        -------
+        targets : numpy.ndarray
+            [top_N] classes, the best first.
+        values : numpy.ndarray
+            [top_N]
+        """
+        self._check_reference_arguments(layer_name, mode)
+        if top_N < 1 or mean_N < 1:
+            raise ValueError(f"top_N and mean_N are at least 1, not {top_N} and {mean_N}")
+        targets, means = results_of(self, mode).class_means(
+            layer_name, as_id(concept_id), mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
+        )
+        best = np.argsort(-means, kind="stable")[:top_N]
+        values = means[best]
+        return targets[best], values / values[0] if norm and len(values) and values[0] != 0 else values
+
+    # Patterns
+
+    def find_patterns(self, layer_name: str, mode: str = "activation", **options) -> Patterns:
+        """Cluster the samples by what a layer's concepts do in them, and keep the patterns in the store.
+
+        Parameters
+        ----------
+        layer_name : str
+        mode : {"activation", "relevance"}
+        **options
+            As for :func:`crp.analysis.find_patterns`.
+
+        Returns
+        -------
+        Patterns
+            ``Patterns.load(store, layer=layer_name, quantity=mode)`` reads them again.
+        """
+        self._check_reference_arguments(layer_name, mode)
+        store = self._matrices(mode)
+        patterns = find_patterns(store, layer_name, mode, **options)
+        patterns.save(store)
+        return patterns
+
+    def get_pattern_reference(
+        self,
+        pattern_ids: Any,
+        layer_name: str,
+        mode: str = "activation",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        plot_fn: Callable | None = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        targets: Any = None,
+    ) -> dict[int, Any]:
+        """The samples that belong to patterns most firmly, with heatmaps of the layer: where all its concepts look.
+
+        Parameters
+        ----------
+        pattern_ids : int, list, array or tensor of int
+        layer_name, mode
+            Which patterns, found before by :meth:`find_patterns`.
+        r_range : (int, int), default (0, 8)
+            Which samples: from the first, up to but without the second, the firmest first.
+        composite, plot_fn, batch_size, targets
+            As for :meth:`get_max_reference`.
+
+        Returns
+        -------
+        dict
+            Pattern -> as in :meth:`get_max_reference`.
+        """
+        self._check_reference_arguments(layer_name, mode)
+        first, stop = _check_range(r_range)
+        _check_batch_size(batch_size)
+        store = self._matrices(mode, composite)
+        patterns = Patterns.load(store, layer=layer_name, quantity=mode)
+        concepts = list(store.concepts(layer_name))
+        references = {}
+        for pattern in as_ids(pattern_ids):
+            rows = patterns.most_stable(pattern, stop)[first:]
+            if len(rows) == 0:
+                raise ValueError(f"r_range starts at {first}, but pattern {pattern} has {patterns.sizes[pattern]} rows")
+            found = References(patterns.samples[rows], patterns.probability[rows], np.zeros_like(rows))
+            references[pattern] = (concepts, found)
+        targets = None if targets is None else as_ids(targets)
+        return self._pictures(layer_name).draw(references, composite, False, plot_fn, batch_size, targets)
+
+    def precompute_ref(
+        self,
+        layer_c_ind: Mapping[str, Any],
+        composite: Composite,
+        rf: bool = True,
+        stats: bool = False,
+        top_N: int = 4,  # noqa: N803
+        mean_N: int = 10,  # noqa: N803
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        plot_list: list[Callable] = [vis_opaque_img],  # noqa: B006
+        batch_size: int = 32,
+    ) -> None:
+        """Fill the cache with references.
+
+        Parameters
+        ----------
+        layer_c_ind : dict
+            Layer -> concept ids.
+        composite : zennit.core.Composite
+        rf : bool, default True
+        stats : bool, default False
+            Also the references in the ``top_N`` classes of each concept.
+        top_N, mean_N
+            As for :meth:`compute_stats`.
+        mode, r_range, batch_size
+            As for :meth:`get_max_reference`.
+        plot_list : list of callable
+            The plot functions to prepare.
+
+        Raises
+        ------
+        ValueError
+            If there is no cache.
+        """
+        if self.cache is None:
+            raise ValueError("there is no cache to fill: FeatureVisualization(..., cache=ImageCache())")
+        for layer, concept_ids in layer_c_ind.items():
+            for plot_fn in plot_list:
+                self.get_max_reference(concept_ids, layer, mode, r_range, composite, rf, plot_fn, batch_size)
+                for concept in as_ids(concept_ids) if stats else []:
+                    targets, _ = self.compute_stats(concept, layer, mode, top_N, mean_N)
+                    self.get_stats_reference(concept, layer, targets, mode, r_range, composite, rf, plot_fn, batch_size)
+
+    def _pictures(self, layer: str) -> ReferencePictures:
+        return ReferencePictures(self.attribution, self.get_data_sample, layer, self.layer_map[layer])
+
+    def _matrices(self, mode: str, composite: Composite | None = None) -> ReferenceStore:
+        results = results_of(self, mode, composite)
+        if not isinstance(results, ReferenceStore):
+            raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
+        return results
+
+    def _check_reference_arguments(self, layer_name, mode):
+        if mode not in QUANTITIES:
+            raise ValueError(f"mode is 'relevance' or 'activation', not {mode!r}")
+        if layer_name not in self.layer_map:
+            raise ValueError(f"layer_map: {unknown_layer_message(layer_name, self.layer_map)}")
+
+    def _references(
+        self, wanted: dict, layer, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
+    ) -> dict:
+        """References by key: {key: (concept, class or None)}."""
+        self._check_reference_arguments(layer, mode)
+        first, stop = _check_range(r_range)
+        _check_batch_size(batch_size)
+        targets = None if targets is None else as_ids(targets)
+        results = results_of(self, mode, composite)
+        cache = self.cache if plot_fn is not None else None
+        found, missing, key = {}, list(wanted), None
+        if cache is not None:
+            key = picture_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets)
+            if not overwrite:
+                found, missing = cache.load(missing, key)
+        references = {}
+        for reference_id in missing:
+            concept, target = wanted[reference_id]
+            top = results.top(
+                layer, concept, mode, stop, target, statistic=self.max_target, normalised=self.abs_norm
+            )
+            if len(top.samples) <= first:
+                where = "" if target is None else f" of class {target}"
+                raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")
+            references[reference_id] = ([concept], References(*(part[first:] for part in top)))
+        made = self._pictures(layer).draw(references, composite, rf, plot_fn, batch_size, targets)
+        if cache is not None:
+            cache.save(made, key)
+            made = cache.extend_dict(found, made)
+        return {reference_id: made[reference_id] for reference_id in wanted}
+
+
+def _check_range(r_range: Any) -> tuple[int, int]:
+    try:
+        first, stop = (operator.index(end) for end in r_range)
+    except TypeError:
+        raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
+    if not 0 <= first < stop:
+        raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
+    return first, stop
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")

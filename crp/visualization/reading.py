@@ -1,0 +1,92 @@
+"""What a sweep found, if it is read with what it was made with; and what the pictures of it depend on."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from zennit.core import Composite
+
+from crp.model.inputs import call_model
+from crp.store.fingerprint import fingerprint, probe_indices
+from crp.store.legacy import LegacyResults, is_legacy_folder
+from crp.store.reader import ReferenceStore
+from crp.store.records import StoreError
+from crp.store.schema import is_sealed
+from crp.store.settings import check_reading, known_passing
+from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.model_fingerprint import model_fingerprint
+from crp.sweeps.rule_fingerprint import composite_fingerprint
+from crp.visualization.swept_dataset import SweptDataset
+
+
+def results_of(swept: SweptDataset, mode: str, composite: Composite | None = None) -> ReferenceStore | LegacyResults:
+    """What was found before, if it was found with what it is now read with.
+
+    Parameters
+    ----------
+    swept : SweptDataset
+    mode : {"relevance", "activation"}
+    composite : zennit.core.Composite, optional
+
+    Raises
+    ------
+    StoreError
+        If the model, the dataset or a concept is another one; where it is read for relevance, also if the attribution
+        or the composite is.
+    """
+    if not is_sealed(swept.path) and is_legacy_folder(swept.path):
+        return LegacyResults(swept.path)
+    store = ReferenceStore(swept.path)
+    try:
+        check_reading(store, _settings(swept, mode, composite, known_passing(store.manifest)))
+    except StoreError:
+        if not _pass_a_sample(swept):
+            raise
+        check_reading(store, _settings(swept, mode, composite, known_passing(store.manifest)))
+    return store
+
+
+def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passing: list[str]) -> dict[str, Any]:
+    """What results of a mode depend on, as a store's manifest has it."""
+    load = functools.partial(swept.batches, on_error="skip")
+    settings = {
+        "model": model_fingerprint(swept.attribution.model, passing),
+        "dataset": {"length": len(swept.dataset), **describe_samples(load, len(swept.dataset))},
+        "layers": [{"name": name, "concept": describe_concept(item)} for name, item in swept.layer_map.items()],
+    }
+    if mode == "relevance":
+        settings["attribution"] = describe_attribution(swept.attribution)
+        if composite is not None:
+            settings["composite"] = composite_fingerprint(composite, swept.attribution.model)
+    return settings
+
+
+def _pass_a_sample(swept: SweptDataset) -> bool:
+    """Let the model make what it makes when it is first run, as it did in the sweep; whether that went well."""
+    try:
+        with torch.no_grad():
+            call_model(swept.attribution.model, swept.get_data_sample(0)[0])
+    except Exception:  # whatever a dataset or a model raises
+        return False
+    return True
+
+
+def picture_key(
+    swept: SweptDataset, results: ReferenceStore | LegacyResults, layer: str, mode: str, r_range: tuple[int, int],
+    composite: Composite | None, rf: bool, plot_fn: Callable | None, targets: list[int] | None,
+) -> dict[str, Any]:
+    """Everything beside the concept that changes a picture of its references."""
+    passing = known_passing(results.manifest) if isinstance(results, ReferenceStore) else ()
+    indices = probe_indices(len(swept.dataset))
+    samples = [swept.get_data_sample(i, preprocessing) for i in indices for preprocessing in (False, True)]
+    return {
+        "results": results.identity(), "model": model_fingerprint(swept.attribution.model, passing),
+        "attribution": describe_attribution(swept.attribution), "axis": swept.attribution.heatmap_axis,
+        "class": type(swept).__name__, "samples": fingerprint(samples), "layer": layer,
+        "concept": fingerprint(swept.layer_map[layer]), "mode": mode, "range": list(map(int, r_range)),
+        "max_target": swept.max_target, "abs_norm": swept.abs_norm, "targets": targets, "rf": bool(rf),
+        "composite": None if composite is None else fingerprint(composite), "plot_fn": fingerprint(plot_fn),
+        "preprocess_fn": fingerprint(swept.preprocess_fn),
+    }

@@ -1,0 +1,99 @@
+"""Pictures of reference samples, with heatmaps conditioned on what they are references of."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zennit.core import Composite
+
+from crp.attribution.conditional import CondAttribution
+from crp.concepts import Concept
+from crp.model.inputs import map_tensors
+from crp.model.samples import join_samples
+from crp.pictures.image import vis_inputs
+from crp.store.reader import References
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A heatmap to compute: one concept on one reference sample."""
+
+    key: Any
+    slot: int
+    condition: dict
+
+
+class ReferencePictures:
+    """Draws references of concepts of one layer.
+
+    Parameters
+    ----------
+    attribution : CondAttribution
+    get_data_sample : callable
+        ``(index, preprocessing) -> (data, target)``
+    layer : str
+    concept : Concept
+        Of the layer.
+    """
+
+    def __init__(self, attribution: CondAttribution, get_data_sample: Callable, layer: str, concept: Concept):
+        self.attribution, self.get_data_sample, self.layer, self.concept = attribution, get_data_sample, layer, concept
+
+    def draw(
+        self, references: dict[Any, tuple[list[int], References]], composite: Composite | None, rf: bool,
+        plot_fn: Callable | None, batch_size: int, targets: list[int] | None,
+    ) -> dict[Any, Any]:
+        """Draw references, ``{key: (concept ids, samples)}``; other arguments are those of ``get_max_reference``."""
+        used = sorted({int(i) for _, found in references.values() for i in found.samples})
+        input_of = {i: self.get_data_sample(i, preprocessing=False)[0] for i in used}
+        inputs = {
+            key: self._join_or_list([input_of[int(i)] for i in found.samples])
+            for key, (_, found) in references.items()
+        }
+        if composite is None:
+            return inputs if plot_fn is None else {key: vis_inputs(data) for key, data in inputs.items()}
+        heatmaps = self._heatmaps(references, composite, rf, batch_size, targets)
+        if plot_fn is None:
+            return {key: (inputs[key], heatmaps[key]) for key in references}
+        return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
+
+    @staticmethod
+    def _join_or_list(samples):
+        """Samples in one tensor if they have one shape."""
+        try:
+            return join_samples(samples, list(range(len(samples))))
+        except ValueError:
+            return [map_tensors(lambda tensor: tensor[0], sample) for sample in samples]
+
+    def _heatmaps(self, references, composite, rf, batch_size, targets) -> dict:
+        """Conditional heatmaps on reference samples. A sample that serves several concepts is run forward once."""
+        by_sample: dict[int, list[_Wanted]] = {}
+        for key, (concepts, found) in references.items():
+            for slot, (sample, position) in enumerate(zip(found.samples.tolist(), found.positions.tolist())):
+                condition = {self.layer: dict.fromkeys(concepts, position) if rf else concepts}
+                if targets is not None:
+                    condition[self.attribution.MODEL_OUTPUT_NAME] = targets
+                by_sample.setdefault(sample, []).append(_Wanted(key, slot, condition))
+        # samples with equally many concepts go together, so that no row of a pass stands idle
+        ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
+        found = {}
+        for first in range(0, len(ordered), batch_size):
+            samples = ordered[first:first + batch_size]
+            data = join_samples([self.get_data_sample(sample)[0] for sample in samples], samples)
+            rounds = [
+                [by_sample[sample][turn] if turn < len(by_sample[sample]) else None for sample in samples]
+                for turn in range(len(by_sample[samples[0]]))
+            ]
+            results = self.attribution.attribute_rounds(
+                data, [[None if item is None else item.condition for item in row] for row in rounds], composite,
+                mask_map={self.layer: self.concept.mask_rf if rf else self.concept.mask},
+                start_layer=self.layer if targets is None else None, exclude_parallel=False,
+            )
+            for row, result in zip(rounds, results, strict=True):
+                for i, item in enumerate(item for item in row if item is not None):
+                    found[item.key, item.slot] = map_tensors(lambda tensor, i=i: tensor[i:i + 1], result.heatmap)
+        return {
+            key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
+            for key, (_, top) in references.items()
+        }

@@ -1,0 +1,280 @@
+"""A dataset and a model whose concepts are swept: samples, and the sweep that writes a store of them."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from zennit.core import Composite
+
+from crp.attribution.conditional import CondAttribution
+from crp.concepts import ChannelConcept, Concept, as_layer_map, check_max_target
+from crp.model.inputs import map_tensors
+from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
+from crp.store.fingerprint import is_of_library
+from crp.store.reader import ReferenceStore
+from crp.store.records import StoreError
+from crp.store.schema import is_sealed, read_seal
+from crp.store.shards import check_complete, finished_shards, seal_store
+from crp.sweeps.batches import Batch
+from crp.sweeps.loading import load_batches
+from crp.sweeps.sweep import Sweep
+from crp.sweeps.workers import Workers
+
+_NEEDED = ("model", "dataset", "layers", "composite")
+_OPTIONAL = ("preprocess_fn", "max_target", "abs_norm", "path", "device", "target_key", "output", "functional")
+
+
+class SweptDataset:
+    """Samples of a dataset as a model takes them, and the sweep over them.
+
+    The parameters are those of :class:`crp.visualization.FeatureVisualization`.
+    """
+
+    def __init__(
+        self, attribution: CondAttribution, dataset: Any,
+        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]], preprocess_fn: Callable | None,
+        max_target: str, abs_norm: bool, path: str | Path, device: str | torch.device | None, target_key: str,
+    ):
+        check_max_target(max_target)
+        check_dataset(dataset)
+        if not isinstance(attribution, CondAttribution):
+            raise TypeError(f"attribution is a CondAttribution(model), not a {type(attribution).__name__}")
+        self.attribution, self.dataset, self.layer_map = attribution, dataset, as_layer_map(layer_map)
+        self.preprocess_fn, self.max_target, self.abs_norm = preprocess_fn, max_target, abs_norm
+        self.path = Path(path)
+        self.device = attribution.device if device is None else torch.device(device)
+        self.target_key = target_key
+
+    @classmethod
+    def from_spec(cls, made: Any) -> tuple[SweptDataset, Composite]:
+        """What a specifying function gives, ready for a sweep.
+
+        Parameters
+        ----------
+        made : (FeatureVisualization, zennit.core.Composite), or dict
+            A dict has the ``model`` (or a CondAttribution), the ``dataset``, the ``layers`` (layer -> concept, or a
+            list of layers whose channels are the concepts) and the ``composite``; and perhaps ``preprocess_fn``,
+            ``max_target``, ``abs_norm``, ``path``, ``device``, ``target_key``, ``output`` or ``functional``, as
+            FeatureVisualization and CondAttribution take them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is something else.
+        """
+        if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], SweptDataset):
+            return made
+        if not isinstance(made, Mapping):
+            raise TypeError(
+                f"a sweep is specified by a dict with {', '.join(_NEEDED)}, or by (FeatureVisualization, composite), "
+                f"not by a {type(made).__name__}"
+            )
+        missing = [key for key in _NEEDED if key not in made]
+        unknown = [key for key in made if key not in _NEEDED + _OPTIONAL]
+        if missing or unknown:
+            raise ValueError(
+                f"a sweep is specified by {', '.join(_NEEDED)}, and perhaps {', '.join(_OPTIONAL)}: "
+                + "; ".join(filter(None, [missing and f"{missing} is missing", unknown and f"{unknown} is unknown"]))
+            )
+        options = {key: made[key] for key in _OPTIONAL if key in made}
+        model, layers = made["model"], made["layers"]
+        if not isinstance(model, CondAttribution):
+            how = {key: options.pop(key) for key in ("output", "functional") if key in options}
+            model = CondAttribution(model, options.get("device"), **how)
+        if not isinstance(layers, Mapping):
+            layers = dict.fromkeys(layers, ChannelConcept())
+        return cls(model, made["dataset"], layers, **options), made["composite"]
+
+    # Samples; what users override
+
+    def preprocess_data(self, data: Any) -> Any:
+        """What the model sees of an input [1, ...]."""
+        return data if self.preprocess_fn is None else self.preprocess_fn(data)
+
+    def get_data_sample(self, index: int, preprocessing: bool = True) -> tuple[Any, Any]:
+        """One sample of the dataset.
+
+        Parameters
+        ----------
+        index : int
+        preprocessing : bool, default True
+
+        Returns
+        -------
+        data : torch.Tensor, tuple or dict
+            With a batch axis of length 1, on the device.
+        target
+            As the dataset gives it.
+        """
+        return self._to_sample(self.dataset[index], preprocessing)
+
+    def multitarget_to_single(self, multi_target: Any) -> list[int]:
+        """The classes under which a sample is attributed, one pass each: all set bits of a multi-hot vector."""
+        return list_targets(multi_target)
+
+    def _to_sample(self, item, preprocessing):
+        data, target = split_item(item, self.target_key)
+        data = with_batch_axis(data)
+        if preprocessing:
+            data = self.preprocess_data(data)
+        return map_tensors(lambda tensor: tensor.to(self.device), data), target
+
+    def batches(
+        self, start: int, stop: int, batch_size: int, num_workers: int = 0, on_error: str = "raise"
+    ) -> Iterator[Batch]:
+        """Preprocessed samples in batches; with ``on_error="skip"`` without those that cannot be had."""
+        if type(self).get_data_sample is SweptDataset.get_data_sample:
+            attempts = attempt_items(self.dataset, range(start, stop), batch_size, num_workers)
+            make = functools.partial(self._to_sample, preprocessing=True)
+        else:
+            attempts = (
+                [(i, None) for i in range(first, min(first + batch_size, stop))]
+                for first in range(start, stop, batch_size)
+            )
+            make = functools.partial(self.get_data_sample, preprocessing=True)
+        return load_batches(attempts, start, make, self.multitarget_to_single, on_error)
+
+    # The sweep
+
+    def run(
+        self, composite: Composite, data_start: int, data_end: int, batch_size: int = 32, checkpoint: int = 500,
+        on_device: str | torch.device | None = None, *, overwrite: bool = False, resume: bool = True,
+        num_workers: int = 0, on_error: str = "raise", keep: str = "all", dtype: str = "float32",
+        executor: Any = None, factory: Callable | None = None,
+    ) -> ReferenceStore:
+        """Sweep samples of the dataset and keep what each does to each concept.
+
+        Done again with the same settings, it returns at once; broken off, it goes on after the last finished shard. On
+        the same kind of device, with the same versions of libraries and number of threads, the store is the same to the
+        bit, however it was interrupted and by how many workers it was made. Where memory runs out, a shard goes on with
+        half the rows at a time.
+
+        Parameters
+        ----------
+        composite : zennit.core.Composite
+        data_start, data_end : int
+            Range of samples; the end is exclusive.
+        batch_size : int, default 32
+        checkpoint : int, default 500
+            Batches per shard of the store.
+        on_device : str or torch.device, optional
+            Where activations and relevances are moved to be read.
+        overwrite : bool, default False
+            Replace what another sweep left in the folder.
+        resume : bool, default True
+            Go on with an unfinished sweep; False refuses to.
+        num_workers : int, default 0
+            Processes that read the dataset.
+        on_error : {"raise", "skip"}
+            What to do about samples that the dataset cannot give, ``preprocess_fn`` not take, or whose targets are
+            none: end with an error that names the sample, or leave it out and record that in ``store.skipped``.
+        keep : {"all", "top"}
+            "top" keeps the strongest 40 samples of each concept and the mean of each class, and no matrices: the size
+            of the store does not grow with the dataset.
+        dtype : {"float32", "float16"}
+            Of the matrices. "float16" takes half the space: values then are wrong by at most 0.05 %, or 3e-8 of the
+            sum of the absolute values in their row, whichever is more.
+        executor : object, optional
+            Anything with ``submit(function, *args)`` that returns something with ``result()``: a
+            ``ProcessPoolExecutor``, loky, a ``dask.distributed.Client``. Its workers compute the shards, and write them
+            to ``path``, which they must be able to reach. They use as many threads as this process is set to.
+        factory : callable, optional
+            Called once in each worker, for models and datasets that are better made there than sent there (cloudpickle
+            does that otherwise), or lie on another device there. It gives (FeatureVisualization, composite), or a dict
+            as :meth:`from_spec` takes.
+
+        Returns
+        -------
+        ReferenceStore
+
+        Raises
+        ------
+        StoreError
+            If the folder holds a sweep with other settings; the message names them.
+        SampleError
+            If a sample cannot be had.
+        """
+        how = {
+            "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,
+            "on_error": on_error, "keep": keep, "dtype": dtype,
+        }
+        sweep = self.sweep(composite, **how)
+        workers = None
+        if executor is not None:
+            cls = next(cls for cls in type(self).__mro__ if is_of_library(cls))
+            workers = Workers(executor, sweep, factory and functools.partial(_sweep_made_by, factory, cls, how))
+        return sweep.run(data_start, data_end, overwrite=overwrite, resume=resume, workers=workers)
+
+    def run_distributed(
+        self, composite: Composite, data_start: int, data_end: int, batch_size: int = 16, checkpoint: int = 500,
+        on_device: str | torch.device | None = None, *, num_workers: int = 0,
+    ) -> list[str]:
+        """Sweep a part of the dataset, in this process or another one, on this machine or another one.
+
+        After all parts, :meth:`collect_results` finishes the store.
+
+        Parameters
+        ----------
+        composite, data_start, data_end, batch_size, checkpoint, on_device, num_workers
+            As for :meth:`run`. All parts need the same batch_size and checkpoint.
+
+        Returns
+        -------
+        list of str
+            Names of the shards, for ``collect_results``.
+        """
+        sweep = self.sweep(
+            composite, batch_size=batch_size, checkpoint=checkpoint, on_device=on_device, num_workers=num_workers
+        )
+        return sweep.run_part(data_start, data_end)
+
+    def collect_results(
+        self, checkpoints: Iterable[str] | None = None, d_index: tuple[int, int] | None = None
+    ) -> ReferenceStore:
+        """Finish a store that :meth:`run_distributed` filled.
+
+        Parameters
+        ----------
+        checkpoints : iterable of str, optional
+            Shards that must be there.
+        d_index : (int, int), optional
+            Range of samples that must be there.
+
+        Returns
+        -------
+        ReferenceStore
+
+        Raises
+        ------
+        StoreError
+            If shards or samples are missing, or overlap.
+        """
+        shards = read_seal(self.path)["shards"] if is_sealed(self.path) else finished_shards(self.path)
+        missing = [shard for shard in checkpoints or [] if shard not in shards]
+        if missing:
+            raise StoreError(f"{self.path} lacks the shards {missing}")
+        check_complete(self.path, d_index)
+        seal_store(self.path)
+        return ReferenceStore(self.path)
+
+    def sweep(
+        self, composite: Composite, *, num_workers: int = 0, on_error: str = "raise", **options: Any
+    ) -> Sweep:
+        """The sweep that :meth:`run` runs, with its arguments, to see or run it shard by shard."""
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
+        return Sweep(
+            self.attribution, self.layer_map, composite, self.path,
+            lambda start, stop, size: self.batches(
+                start, stop, size, num_workers if stop - start > size else 0, on_error
+            ),
+            len(self.dataset), max_target=self.max_target, **options,
+        )
+
+
+def _sweep_made_by(factory: Callable, cls: type[SweptDataset], how: dict[str, Any]) -> Sweep:
+    visualization, composite = cls.from_spec(factory())
+    return visualization.sweep(composite, **how)
