@@ -13,9 +13,9 @@ from crp.concepts import normalise
 from crp.model.inputs import call_model
 from crp.model.layers import as_layer_list, get_layer_names
 from crp.pictures.heatmaps import max_norm
+from crp.store.files import is_store
 from crp.store.legacy import find_files, load_sorted, load_targets, parse_results_name
 from crp.store.reader import ReferenceStore
-from crp.store.schema import is_store
 
 __all__ = [
     "abs_norm", "find_files", "get_layer_names", "get_output_shapes", "load_maximization", "load_stat_targets",

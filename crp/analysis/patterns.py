@@ -13,8 +13,8 @@ from crp.model.inputs import list_tensors, map_tensors
 from crp.model.samples import split_item, with_batch_axis
 from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError, check_file, describe_file, write_record
-from crp.store.schema import read_patterns_record
+from crp.store.records import StoreError, write_record
+from crp.store.schema import FileEntry, check_file, read_patterns_record
 
 _KIND = "crp-patterns 1"
 _PER_ROW = ("labels", "probability", "outlier_score", "samples")
@@ -252,7 +252,7 @@ class Patterns:
         path = store.patterns_path(source["layer"], source["quantity"])
         path.parent.mkdir(exist_ok=True)
         self.save(path)
-        write_record(path.with_suffix(".json"), {"files": {path.name: describe_file(path)}})
+        write_record(path.with_suffix(".json"), {"files": {path.name: FileEntry.of(path).model_dump()}})
 
     @classmethod
     def load(

@@ -50,7 +50,7 @@ def batches_of_store(store, groups, layers, quantity) -> Iterator[Batch]:
     labels = {"prediction": rows["prediction"]}
     if "target" in _strings(groups):
         labels["target"] = store.targets_of_rows(quantity)
-    names = _names(groups, labels, rows["sample"], store.manifest["settings"]["dataset"]["length"])
+    names = _names(groups, labels, rows["sample"], store.manifest.settings.dataset.length)
     layers = store.layers if layers is None else layers
     blocks = zip(*(store.values(layer, quantity).blocks() for layer in layers))
     first = 0

@@ -13,7 +13,7 @@ from typing import Any
 from crp.cli.specs import load_spec
 from crp.store import is_sealed
 from crp.store.records import paths_below
-from crp.store.schema import read_layers, read_manifest, read_seal
+from crp.store.schema import read_manifest, read_seal
 from crp.store.shards import check_complete, contents_of, finished_shards, seal_store
 from crp.sweeps.sweep import Sweep
 from crp.sweeps.workers import Workers
@@ -94,7 +94,7 @@ def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[st
         If samples are missing.
     """
     path = Path(store)
-    stop = read_manifest(path)["settings"]["dataset"]["length"] if stop is None else stop
+    stop = read_manifest(path).settings.dataset.length if stop is None else stop
     check_complete(path, (start, stop))
     seal_store(path)
     return info(path)
@@ -104,18 +104,20 @@ def info(store: str | Path) -> dict[str, Any]:
     """What a store holds, finished or not."""
     path = Path(store)
     manifest, finished = read_manifest(path), is_sealed(path)
-    settings = manifest["settings"]
-    records = {} if finished and settings["options"]["keep"] == "top" else finished_shards(path)
-    held = read_seal(path) if finished else contents_of(records)
+    settings = manifest.settings
+    records = {} if finished and settings.options.keep == "top" else finished_shards(path)
+    samples, skipped = contents_of(records)
+    if finished:
+        seal = read_seal(path)
+        samples, skipped = seal.samples, seal.skipped
     return {
-        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in held["samples"]),
-        "ranges": held["samples"], "of": settings["dataset"]["length"], "shards": len(records),
-        "skipped": held["skipped"],
-        "notes": [note for record in records.values() for note in record["notes"]],
-        "layers": {entry.name: entry.concepts for entry in read_layers(manifest)},
+        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in samples),
+        "ranges": samples, "of": settings.dataset.length, "shards": len(records), "skipped": skipped,
+        "notes": [note for record in records.values() for note in record.notes],
+        "layers": {entry.name: entry.concepts for entry in settings.layers},
         "bytes": _bytes_in(path),
-        "model": settings["model"]["class"], "composite": settings["composite"]["class"],
-        "options": settings["options"], "made_with": manifest["made_with"],
+        "model": settings.model.class_name, "composite": settings.composite.class_name,
+        "options": settings.options.model_dump(), "made_with": manifest.made_with.model_dump(),
     }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from crp.store.files import QUANTITIES, ROW_DTYPE
 from crp.store.reader import ReferenceStore, StoreError
-from crp.store.schema import QUANTITIES, ROW_DTYPE
 
 _BLOCK = 4096
 

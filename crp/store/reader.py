@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,22 +11,25 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from crp.model.layers import unknown_layer_message
-from crp.store.matrix import ShardedMatrix
-from crp.store.records import StoreError, check_file, file_hash
-from crp.store.schema import (
+from crp.store.files import (
     MATRIX_OF,
     QUANTITIES,
     ROW_DTYPE,
     TABLE_DEPTH,
     TOTAL_OF,
-    LayerEntry,
     class_sum_name,
-    read_layers,
+    stored_statistics,
+    table_name,
+)
+from crp.store.matrix import ShardedMatrix
+from crp.store.records import StoreError, file_hash
+from crp.store.schema import (
+    FileEntry,
+    LayerEntry,
+    check_file,
     read_manifest,
     read_seal,
     read_shard_record,
-    stored_statistics,
-    table_name,
 )
 from crp.store.topk import top_rows
 
@@ -70,12 +74,12 @@ class ReferenceStore:
     def __init__(self, path: str | Path):
         manifest = read_manifest(path)
         seal = read_seal(path)
-        if seal["manifest"] != file_hash(Path(path) / "manifest.json"):
+        if seal.manifest != file_hash(Path(path) / "manifest.json"):
             raise StoreError(f"{path}: the manifest is not that of the sweep that was sealed")
-        self._open(path, manifest, list(seal["shards"]), seal)
+        self._open(path, manifest, list(seal.shards), seal)
 
     @classmethod
-    def unsealed(cls, path: str | Path, shards: dict[str, dict | None]) -> ReferenceStore:
+    def unsealed(cls, path: str | Path, shards: Mapping[str, dict[str, FileEntry] | None]) -> ReferenceStore:
         """The shards of a store that is not finished: matrices, but no tables.
 
         Parameters
@@ -91,10 +95,10 @@ class ReferenceStore:
 
     def _open(self, path, manifest, shards, seal):
         self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
-        self._entries = {entry.name: entry for entry in read_layers(self.manifest)}
+        self._entries = {entry.name: entry for entry in manifest.settings.layers}
         self._tables: dict[str, np.ndarray] = {}
         self._shard_arrays: dict[str, list[np.ndarray]] = {}
-        self._files: dict[str, dict | None] = {}
+        self._files: dict[str, dict[str, FileEntry] | None] = {}
 
     def __repr__(self):
         samples = sum(stop - first for first, stop in self.ranges)
@@ -107,17 +111,17 @@ class ReferenceStore:
     @property
     def options(self) -> dict[str, Any]:
         """The options of the sweep: batch_size, checkpoint, max_target, keep, dtype."""
-        return self.manifest["settings"]["options"]
+        return self.manifest.settings.options.model_dump()
 
     @property
     def ranges(self) -> list[list[int]]:
         """The samples that were swept, as ranges (first, stop)."""
-        return self._seal["samples"] if self._seal else []
+        return self._seal.samples if self._seal else []
 
     @property
     def skipped(self) -> dict[int, str]:
         """Samples that were left out with ``on_error="skip"``, and what was wrong with them."""
-        return {int(sample): reason for sample, reason in self._seal["skipped"].items()} if self._seal else {}
+        return {int(sample): reason for sample, reason in self._seal.skipped.items()} if self._seal else {}
 
     @property
     def layers(self) -> list[str]:
@@ -187,7 +191,7 @@ class ReferenceStore:
             [rows, concepts] float32
         """
         parts = self._matrix(layer, quantity, MATRIX_OF, statistic)
-        holds_shares = self.options["dtype"] == "float16"
+        holds_shares = self.manifest.settings.options.dtype == "float16"
         if normalised == holds_shares:
             return ShardedMatrix(parts)
         totals = self._matrix(layer, quantity, TOTAL_OF, statistic)
@@ -271,7 +275,7 @@ class ReferenceStore:
             [classes, concepts]
         """
         key = self.entry(layer).key
-        if self.options["keep"] == "top":
+        if self.manifest.settings.options.keep == "top":
             sums = self._table(class_sum_name(key, _quantity(quantity)))
             classes, counts = self._table("classes"), self._table(f"{quantity}.class_count")
         else:
@@ -371,7 +375,7 @@ class ReferenceStore:
     def _check_statistic(self, statistic):
         if statistic not in MATRIX_OF:
             raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
-        available = stored_statistics(self.options["max_target"])
+        available = stored_statistics(self.manifest.settings.options.max_target)
         if statistic not in available:
             raise StoreError(
                 f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
@@ -379,7 +383,7 @@ class ReferenceStore:
 
     def _of_shards(self, stem: str) -> list[np.ndarray]:
         """An array of each shard. Threads compare the files with their hashes when they are first read."""
-        if self._seal is not None and self.options["keep"] == "top":
+        if self._seal is not None and self.manifest.settings.options.keep == "top":
             raise StoreError(
                 f"{self.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept and "
                 "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
@@ -394,20 +398,20 @@ class ReferenceStore:
     def _files_of(self, shard):
         if shard not in self._files:
             record = read_shard_record(self.path / "shards" / shard)
-            if file_hash(self.path / "shards" / shard / "shard.json") != self._seal["shards"][shard]:
+            if file_hash(self.path / "shards" / shard / "shard.json") != self._seal.shards[shard]:
                 raise StoreError(f"{self.path}: shard {shard} is not the one that was sealed")
-            self._files[shard] = record["files"]
+            self._files[shard] = record.files
         return self._files[shard]
 
     def _table(self, name):
         if name not in self._tables:
             path = self.path / "tables" / f"{name}.npy"
-            _check_array(path, self._seal and self._seal["tables"])
+            _check_array(path, self._seal and self._seal.tables)
             self._tables[name] = _mapped(path)
         return self._tables[name]
 
 
-def _check_array(path: Path, described: dict[str, dict] | None) -> None:
+def _check_array(path: Path, described: dict[str, FileEntry] | None) -> None:
     """Compare the file of an array with what a record says of it, if one does."""
     if described is not None:
         check_file(path, described.get(path.name))

@@ -56,25 +56,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as records hold them."""
-    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-
-
-def check_file(path: Path, described: dict[str, Any] | None) -> None:
-    """Raise a StoreError if a file is not what a record says, or None says it."""
-    if described is None:
-        raise StoreError(f"{path} does not belong to the store")
-    try:
-        size = path.stat().st_size
-        if size != described["bytes"]:
-            raise StoreError(f"{path} is damaged: it has {size} bytes, not {described['bytes']}")
-        if file_hash(path) != described["sha256"]:
-            raise StoreError(f"{path} is damaged: its bytes have changed")
-    except OSError as error:
-        raise StoreError(f"{path} is missing or cannot be read: {error}") from error
-
-
 @contextmanager
 def durable_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which is on the disk when the context ends."""

@@ -1,29 +1,63 @@
-"""What the records of a store say: the manifest, the seal, the records of shards and of patterns."""
+"""What the records of a store may say: the manifest, the seal, the records of shards and of patterns.
+
+Each is described once, with bounds for every name, number and list, and holds nothing else.
+"""
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
 
-from crp.store.records import StoreError, read_record
+from crp.store.files import Keep, MatrixType, Statistic
+from crp.store.records import StoreError, file_hash, read_record
 
 FORMAT = "crp-store"
 FORMAT_VERSION = 2
-QUANTITIES = ("relevance", "activation")
-TABLE_DEPTH = 40
-ROW_DTYPE = np.dtype([("sample", "<i8"), ("target", "<i8"), ("position", "<i8"), ("prediction", "<i8")])
-TABLE_DTYPE = np.dtype([("row", "<i8"), ("sample", "<i8"), ("position", "<i4"), ("value", "<f4")])
-MATRIX_OF = {"sum": "value", "max": "maximum"}
-TOTAL_OF = {"sum": "total", "max": "maximum_total"}
-KEPT = ("all", "top")
-DTYPES = ("float32", "float16")
+LONGEST_REASON = 2 ** 16
+
+Name = Annotated[str, StringConstraints(max_length=4096)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]{0,99}\.np[yz]$")]
+ShardName = Annotated[str, StringConstraints(pattern=r"^[0-9]{8,19}$")]
+Index = Annotated[int, Field(ge=0, lt=2 ** 63)]
+Count = Annotated[int, Field(ge=1, lt=2 ** 31)]
+Names = Annotated[list[Name], Len(0, 2 ** 20)]
+NameOf = Annotated[dict[Name, Name], Len(0, 2 ** 20)]
+SampleNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
+SkippedSamples = dict[SampleNumber, Annotated[str, StringConstraints(max_length=LONGEST_REASON)]]
 
 
-@dataclass(frozen=True)
-class LayerEntry:
+class _Description(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, serialize_by_alias=True)
+
+
+class FileEntry(_Description):
+    """Size and sha256 of a file."""
+
+    bytes: Index
+    sha256: Sha256
+
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The entry of a file as it is."""
+        return cls(bytes=path.stat().st_size, sha256=file_hash(path))
+
+
+FileEntries = Annotated[dict[FileName, FileEntry], Len(0, 2 ** 20)]
+
+
+class ConceptEntry(_Description):
+    """The kind of a layer's concepts: the name of its class, and a hash of what it was made with."""
+
+    class_name: Name = Field(alias="class")
+    settings: Sha256
+
+
+class LayerEntry(_Description):
     """A layer in a store.
 
     Attributes
@@ -36,85 +70,194 @@ class LayerEntry:
         Number of concepts.
     position_shape : tuple of int or None
         Shape of the positions of a concept; None where the concept does not know it.
-    concept : dict
+    concept : ConceptEntry
         Class and fingerprint of the concept.
     """
 
-    key: str
-    name: str
-    concepts: int
-    position_shape: tuple[int, ...] | None
-    concept: dict
+    key: Annotated[str, StringConstraints(pattern=r"^L[0-9]{4,9}$")]
+    name: Name
+    concepts: Count
+    position_shape: Annotated[tuple[Count, ...], Strict(False), Len(0, 64)] | None
+    concept: ConceptEntry
 
     @property
     def has_positions(self) -> bool:
         """Whether positions are stored."""
         return self.position_shape is None or int(np.prod(self.position_shape)) > 1
 
-    def to_json(self) -> dict:
-        """As the manifest holds it."""
-        shape = None if self.position_shape is None else list(self.position_shape)
-        return {"key": self.key, "name": self.name, "concepts": self.concepts, "position_shape": shape,
-                "concept": self.concept}
 
-    @classmethod
-    def from_json(cls, entry: dict) -> LayerEntry:
-        """From the manifest."""
-        key, name, concepts, shape = (entry[field] for field in ("key", "name", "concepts", "position_shape"))
-        is_possible = (
-            isinstance(name, str) and re.fullmatch(r"L\d{4,9}", key) and _is_count(concepts)
-            and (shape is None or isinstance(shape, list) and all(map(_is_count, shape)))
-        )
-        if not is_possible:
-            raise StoreError(f"the manifest holds an impossible layer: {str(entry)[:200]}")
-        return cls(key, name, concepts, None if shape is None else tuple(shape), entry["concept"])
+class ModelEntry(_Description):
+    """What tells a model from others: see ``crp.sweeps.model_fingerprint``."""
+
+    class_name: Name = Field(alias="class")
+    modules: Sha256
+    weights: Sha256
+    code: Sha256
+    modules_in_training_mode: Index = Field(alias="modules in training mode")
+    attributes: NameOf
+    hooks: NameOf
+    passing: Names
 
 
-def _is_count(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 1 <= number < 2 ** 31
+class AttributionEntry(_Description):
+    """Class and arguments of an attribution."""
+
+    class_name: Name = Field(alias="class")
+    output: Sha256
+    functional: Literal[False, "attnlrp", "cp-lrp"]
+    accelerate: bool
+    no_param_grad: bool
+    attributes: Sha256
+    code: Sha256
 
 
-def table_name(key: str, quantity: str, statistic: str, normalised: bool) -> str:
-    """Name of the file with the top rows of a layer."""
-    return f"{key}.{quantity}.{MATRIX_OF[statistic]}" + ("_normalised" if normalised else "")
+class DatasetEntry(_Description):
+    """Length of a dataset, and hashes of a few samples; None for what differs each time that it is read."""
+
+    length: Count
+    samples: Sha256 | None
+    targets: Sha256 | None
 
 
-def class_sum_name(key: str, quantity: str) -> str:
-    """Name of the file with the sums of each class."""
-    return f"{key}.{quantity}.class_sum"
+class CompositeEntry(_Description):
+    """What the rules of a composite do: see ``crp.sweeps.rule_fingerprint``."""
+
+    class_name: Name = Field(alias="class")
+    rules: NameOf
+    operations: NameOf
+    canonizers: Names
 
 
-def stored_statistics(max_target: str) -> list[str]:
-    """The statistics over positions that a sweep writes: always the sum, the maximum when asked for."""
-    return ["sum"] if max_target == "sum" else ["sum", "max"]
+class Options(_Description):
+    """The options of a sweep."""
+
+    max_target: Statistic
+    batch_size: Count
+    checkpoint: Count
+    keep: Keep
+    dtype: MatrixType
 
 
-def is_store(path: str | Path) -> bool:
-    """Whether a folder holds a store, finished or not."""
-    return (Path(path) / "manifest.json").is_file()
+class Settings(_Description):
+    """Everything that decides what a store holds."""
+
+    model: ModelEntry
+    attribution: AttributionEntry
+    dataset: DatasetEntry
+    composite: CompositeEntry
+    options: Options
+    layers: Annotated[list[LayerEntry], Len(1, 2 ** 20)]
+
+    @model_validator(mode="after")
+    def _tell_layers_apart(self) -> Self:
+        for field in ("key", "name"):
+            if len({getattr(layer, field) for layer in self.layers}) < len(self.layers):
+                raise ValueError(f"two layers have the same {field}")
+        return self
 
 
-def is_sealed(path: str | Path) -> bool:
-    """Whether a folder holds a store whose sweep has finished."""
-    return is_store(path) and (Path(path) / "seal.json").is_file()
+class Environment(_Description):
+    """What values depend on by rounding: versions, the kind of device, the number of threads."""
+
+    python: Name
+    crp: Name = Field(alias="crp-concepts")
+    torch: Name
+    zennit: Name
+    numpy: Name
+    device: Name
+    threads: Count
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
+class Manifest(_Description):
+    """``manifest.json``: what a store was made with."""
+
+    format: Literal["crp-store"]
+    version: Literal[2]
+    made_with: Environment
+    settings: Settings
+
+
+class _Range(_Description):
+    first: Index
+    stop: Index
+
+    @model_validator(mode="after")
+    def _is_ascending(self) -> Self:
+        if self.first >= self.stop:
+            raise ValueError("a range of samples ends after it begins")
+        return self
+
+
+class RowCounts(_Description):
+    """Rows of a shard by quantity."""
+
+    relevance: Index
+    activation: Index
+
+
+class ShardRecord(_Range):
+    """``shard.json``: samples, rows and files of a shard, and the hash of the manifest that it belongs to."""
+
+    rows: RowCounts
+    skipped: SkippedSamples
+    notes: Names
+    manifest: Sha256
+    files: FileEntries
+
+
+class Seal(_Description):
+    """``seal.json``: the samples of a store, and the hashes of all that it consists of."""
+
+    manifest: Sha256
+    samples: Annotated[list[Annotated[list[Index], Len(2, 2)]], Len(0, 2 ** 20)]
+    skipped: SkippedSamples
+    shards: Annotated[dict[ShardName, Sha256], Len(1, 2 ** 20)]
+    tables: FileEntries
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        if any(first >= stop for first, stop in self.samples):
+            raise ValueError("a range of samples ends after it begins")
+        return self
+
+
+class PatternsRecord(_Description):
+    """The record beside a file of patterns."""
+
+    files: FileEntries
+
+
+_Kind = TypeVar("_Kind", bound=_Description)
+
+
+def checked(kind: type[_Kind], content: dict[str, Any], path: Path) -> _Kind:
+    """What a record says, in the form of its kind; a StoreError names what it cannot say."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"])) or "as a whole"
+        raise StoreError(
+            f"{path} is damaged, it holds something impossible: {where}: {found['msg']}, not {found['input']!r:.200}"
+        ) from None
+
+
+def read_manifest(path: str | Path) -> Manifest:
     """The manifest of a store.
 
     Raises
     ------
     StoreError
-        If there is none, or it is of another format.
+        If there is none, it is of another format, or says what cannot be.
     """
-    manifest = read_record(Path(path) / "manifest.json", "there is no store: make one with FeatureVisualization.run")
-    if manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
+    file = Path(path) / "manifest.json"
+    content = read_record(file, "there is no store: make one with FeatureVisualization.run")
+    if content.get("format") != FORMAT or content.get("version") != FORMAT_VERSION:
         raise StoreError(f"{path}: manifest.json is not of the format {FORMAT} version {FORMAT_VERSION}")
-    read_layers(manifest)
-    return manifest
+    return checked(Manifest, content, file)
 
 
-def read_seal(path: str | Path) -> dict[str, Any]:
+def read_seal(path: str | Path) -> Seal:
     """The seal of a store.
 
     Raises
@@ -122,49 +265,11 @@ def read_seal(path: str | Path) -> dict[str, Any]:
     StoreError
         If there is none, or what it says cannot be.
     """
-    seal = read_record(Path(path) / "seal.json", "its sweep has not finished: call run or collect_results")
-    try:
-        if not seal["shards"] or not all(re.fullmatch(r"\d{8,}", shard) for shard in seal["shards"]):
-            raise StoreError(f"{path}: the seal names impossible shards")
-        checked_files(seal["tables"], Path(path) / "seal.json")
-        str(seal["manifest"])
-        [range(first, stop) for first, stop in seal["samples"]]
-        {int(sample): str(reason) for sample, reason in seal["skipped"].items()}
-    except StoreError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise StoreError(f"{path}: seal.json lacks what a seal says: {error!r}") from error
-    return seal
+    file = Path(path) / "seal.json"
+    return checked(Seal, read_record(file, "its sweep has not finished: call run or collect_results"), file)
 
 
-def read_patterns_record(path: Path) -> dict[str, Any]:
-    """What the record beside a file of patterns says of it."""
-    record = read_record(path, "patterns have no record")
-    return checked_files(record.get("files"), path)
-
-
-def checked_files(files: Any, path: Path) -> dict[str, dict]:
-    """Files as a record lists them.
-
-    Raises
-    ------
-    StoreError
-        If it names files elsewhere, or says something else.
-    """
-    if not isinstance(files, dict) or not all(
-        Path(name).name == name and isinstance(described, dict) and {"bytes", "sha256"} <= set(described)
-        for name, described in files.items()
-    ):
-        raise StoreError(f"{path} is damaged: it lists impossible files")
-    return files
-
-
-_SHARD_RECORD = {
-    "manifest": str, "first": int, "stop": int, "rows": dict, "skipped": dict, "notes": list, "files": dict,
-}
-
-
-def read_shard_record(folder: Path) -> dict[str, Any]:
+def read_shard_record(folder: Path) -> ShardRecord:
     """The record of a shard.
 
     Raises
@@ -172,40 +277,35 @@ def read_shard_record(folder: Path) -> dict[str, Any]:
     StoreError
         If there is none, or what it says cannot be.
     """
-    record = read_record(folder / "shard.json", "the shard has no record")
-    if not all(isinstance(record.get(name), kind) for name, kind in _SHARD_RECORD.items()):
-        raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks fields")
-    if not all(isinstance(record["rows"].get(quantity), int) for quantity in QUANTITIES):
-        raise StoreError(f"{folder / 'shard.json'} is damaged: it lacks numbers of rows")
-    checked_files(record["files"], folder / "shard.json")
-    return record
+    file = folder / "shard.json"
+    return checked(ShardRecord, read_record(file, "the shard has no record"), file)
 
 
-def read_layers(manifest: dict[str, Any]) -> list[LayerEntry]:
-    """The layers that a manifest lists.
+def read_patterns_record(path: Path) -> dict[str, FileEntry]:
+    """What the record beside a file of patterns says of it.
 
     Raises
     ------
     StoreError
-        If what it says of them cannot be.
+        If there is none, or what it says cannot be.
     """
+    return checked(PatternsRecord, read_record(path, "patterns have no record"), path).files
+
+
+def check_file(path: Path, entry: FileEntry | None) -> None:
+    """Raise a StoreError if a file is not what its entry says, or has none."""
+    if entry is None:
+        raise StoreError(f"{path} does not belong to the store")
     try:
-        settings = manifest["settings"]
-        _check_settings(manifest["made_with"], settings)
-        return [LayerEntry.from_json(entry) for entry in settings["layers"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"the manifest lacks settings of a store: {error!r}") from error
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise StoreError(f"{path} is damaged: it has {size} bytes, not {entry.bytes}")
+        if file_hash(path) != entry.sha256:
+            raise StoreError(f"{path} is damaged: its bytes have changed")
+    except OSError as error:
+        raise StoreError(f"{path} is missing or cannot be read: {error}") from error
 
 
-def _check_settings(made_with: Any, settings: dict[str, Any]) -> None:
-    described = [settings[name] for name in ("model", "attribution", "dataset", "composite", "options")]
-    if not all(isinstance(item, dict) for item in (made_with, *described)):
-        raise StoreError("the manifest does not describe what the store was made from")
-    model, options, length = settings["model"], settings["options"], settings["dataset"]["length"]
-    if options["keep"] not in KEPT or options["dtype"] not in DTYPES or options["max_target"] not in MATRIX_OF:
-        raise StoreError(f"the manifest holds impossible options: {options}")
-    names = made_with["python"], model["class"], *model["passing"], settings["composite"]["class"]
-    if not all(isinstance(name, str) for name in names):
-        raise StoreError(f"the manifest holds impossible names: {names}")
-    if not _is_count(length):
-        raise StoreError(f"the manifest holds an impossible length of the dataset: {length}")
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Entries of the files in a folder, as records hold them."""
+    return {file.name: FileEntry.of(file).model_dump() for file in sorted(folder.iterdir())}

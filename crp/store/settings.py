@@ -13,12 +13,12 @@ import torch
 
 from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError
-from crp.store.schema import read_manifest
+from crp.store.schema import Manifest, read_manifest
 
 
-def known_passing(manifest: dict[str, Any]) -> list[str]:
+def known_passing(manifest: Manifest) -> list[str]:
     """What passes change in the model, as a store's sweep found: see ``crp.sweeps.model_fingerprint``."""
-    return manifest["settings"]["model"]["passing"]
+    return manifest.settings.model.passing
 
 
 def describe_environment(device: str) -> dict[str, str | int]:
@@ -29,7 +29,8 @@ def describe_environment(device: str) -> dict[str, str | int]:
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Raise a StoreError that names what differs between the settings of a store and those of a sweep."""
-    different = differences_from(read_manifest(path), settings)
+    manifest = read_manifest(path)
+    different = differences_from(manifest.settings.model_dump(), settings, manifest.made_with.python)
     if different:
         raise StoreError(
             f"{path} holds a sweep with other settings: {different}. "
@@ -39,11 +40,13 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
     """Raise a StoreError that names what differs between a part of a store's settings and what it is read with."""
-    stored = {key: store.manifest["settings"].get(key) for key in settings}
+    known = store.manifest.settings.model_dump()
+    stored = {key: known[key] for key in settings}
     layers = [item for item in settings["layers"] if item["name"] in store.layers]
-    stored["layers"] = [{"name": item["name"], "concept": store.entry(item["name"]).concept} for item in layers]
-    settings = {**settings, "layers": layers}
-    different = differences_from({**store.manifest, "settings": stored}, settings)
+    stored["layers"] = [
+        {"name": item["name"], "concept": store.entry(item["name"]).concept.model_dump()} for item in layers
+    ]
+    different = differences_from(stored, {**settings, "layers": layers}, store.manifest.made_with.python)
     if different:
         raise StoreError(
             f"{store.path} was made with something else: {different}. "
@@ -53,7 +56,7 @@ def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
 
 def warn_of_other_environment(path: Path, device: str) -> None:
     """Warn if a store was begun on another kind of device, with other versions or another number of threads."""
-    there, here = read_manifest(path)["made_with"], describe_environment(device)
+    there, here = read_manifest(path).made_with.model_dump(), describe_environment(device)
     differences = list(_differences(there, here))
     if differences:
         warnings.warn(
@@ -62,13 +65,13 @@ def warn_of_other_environment(path: Path, device: str) -> None:
         )
 
 
-def differences_from(manifest: dict[str, Any], settings: dict[str, Any]) -> str:
-    """What differs between the settings in a manifest and others, in words; empty if nothing does.
+def differences_from(stored: dict[str, Any], settings: dict[str, Any], there: str) -> str:
+    """What differs between stored settings, of the version ``there`` of Python, and others; empty if nothing does.
 
     Whether code is the same cannot be told under another version of Python, which compiles it differently.
     """
-    stored, settings = json.loads(json.dumps([manifest["settings"], settings]))
-    there, here = manifest["made_with"].get("python", ""), platform.python_version()
+    stored, settings = json.loads(json.dumps([stored, settings]))
+    here = platform.python_version()
     if there.split(".")[:2] != here.split(".")[:2]:
         for described in (*stored.values(), *settings.values()):
             if isinstance(described, dict):

@@ -17,9 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from crp.store.files import is_sealed, is_store
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError, describe_file, file_hash, paths_below, sync_folder, write_record
-from crp.store.schema import FORMAT, FORMAT_VERSION, is_sealed, is_store, read_manifest, read_seal, read_shard_record
+from crp.store.records import StoreError, file_hash, paths_below, sync_folder, write_record
+from crp.store.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    LONGEST_REASON,
+    Manifest,
+    ShardRecord,
+    checked,
+    describe_files,
+    read_manifest,
+    read_seal,
+    read_shard_record,
+)
 from crp.store.settings import check_settings, describe_environment, warn_of_other_environment
 from crp.store.tables import merge_tables, write_class_sums, write_tables
 
@@ -48,12 +60,12 @@ def create_store(path: Path, settings: dict[str, Any], device: str) -> None:
             if (path / name).exists() and not is_store(path):
                 raise StoreError(f"{path} holds {name!r} but no store: choose another path, or move it away")
         path.mkdir(parents=True, exist_ok=True)
-        manifest = {
+        manifest = checked(Manifest, {
             "format": FORMAT, "version": FORMAT_VERSION, "made_with": describe_environment(device), "settings": settings
-        }
+        }, path / "manifest.json")
         temporary = path / f".manifest.{process_tag()}"
         try:
-            write_record(temporary, manifest)
+            write_record(temporary, manifest.model_dump(mode="json"))
             os.link(temporary, path / "manifest.json")  # unlike a rename, fails where another process was first
         except FileExistsError:
             pass
@@ -163,13 +175,13 @@ class ShardWriter:
         counts = {name.removesuffix(".rows"): file.rows for name, file in self._files.items() if name.endswith(".rows")}
         if self._keep == "top":
             self._reduce()
-        files = {path.name: describe_file(path) for path in sorted(self._temporary.iterdir())}
+        files = describe_files(self._temporary)
         if file_hash(self._store / "manifest.json") != self._manifest:
             raise StoreError(f"{self._store} has been replaced by a store of another sweep in the meantime")
         write_record(self._temporary / "shard.json", {
             "first": self._first, "stop": self._stop, "rows": counts,
-            "skipped": {str(sample): reason for sample, reason in self.skipped.items()}, "notes": self.notes,
-            "manifest": self._manifest, "files": files,
+            "skipped": {str(sample): reason[:LONGEST_REASON] for sample, reason in self.skipped.items()},
+            "notes": self.notes, "manifest": self._manifest, "files": files,
         })
         sync_folder(self._temporary)
         try:
@@ -215,7 +227,7 @@ def shard_path(path: Path, first: int) -> Path:
     return path / "shards" / f"{first:08d}"
 
 
-def finished_shards(path: Path) -> dict[str, dict[str, Any]]:
+def finished_shards(path: Path) -> dict[str, ShardRecord]:
     """Name of each committed shard -> its record, in the order of their samples.
 
     Raises
@@ -227,31 +239,29 @@ def finished_shards(path: Path) -> dict[str, dict[str, Any]]:
     manifest, found, end = file_hash(path / "manifest.json"), {}, 0
     for folder in sorted((path / "shards").glob("[0-9]*"), key=lambda folder: int(folder.name)):
         record = read_shard_record(folder)
-        if record["manifest"] != manifest:
+        if record.manifest != manifest:
             raise StoreError(f"{folder} belongs to a sweep with another manifest")
-        if record["first"] < end:
-            raise StoreError(f"{folder} repeats samples {record['first']} to {min(end, record['stop']) - 1}")
+        if record.first < end:
+            raise StoreError(f"{folder} repeats samples {record.first} to {min(end, record.stop) - 1}")
         found[folder.name] = record
-        end = record["stop"]
+        end = record.stop
     return found
 
 
-def range_of(record: dict[str, Any]) -> tuple[int, int]:
+def range_of(record: ShardRecord) -> tuple[int, int]:
     """The samples of a shard: (first, stop)."""
-    return record["first"], record["stop"]
+    return record.first, record.stop
 
 
-def contents_of(shards: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def contents_of(shards: dict[str, ShardRecord]) -> tuple[list[list[int]], dict[str, str]]:
     """The samples of shards as ranges (first, stop), and those of them that were skipped, as a seal has them."""
-    return {
-        "samples": join_ranges(map(range_of, shards.values())),
-        "skipped": {sample: reason for record in shards.values() for sample, reason in record["skipped"].items()},
-    }
+    skipped = {sample: reason for record in shards.values() for sample, reason in record.skipped.items()}
+    return join_ranges(map(range_of, shards.values())), skipped
 
 
 def swept_ranges(path: Path) -> list[list[int]]:
     """The samples that a store holds, as ranges (first, stop), finished or not."""
-    return (read_seal(path) if is_sealed(path) else contents_of(finished_shards(path)))["samples"]
+    return read_seal(path).samples if is_sealed(path) else contents_of(finished_shards(path))[0]
 
 
 def check_complete(path: Path, samples: tuple[int, int] | None) -> None:
@@ -284,21 +294,22 @@ def _seal(path: Path) -> None:
     shards = finished_shards(path)
     if not shards:
         raise StoreError(f"{path} holds no finished shard")
+    samples, skipped = contents_of(shards)
     temporary, unsealed = path / f".tables.{process_tag()}", path / f".seal.{process_tag()}"
     try:
         temporary.mkdir()
-        store = ReferenceStore.unsealed(path, {name: record["files"] for name, record in shards.items()})
+        store = ReferenceStore.unsealed(path, {name: record.files for name, record in shards.items()})
         if store.options["keep"] == "top":
             merge_tables(store, shards, temporary)
         else:
             write_tables(store, temporary)
-        tables = {file.name: describe_file(file) for file in sorted(temporary.iterdir())}
+        tables = describe_files(temporary)
         sync_folder(temporary)
         shutil.rmtree(path / "tables", ignore_errors=True)
         temporary.rename(path / "tables")
         sync_folder(path)
         write_record(unsealed, {
-            "manifest": file_hash(path / "manifest.json"), **contents_of(shards),
+            "manifest": file_hash(path / "manifest.json"), "samples": samples, "skipped": skipped,
             "shards": {name: file_hash(path / "shards" / name / "shard.json") for name in shards}, "tables": tables,
         })
         unsealed.rename(path / "seal.json")
@@ -318,7 +329,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def remove_merged_shards(path: Path) -> None:
     """Remove the shards of a finished store that keeps only tables."""
-    if is_sealed(path) and read_manifest(path)["settings"]["options"]["keep"] == "top":
+    if is_sealed(path) and read_manifest(path).settings.options.keep == "top":
         shutil.rmtree(path / "shards", ignore_errors=True)
 
 

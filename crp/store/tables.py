@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from crp.store.files import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
 from crp.store.reader import ReferenceStore, sums_of_classes
-from crp.store.records import check_file, durable_file
-from crp.store.schema import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
+from crp.store.records import durable_file
+from crp.store.schema import ShardRecord, check_file
 from crp.store.topk import top_rows
 
 
@@ -40,7 +40,7 @@ def write_class_sums(store: ReferenceStore, folder: Path) -> None:
     _save(folder, "classes", classes)
 
 
-def merge_tables(store: ReferenceStore, shards: dict[str, dict[str, Any]], folder: Path) -> None:
+def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: Path) -> None:
     """Write the tables and class sums of a store whose shards hold their own.
 
     Parameters
@@ -54,7 +54,7 @@ def merge_tables(store: ReferenceStore, shards: dict[str, dict[str, Any]], folde
     def of_shards(name):
         for shard, record in shards.items():
             path = store.path / "shards" / shard / f"{name}.npy"
-            check_file(path, record["files"][path.name])
+            check_file(path, record.files.get(path.name))
             yield np.load(path, allow_pickle=False)
 
     classes_of_shards = list(of_shards("classes"))
@@ -68,7 +68,7 @@ def merge_tables(store: ReferenceStore, shards: dict[str, dict[str, Any]], folde
 
     for quantity in QUANTITIES:
         _save(folder, f"{quantity}.class_count", added(f"{quantity}.class_count", np.zeros(len(classes), np.int64)))
-        rows_before = np.cumsum([0, *(record["rows"][quantity] for record in shards.values())])
+        rows_before = np.cumsum([0, *(getattr(record.rows, quantity) for record in shards.values())])
         for layer in store.layers:
             entry = store.entry(layer)
             sums = class_sum_name(entry.key, quantity)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crp.store.records import StoreError, check_file, file_hash, paths_below
-from crp.store.schema import read_manifest, read_patterns_record, read_seal, read_shard_record
+from crp.store.records import StoreError, file_hash, paths_below
+from crp.store.schema import check_file, read_manifest, read_patterns_record, read_seal, read_shard_record
 
 
 def verify(path: str | Path) -> list[str]:
@@ -38,14 +38,14 @@ class _Verification:
         if has_seal:
             self.known.add(path / "seal.json")
         if seal is not None:
-            is_same = seal["manifest"] == self.manifest_hash
+            is_same = seal.manifest == self.manifest_hash
             self._expect(is_same, f"{path / 'manifest.json'} is not that of the sweep that was sealed")
-            self._check_files(path / "tables", seal["tables"])
-        keeps_shards = manifest["settings"]["options"]["keep"] == "all" or not has_seal
+            self._check_files(path / "tables", seal.tables)
+        keeps_shards = manifest.settings.options.keep == "all" or not has_seal
         if seal is None:
             shards = dict.fromkeys(folder.name for folder in sorted((path / "shards").glob("[0-9]*")))
         else:
-            shards = seal["shards"] if keeps_shards else {}
+            shards = seal.shards if keeps_shards else {}
         for name, sealed_hash in shards.items():
             self._check_shard(path / "shards" / name, sealed_hash)
         for record in sorted((path / "patterns").glob("*.json")):
@@ -63,12 +63,12 @@ class _Verification:
         if record is None:
             return
         self.known.add(folder / "shard.json")
-        self._expect(record["manifest"] == self.manifest_hash, f"{folder} belongs to a sweep with another manifest")
+        self._expect(record.manifest == self.manifest_hash, f"{folder} belongs to a sweep with another manifest")
         if sealed_hash is not None:
             self._expect(
                 file_hash(folder / "shard.json") == sealed_hash, f"{folder} is not the shard that was sealed"
             )
-        self._check_files(folder, record["files"])
+        self._check_files(folder, record.files)
 
     def _check_files(self, folder: Path, files: dict[str, Any]) -> None:
         for name, described in files.items():

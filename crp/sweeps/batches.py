@@ -14,7 +14,8 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept
 from crp.model.inputs import map_tensors
-from crp.store.schema import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, LayerEntry, stored_statistics
+from crp.store.files import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, stored_statistics
+from crp.store.schema import LayerEntry
 from crp.store.shards import ShardWriter
 
 

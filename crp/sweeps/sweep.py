@@ -18,19 +18,10 @@ from zennit.core import Composite
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
+from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, is_sealed, is_store, stored_statistics
 from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError, file_hash
-from crp.store.schema import (
-    DTYPES,
-    KEPT,
-    TABLE_DEPTH,
-    TABLE_DTYPE,
-    LayerEntry,
-    is_sealed,
-    is_store,
-    read_manifest,
-    stored_statistics,
-)
+from crp.store.schema import ConceptEntry, LayerEntry, read_manifest
 from crp.store.settings import check_settings, known_passing
 from crp.store.shards import (
     ShardWriter,
@@ -199,7 +190,7 @@ class Sweep:
                 "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
                 "keep": self.keep, "dtype": self.dtype,
             },
-            "layers": [entry.to_json() for entry in self.layers],
+            "layers": [entry.model_dump(mode="json") for entry in self.layers],
         }
 
     def _check_held(self, start, stop):
@@ -209,7 +200,7 @@ class Sweep:
             is_foreign = held != [[start, stop]]
         else:
             shards, parts = finished_shards(self.path), self.parts(start, stop)
-            held = contents_of(shards)["samples"]
+            held, _ = contents_of(shards)
             is_foreign = any(range_of(record) not in parts for record in shards.values())
         if is_foreign:
             ranges = ", ".join(f"{first} to {last - 1}" for first, last in held)
@@ -266,10 +257,10 @@ class Sweep:
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
+            shape = concept.position_shape(activation.shape[1:], layer)
             self.layers.append(LayerEntry(
-                f"L{number:04d}", layer, concept.read(activation, layer).value.shape[1],
-                concept.position_shape(activation.shape[1:], layer),
-                describe_concept(concept),
+                key=f"L{number:04d}", name=layer, concepts=concept.read(activation, layer).value.shape[1],
+                position_shape=shape, concept=ConceptEntry(**describe_concept(concept)),
             ))
 
     def _describe_samples(self) -> dict[str, str | None]:

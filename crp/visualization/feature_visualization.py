@@ -18,9 +18,9 @@ from crp.concepts import Concept, as_id, as_ids
 from crp.model.layers import unknown_layer_message
 from crp.pictures.cache import Cache
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+from crp.store.files import QUANTITIES
 from crp.store.legacy import results_name
 from crp.store.reader import References, ReferenceStore, StoreError
-from crp.store.schema import QUANTITIES
 from crp.visualization.reading import picture_key, results_of
 from crp.visualization.reference_pictures import ReferencePictures
 from crp.visualization.swept_dataset import SweptDataset

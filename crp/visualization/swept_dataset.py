@@ -13,10 +13,11 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import ChannelConcept, Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
 from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
+from crp.store.files import is_sealed
 from crp.store.fingerprint import is_of_library
 from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError
-from crp.store.schema import is_sealed, read_seal
+from crp.store.schema import read_seal
 from crp.store.shards import check_complete, finished_shards, seal_store
 from crp.sweeps.batches import Batch
 from crp.sweeps.loading import load_batches
@@ -252,7 +253,7 @@ class SweptDataset:
         StoreError
             If shards or samples are missing, or overlap.
         """
-        shards = read_seal(self.path)["shards"] if is_sealed(self.path) else finished_shards(self.path)
+        shards = read_seal(self.path).shards if is_sealed(self.path) else finished_shards(self.path)
         missing = [shard for shard in checkpoints or [] if shard not in shards]
         if missing:
             raise StoreError(f"{self.path} lacks the shards {missing}")
