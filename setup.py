@@ -16,6 +16,7 @@ setup(
     license="BSD-3-Clause-Clear",
     license_files=["LICENSE"],
     packages=find_packages(include=["crp", "crp.*"]),
+    package_data={"crp": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.2", "zennit>=0.5.1", "numpy", "scipy", "scikit-learn>=1.5", "hdbscan>=0.8.40", "pillow",
@@ -29,8 +30,9 @@ setup(
         "parquet": ["pyarrow"],
         "test": [
             "captum>=0.8", "pytest", "hypothesis", "nbclient", "nbformat", "ipykernel", "transformers", "xarray",
-            "umap-learn>=0.5.7", "ruff", "zarr>=3", "pyarrow", "datasets", "loky", "dask[distributed]",
+            "umap-learn>=0.5.7", "zarr>=3", "pyarrow", "datasets", "loky", "dask[distributed]",
         ],
+        "dev": ["deptry", "import-linter", "mypy", "ruff", "scipy-stubs", "types-tqdm"],
     },
     entry_points={"console_scripts": ["crp=crp.cli:main"]},
 )
