@@ -10,7 +10,7 @@ import torch
 from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
-from crp.concepts import ChannelConcept, Concept, as_layer_map, check_max_target
+from crp.concepts import Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
 from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
 from crp.store.files import is_sealed
@@ -23,9 +23,7 @@ from crp.sweeps.batches import Batch
 from crp.sweeps.loading import load_batches
 from crp.sweeps.sweep import Sweep
 from crp.sweeps.workers import Workers
-
-_NEEDED = ("model", "dataset", "layers", "composite")
-_OPTIONAL = ("preprocess_fn", "max_target", "abs_norm", "path", "device", "target_key", "output", "functional")
+from crp.visualization.specification import SweepSpec
 
 
 class SweptDataset:
@@ -56,10 +54,7 @@ class SweptDataset:
         Parameters
         ----------
         made : (FeatureVisualization, zennit.core.Composite), or dict
-            A dict has the ``model`` (or a CondAttribution), the ``dataset``, the ``layers`` (layer -> concept, or a
-            list of layers whose channels are the concepts) and the ``composite``; and perhaps ``preprocess_fn``,
-            ``max_target``, ``abs_norm``, ``path``, ``device``, ``target_key``, ``output`` or ``functional``, as
-            FeatureVisualization and CondAttribution take them.
+            A dict as :class:`crp.visualization.specification.SweepSpec` describes it.
 
         Raises
         ------
@@ -68,26 +63,12 @@ class SweptDataset:
         """
         if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], SweptDataset):
             return made
-        if not isinstance(made, Mapping):
-            raise TypeError(
-                f"a sweep is specified by a dict with {', '.join(_NEEDED)}, or by (FeatureVisualization, composite), "
-                f"not by a {type(made).__name__}"
-            )
-        missing = [key for key in _NEEDED if key not in made]
-        unknown = [key for key in made if key not in _NEEDED + _OPTIONAL]
-        if missing or unknown:
-            raise ValueError(
-                f"a sweep is specified by {', '.join(_NEEDED)}, and perhaps {', '.join(_OPTIONAL)}: "
-                + "; ".join(filter(None, [missing and f"{missing} is missing", unknown and f"{unknown} is unknown"]))
-            )
-        options = {key: made[key] for key in _OPTIONAL if key in made}
-        model, layers = made["model"], made["layers"]
-        if not isinstance(model, CondAttribution):
-            how = {key: options.pop(key) for key in ("output", "functional") if key in options}
-            model = CondAttribution(model, options.get("device"), **how)
-        if not isinstance(layers, Mapping):
-            layers = dict.fromkeys(layers, ChannelConcept())
-        return cls(model, made["dataset"], layers, **options), made["composite"]
+        spec = SweepSpec.of(made)
+        swept = cls(
+            spec.attribution(), spec.dataset, spec.layer_map(), spec.preprocess_fn, spec.max_target, spec.abs_norm,
+            spec.path, spec.device, target_key=spec.target_key,
+        )
+        return swept, spec.composite
 
     # Samples; what users override
 
