@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+
+Mask: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Reading(NamedTuple):
@@ -30,7 +32,7 @@ class Concept:
     concepts calls these methods only, so it makes no assumption about axes.
     """
 
-    def mask(self, batch_id: int, concept_ids: list, layer_name: str | None = None) -> Callable:
+    def mask(self, batch_id: int, concept_ids: list, layer_name: str | None = None) -> Mask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only the given concepts.
 
         Parameters
@@ -47,7 +49,7 @@ class Concept:
         """
         raise self._missing("mask")
 
-    def mask_rf(self, batch_id: int, neurons: dict, layer_name: str | None = None) -> Callable:
+    def mask_rf(self, batch_id: int, neurons: dict, layer_name: str | None = None) -> Mask:
         """Like :meth:`mask`, for single neurons: ``{concept id: flat positions}``."""
         raise self._missing("mask_rf")
 

@@ -1,27 +1,29 @@
 """Channels as concepts."""
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from crp.concepts.base import Concept, Reading, as_ids, check_max_target
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
-class ClassOrInstanceMethod:
+
+class ClassOrInstanceMethod(Generic[_Arguments, _Result]):
     """A method that is bound to the instance, or to the class when it is called on the class."""
 
-    def __init__(self, function: Callable):
-        self.function = function
-        functools.update_wrapper(self, function)
+    def __init__(self, function: Callable[Concatenate[Any, _Arguments], _Result]):
+        self.__wrapped__, self.__doc__ = function, function.__doc__
 
-    def __get__(self, instance, owner):
-        return self.function.__get__(owner if instance is None else instance)
+    def __get__(self, instance: object, owner: type) -> Callable[_Arguments, _Result]:
+        return MethodType(self.__wrapped__, owner if instance is None else instance)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ChannelMask:
     """
 
     batch_id: int
-    kept: dict[int, list[int] | None]
+    kept: Mapping[int, list[int] | None]
     axis: int
     layer_name: str | None = None
 
@@ -89,11 +91,11 @@ class ChannelConcept(Concept):
             raise ValueError("axis 0 holds the samples of the batch; channels are on another axis, such as 1 or -1")
         self.axis = axis
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(axis={self.axis})"
 
     @ClassOrInstanceMethod
-    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Callable:
+    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> ChannelMask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only the given channels.
 
         Works on the class, with channels on axis 1, and on an instance, with channels on its axis.
@@ -112,7 +114,7 @@ class ChannelConcept(Concept):
         return ChannelMask(batch_id, dict.fromkeys(as_ids(concept_ids)), self.axis, layer_name)
 
     @ClassOrInstanceMethod
-    def mask_rf(self, batch_id: int, neurons: Mapping, layer_name: str | None = None) -> Callable:
+    def mask_rf(self, batch_id: int, neurons: Mapping, layer_name: str | None = None) -> ChannelMask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only single neurons of channels.
 
         Parameters

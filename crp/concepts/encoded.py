@@ -9,6 +9,7 @@ came, so that to read a code changes nothing below it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class EncodedConcept(ChannelConcept):
         super().__init__(-1)
         self.encode, self.decode, self.feature_axis = encode, decode, ChannelConcept(axis).axis
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({self.encode!r}, {self.decode!r}, axis={self.feature_axis})"
 
     def splice(
@@ -117,13 +118,13 @@ class _Shares:
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, concept, shares):
+    def forward(ctx: Any, features: Tensor, concept: EncodedConcept, shares: _Shares) -> Tensor:
         ctx.concept, ctx.shares = concept, shares
         ctx.save_for_backward(features)
         return concept.with_remainder(features)[0].detach()
 
     @staticmethod
-    def backward(ctx, relevance):
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
         """By the epsilon rule in masked rows; elsewhere relevance of the layer, as it came."""
         of_layer, of_remainder = ctx.shares.taken()
         masked = ctx.shares.masked_rows()
@@ -149,13 +150,13 @@ class _Encode(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, code, features, concept, shares):
+    def forward(ctx: Any, code: Tensor, features: Tensor, concept: EncodedConcept, shares: _Shares) -> Tensor:
         ctx.concept, ctx.shares = concept, shares
         ctx.save_for_backward(code, features)
         return features.clone()
 
     @staticmethod
-    def backward(ctx, relevance):
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None, None]:
         """In proportion to contributions."""
         code, features = ctx.saved_tensors
         s = relevance / stabilized(features)
@@ -187,30 +188,31 @@ class DirectionConcept(EncodedConcept):
         If directions are zero or not finite.
     """
 
-    def __init__(self, basis, axis: int = -1):
-        basis = torch.as_tensor(_as_array(basis))
-        if basis.ndim != 2:
-            raise ValueError(f"a basis is [directions, features], not of the shape {tuple(basis.shape)}")
-        if not torch.isfinite(basis).all() or not basis.any(1).all():
+    def __init__(self, basis: Any, axis: int = -1):
+        directions = torch.as_tensor(_as_array(basis))
+        if directions.ndim != 2:
+            raise ValueError(f"a basis is [directions, features], not of the shape {tuple(directions.shape)}")
+        if not torch.isfinite(directions).all() or not directions.any(1).all():
             raise ValueError("the directions of a basis are finite and not zero")
-        self.basis = basis
-        self._inverse = torch.linalg.pinv(basis)
+        self.basis = directions
+        self._inverse: Tensor = torch.linalg.pinv(directions)
         super().__init__(self._coefficients, self._combination, axis)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"DirectionConcept({len(self.basis)} of {self.basis.shape[1]} dimensions, axis={self.feature_axis})"
 
-    def _coefficients(self, features):
+    def _coefficients(self, features: Tensor) -> Tensor:
         if features.shape[-1] != self.basis.shape[1]:
             raise ValueError(f"the layer has {features.shape[-1]} features, the basis {self.basis.shape[1]}")
         return features @ self._inverse.to(features)
 
-    def _combination(self, code):
+    def _combination(self, code: Tensor) -> Tensor:
         return code @ self.basis.to(code)
 
     @classmethod
     def fit(
-        cls, values, labels=None, method: str = "pca", n_components: int = 10, axis: int = -1, random_state=0
+        cls, values: Any, labels: Any = None, method: str = "pca", n_components: int = 10, axis: int = -1,
+        random_state: int | None = 0,
     ) -> DirectionConcept:
         """Find directions in the activations of a layer.
 
@@ -267,13 +269,13 @@ class DirectionConcept(EncodedConcept):
         return cls(directions / lengths, axis)
 
 
-def _as_array(values) -> np.ndarray:
+def _as_array(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().double()  # numpy knows no bfloat16
     return np.asarray(values, dtype=np.float64)
 
 
-def _components(rows, method, n_components, random_state):
+def _components(rows: np.ndarray, method: str, n_components: int, random_state: int | None) -> np.ndarray:
     from sklearn.decomposition import NMF, PCA  # slow to import, and only needed here
 
     if not 1 <= n_components <= min(rows.shape):
@@ -285,7 +287,7 @@ def _components(rows, method, n_components, random_state):
     return NMF(n_components, init="nndsvda", max_iter=1000, random_state=random_state).fit(rows).components_
 
 
-def _sides(labels):
+def _sides(labels: np.ndarray) -> list[np.ndarray]:
     """For each direction, which rows lie on its positive side."""
     kinds = np.unique(labels)
     if len(kinds) < 2:
@@ -293,11 +295,11 @@ def _sides(labels):
     return [labels == kind for kind in (kinds[1:] if len(kinds) == 2 else kinds)]
 
 
-def _mean_differences(rows, labels, random_state):
+def _mean_differences(rows: np.ndarray, labels: np.ndarray, random_state: int | None) -> np.ndarray:
     return np.stack([rows[side].mean(0) - rows[~side].mean(0) for side in _sides(labels)])
 
 
-def _normals(rows, labels, random_state):
+def _normals(rows: np.ndarray, labels: np.ndarray, random_state: int | None) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
 
     scale = rows.std() or 1.

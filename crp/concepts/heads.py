@@ -1,13 +1,14 @@
 """Attention heads as concepts."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from crp.concepts.base import Concept, Reading
-from crp.concepts.channels import ChannelConcept
+from crp.concepts.base import Concept, Mask, Reading
+from crp.concepts.channels import ChannelConcept, ChannelMask
 
 
 class HeadConcept(Concept):
@@ -28,18 +29,18 @@ class HeadConcept(Concept):
         self.num_heads = num_heads
         self._channels = ChannelConcept(-1)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"HeadConcept({self.num_heads})"
 
     def read(self, tensor: torch.Tensor, layer_name: str | None = None, max_target: str = "sum") -> Reading:
         """Sum (or the largest sum at a position) of each head, and the position of the largest."""
         return self._channels.read(self._split(tensor, layer_name).sum(-1), layer_name, max_target)
 
-    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Callable:
+    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Mask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only the given heads."""
         return _HeadMask(self, self._channels.mask(batch_id, concept_ids, layer_name), layer_name)
 
-    def mask_rf(self, batch_id: int, neurons: Mapping, layer_name: str | None = None) -> Callable:
+    def mask_rf(self, batch_id: int, neurons: Mapping, layer_name: str | None = None) -> Mask:
         """Function ``relevance -> relevance`` that keeps, in one sample, heads at single positions.
 
         Parameters
@@ -51,7 +52,7 @@ class HeadConcept(Concept):
         """
         return _HeadMask(self, self._channels.mask_rf(batch_id, neurons, layer_name), layer_name)
 
-    def get_rf_indices(self, output_shape: tuple, layer_name: str | None = None):
+    def get_rf_indices(self, output_shape: tuple, layer_name: str | None = None) -> np.ndarray:
         """Flat indices of the positions of a head."""
         return self._channels.get_rf_indices(output_shape, layer_name)
 
@@ -59,7 +60,7 @@ class HeadConcept(Concept):
         """Shape of all axes but the batch and the features."""
         return self._channels.position_shape(output_shape, layer_name)
 
-    def _split(self, tensor, layer_name):
+    def _split(self, tensor: torch.Tensor, layer_name: str | None) -> torch.Tensor:
         """[B, ..., heads * features] as [B, ..., heads, features]."""
         if tensor.shape[-1] % self.num_heads:
             raise ValueError(
@@ -69,7 +70,7 @@ class HeadConcept(Concept):
 
 
 class _HeadMask:
-    def __init__(self, concept: HeadConcept, mask: Callable, layer_name: str | None):
+    def __init__(self, concept: HeadConcept, mask: ChannelMask, layer_name: str | None):
         self.concept, self.mask_of_heads, self.layer_name = concept, mask, layer_name
 
     def check(self, shape: tuple) -> None:

@@ -1,12 +1,11 @@
 """Numbers that aggregate the positions of a layer, as concepts."""
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from crp.concepts.base import Concept, Reading, as_ids
+from crp.concepts.base import Concept, Mask, Reading, as_ids
 from crp.concepts.channels import ChannelConcept, ChannelMask, channels_of, strongest
 
 
@@ -30,7 +29,7 @@ class ProfileConcept(Concept):
         _check_aggregation(how)
         self.how, self.channels, self.channel = how, ChannelConcept(axis), channel
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ProfileConcept({self.how!r}, axis={self.channels.axis}, channel={self.channel})"
 
     def read(self, tensor: torch.Tensor, layer_name: str | None = None, max_target: str = "sum") -> Reading:
@@ -42,14 +41,14 @@ class ProfileConcept(Concept):
         position = strongest(chosen)[1]
         return Reading(value, position.repeat(1, value.shape[1] // position.shape[1]))
 
-    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Callable:
+    def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Mask:
         """Function ``relevance -> relevance`` that keeps, in one sample, what the ids were read from."""
         ids = as_ids(concept_ids)
 
-        def mask(relevance):
+        def mask(relevance: torch.Tensor) -> torch.Tensor:
             channels = channels_of(relevance, self.channels.axis, None)
             count = 1 if self.channel is not None else channels.shape[1]
-            kept: dict[int, list[int] | None] = {}
+            kept: dict[int, list[int]] = {}
             per_channel = {"none": channels.shape[2], "mean_std": 2, "min_max": 2}.get(self.how, 1)
             columns = count * (per_channel if channels.shape[2] > 1 else 1)
             for i in ids:
@@ -57,7 +56,7 @@ class ProfileConcept(Concept):
                     raise IndexError(f"concept id {i} is out of range: those of {layer_name!r} are 0 to {columns - 1}")
                 channel = i // channels.shape[2] if self.how == "none" else i % count
                 positions = kept.setdefault(channel if self.channel is None else self.channel, [])
-                positions += [i % channels.shape[2]] if self.how == "none" else range(channels.shape[2])
+                positions.extend([i % channels.shape[2]] if self.how == "none" else range(channels.shape[2]))
             return ChannelMask(batch_id, kept, self.channels.axis, layer_name)(relevance)
 
         return mask

@@ -4,12 +4,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from crp.model.rows import copy_rows
+
+Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], data: Any) -> Any:
@@ -25,7 +27,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], data: Any) -> Any:
 
 def list_tensors(data: Any) -> list[torch.Tensor]:
     """The tensors of model inputs, in order."""
-    found = []
+    found: list[torch.Tensor] = []
     map_tensors(found.append, data)
     return found
 
@@ -61,7 +63,7 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def call_model(model: nn.Module, data: Any) -> Any:
+def call_model(model: nn.Module, data: Inputs) -> Any:
     """Call a model with a tensor, a tuple (positional arguments) or a dict (keyword arguments)."""
     if isinstance(data, Mapping):
         return model(**data)
@@ -70,11 +72,11 @@ def call_model(model: nn.Module, data: Any) -> Any:
     return model(data)
 
 
-def prepare_inputs(data: Any, device: torch.device) -> Any:
+def prepare_inputs(data: Inputs, device: torch.device) -> Any:
     """Data on a device, with gradients where they are possible; to be called in :func:`gradient_mode`."""
     count_samples(data)
 
-    def prepare(tensor):
+    def prepare(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.to(device)
         if tensor.is_floating_point() and not tensor.requires_grad:
             tensor = (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
@@ -118,7 +120,7 @@ class InputLeaf:
 
 
 @contextmanager
-def input_leaves(model: nn.Module, data: Any, reach: bool = True) -> Iterator[tuple[Any, list[InputLeaf]]]:
+def input_leaves(model: nn.Module, data: Inputs, reach: bool = True) -> Iterator[tuple[Any, list[InputLeaf]]]:
     """Make model inputs into autograd leaves, for one forward pass within the context.
 
     Integers have no gradient: the output of the embedding that looks them up becomes the leaf. To be entered, and the
@@ -138,9 +140,9 @@ def input_leaves(model: nn.Module, data: Any, reach: bool = True) -> Iterator[tu
     leaves : list of InputLeaf
         One per tensor of the data, in order.
     """
-    leaves = []
+    leaves: list[InputLeaf] = []
 
-    def add_leaf(tensor):
+    def add_leaf(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
         leaf = InputLeaf(tensor)
         leaves.append(leaf)
@@ -150,12 +152,14 @@ def input_leaves(model: nn.Module, data: Any, reach: bool = True) -> Iterator[tu
             leaf.tensors.append(tensor.requires_grad_())
         return copy_rows(tensor)
 
-    def end_at_embedding(module, args, kwargs, output):
+    def end_at_embedding(
+        module: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor
+    ) -> torch.Tensor | None:
         ids = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
         for leaf in leaves:
             if ids is not None and leaf.is_embedded and _share_memory(leaf.source, ids):
                 embedded = output.detach().requires_grad_()
-                embedded.feature_axis = -1
+                vars(embedded)["feature_axis"] = -1
                 leaf.tensors.append(embedded)
                 return embedded.clone()
         return None

@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+
+OutputChoice: TypeAlias = str | int | Callable[[Any], torch.Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def unknown_layer_message(layer: str, known: Iterable[str]) -> str:
     return f"no layer {layer!r}; the model has: {shown or 'no named layers'}"
 
 
-def flatten_tensors(value: Any) -> list:
+def flatten_tensors(value: Any) -> list[Any]:
     """List the leaves of nested tuples, lists and mappings in order; ``None`` keeps its place."""
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -106,7 +108,7 @@ def _rebuild(value: Any, remaining: Iterator) -> Any:
     return next(remaining)
 
 
-def select_output(output: Any, which: str | int | Callable | None, name: str) -> torch.Tensor:
+def select_output(output: Any, which: OutputChoice, name: str) -> torch.Tensor:
     """The tensor of a model's output that relevance starts from.
 
     Parameters
@@ -161,7 +163,7 @@ def leaf_index(leaves: list, address: LayerAddress) -> int:
     return index
 
 
-def get_layer_names(model: nn.Module, types: list) -> list[str]:
+def get_layer_names(model: nn.Module, types: Iterable[type]) -> list[str]:
     """Names of all modules of the given types, in the order of ``model.named_modules()``.
 
     Parameters

@@ -27,12 +27,12 @@ def share_rows(tensor: torch.Tensor, count: int) -> torch.Tensor:
 
 class _Copy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         copy = share_rows(distinct_rows(tensor).clone(), len(tensor)) if tensor.ndim else tensor.clone()
         return copy.detach()  # no view, which could not be written to
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> Any:
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return gradient
 
 

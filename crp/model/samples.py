@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 
 class SampleError(RuntimeError):
@@ -17,11 +17,11 @@ class SampleError(RuntimeError):
         super().__init__(index, error)
         self.index, self.error = index, error
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"sample {self.index}: {describe_error(self.error)}"
 
 
-class _Attempts:
+class _Attempts(Dataset[tuple[Any, Exception | None]]):
     """A dataset that gives ``(item, None)``, or ``(None, error)``."""
 
     def __init__(self, dataset: Any):
