@@ -1,7 +1,7 @@
 """Composites with zennit's rules replaced by equal, faster ones."""
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 from torch import nn
 from zennit.core import BasicHook, Composite, Hook
@@ -81,13 +81,14 @@ def _is_elementwise(module: nn.Module) -> bool:
 
 def _is_as_made(rule: BasicHook) -> bool:
     """Whether a rule has the functions that its class gives it."""
-    def code(hook):
-        functions = (*hook.input_modifiers, *hook.output_modifiers, hook.gradient_mapper, hook.reducer)
-        return [getattr(function, "__code__", function) for function in functions]
-
-    return code(rule) == code(_example(type(rule)))
+    return _code_of(rule) == _CODE[type(rule)]
 
 
-@functools.cache
-def _example(rule_type: type[BasicHook]) -> BasicHook:
-    return rule_type(0., 1.) if rule_type is ZBox else rule_type()
+def _code_of(rule: BasicHook) -> list[Any]:
+    functions = (*rule.input_modifiers, *rule.output_modifiers, rule.gradient_mapper, rule.reducer)
+    return [getattr(function, "__code__", function) for function in functions]
+
+
+_CODE = {
+    rule_type: _code_of(rule_type(0., 1.) if rule_type is ZBox else rule_type()) for rule_type in FORMULAS
+}

@@ -161,7 +161,7 @@ def _without_attention(composite: Composite) -> Composite:
 
     PyTorch keeps that module with the activations; its three inputs do not fit the rule. Gradients flow instead.
     """
-    def module_map(context, name, module):
+    def module_map(context: dict, name: str, module: nn.Module) -> Hook | None:
         rule = composite.module_map(context, name, module)
         return None if isinstance(module, nn.MultiheadAttention) and type(rule) is Pass else rule
 

@@ -16,6 +16,7 @@ from zennit.types import BatchNorm, ConvolutionTranspose, Linear
 from crp.model.inputs import call_model
 from crp.model.layers import flatten_tensors
 from crp.rules.operations.mode import OperationMode
+from crp.rules.operations.rule import OperationRule
 
 
 class MergeNamedBatchNorm(NamedMergeBatchNorm):
@@ -40,7 +41,7 @@ class MergeNamedBatchNorm(NamedMergeBatchNorm):
         """A canonizer for the same names."""
         return type(self)(self.name_map)
 
-    def register(self, linears: Iterable[nn.Module], batch_norm: nn.Module) -> None:
+    def register(self, linears: Iterable[nn.Module], batch_norm: Any) -> None:
         """Merge a batch norm."""
         super().register(linears, batch_norm)
         self.epsilon, batch_norm.eps = batch_norm.eps, 0.
@@ -99,19 +100,19 @@ class _Consumers(OperationMode):
         self._calls: Counter[str] = Counter()
         self._taken: dict[str, list[tuple[Callable, str]]] = defaultdict(list)
 
-    def on_operation(self, function, args, kwargs, rule):
+    def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
         """Run a function, and note what it takes and gives."""
         name, module = self.modules[-1] if self.modules else ("", None)
         result = function(*args, **kwargs)
         if not any(isinstance(leaf, torch.Tensor) for leaf in flatten_tensors(result)):
             return result
-        sources = {getattr(leaf, "linear_layer", None) for leaf in flatten_tensors((args, kwargs))}
-        for source in sources - {None, name}:
+        sources = {getattr(leaf, "linear_layer", "") for leaf in flatten_tensors((args, kwargs))}
+        for source in sources - {"", name}:
             self._taken[source].append((function, name))
         if isinstance(module, (Linear, BatchNorm)):
             self._calls[name] += 1
         if isinstance(module, Linear) and isinstance(result, torch.Tensor):
-            result.linear_layer = name
+            vars(result)["linear_layer"] = name
         return result
 
     def exclusive(self) -> list[tuple[str, str]]:
@@ -124,16 +125,17 @@ class _Consumers(OperationMode):
 
 
 def _fit(linear: nn.Module, batch_norm: nn.Module) -> bool:
-    if not isinstance(batch_norm, BatchNorm) or batch_norm.training or "weight" not in linear._parameters:
+    weight = linear._parameters.get("weight")
+    if not isinstance(batch_norm, BatchNorm) or batch_norm.training or weight is None:
         return False
     parameters = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
     if not all(isinstance(parameter, torch.Tensor) for parameter in parameters):
         return False
-    channels = linear.weight.shape[1 if isinstance(linear, ConvolutionTranspose) else 0]
+    channels = weight.shape[1 if isinstance(linear, ConvolutionTranspose) else 0]
     return channels == batch_norm.num_features
 
 
-def is_identity(batch_norm: nn.Module) -> bool:
+def is_identity(batch_norm: Any) -> bool:
     """Whether a batch norm does nothing, as when it has been merged."""
     if batch_norm.running_mean is None:
         return False

@@ -10,16 +10,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from zennit.core import BasicHook, Hook
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 
 from crp.model.rows import distinct_rows, is_shared, share_rows
 from crp.rules.linear import LinearOperation
 from crp.rules.parameters import ModifiedParameters, own_parameters
-from crp.rules.replacement import Replacement, precision
+from crp.rules.replacement import RelevanceOfInput, Replacement, precision
 from crp.rules.stabilizers import FastStabilizer
 
 POSITIVE, NEGATIVE = "positive part", "negative part"
@@ -30,7 +31,7 @@ class Term(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    pair : int
         Which pair of zennit's rule.
     part : str or None
         The part of the input that the rule takes, where it takes one.
@@ -38,7 +39,7 @@ class Term(NamedTuple):
         With which it enters: parameters are multiplied by it.
     """
 
-    index: int
+    pair: int
     part: str | None = None
     sign: int = 1
 
@@ -111,10 +112,10 @@ class FastRule(Replacement):
         self.rule, self.operation, self.repeated = rule, operation, repeated
         # zennit's rules keep what they were made with in their functions alone
         self.stabilize = FastStabilizer(stabilizer_of(rule))
-        numbers = inspect.getclosurevars(rule.reducer).nonlocals
+        numbers = _variables(rule.reducer)
         self.factors = {None: 1., "alpha": numbers.get("alpha"), "beta": -numbers.get("beta", 0.)}
         self.parameters = {
-            term.index: ModifiedParameters(rule.param_modifiers[term.index], term.sign)
+            term.pair: ModifiedParameters(rule.param_modifiers[term.pair], term.sign)
             for share in FORMULAS[type(rule)] for term in share.terms
         }
 
@@ -122,29 +123,31 @@ class FastRule(Replacement):
         """A hook with the same rule."""
         return type(self)(self.rule, self.operation, self.repeated)
 
-    def shares(self, x):
+    def shares(self, x: torch.Tensor) -> bool:
         """Whether one row stands for all rows of this input."""
         if not is_shared(x) or not self.operation.takes(x):
             return False
         return type(self.rule) is not ZBox or all(_has_equal_rows(bound(x)) for bound in self.rule.input_modifiers[1:])
 
-    def call(self, module, x, output):
+    def call(
+        self, module: nn.Module, x: torch.Tensor, output: torch.Tensor
+    ) -> tuple[torch.Tensor, RelevanceOfInput]:
         """The output, and relevance by the formula of the rule."""
         shared = self.shares(x)
-        reads_output = type(self.rule) in _READ_OUTPUT
-        kept_output = self._keep(module, output) if reads_output else None
-        version = kept_output._version if reads_output else None
+        kept_output = self._keep(module, output) if type(self.rule) in _READ_OUTPUT else None
+        version = None if kept_output is None else kept_output._version
         prepared = None
 
-        def relevance_of_input(relevance, x):
+        def relevance_of_input(relevance: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             nonlocal prepared
             if relevance.numel() == 0:
                 return torch.zeros_like(x)
             count = len(relevance)
             if shared:
                 relevance, x = distinct_rows(relevance), x[:1]
-            usable = reads_output and kept_output._version == version and kept_output.dtype == precision(x)
-            output = kept_output if usable else None
+            output = kept_output
+            if output is not None and (output._version != version or output.dtype != precision(x)):
+                output = None
             if self.operation.by_position and not shared and not self.repeated:
                 return _at_active_positions(
                     lambda relevance, x, output: self._relevance(
@@ -162,12 +165,12 @@ class FastRule(Replacement):
         return output, relevance_of_input
 
     @staticmethod
-    def _keep(module, output):
+    def _keep(module: nn.Module, output: torch.Tensor) -> torch.Tensor:
         """The output; a copy, which no in-place activation changes, where that costs less than to compute it again."""
         weight = own_parameters(module)[0]
         return output if weight is None or output.numel() > weight.numel() else output.clone()
 
-    def _prepare(self, module, x, output):
+    def _prepare(self, module: nn.Module, x: torch.Tensor, output: torch.Tensor | None) -> Any:
         """The shares that are not zero; ``output`` is what the module gave, if that is at hand."""
         shares = [share for share in FORMULAS[type(self.rule)] if self.factors[share.factor] != 0]
         if output is None and any(share.outputs for share in shares):
@@ -176,11 +179,15 @@ class FastRule(Replacement):
         prepared = [self._prepare_share(share, module, x, parts, output) for share in shares]
         return [share for share in prepared if share is not None]
 
-    def _prepare_share(self, share, module, x, parts, output):
-        terms, z = [], None
+    def _prepare_share(
+        self, share: Share, module: nn.Module, x: torch.Tensor, parts: dict[str, torch.Tensor | None],
+        output: torch.Tensor | None,
+    ) -> _PreparedShare | None:
+        terms: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        z = None
         for term in share.terms:
-            modified = parts[term.part] if term.part else self._modified_input(term.index, x)
-            weight, bias, are_own = self.parameters[term.index].of(module, x.dtype)
+            modified = parts[term.part] if term.part else self._modified_input(term.pair, x)
+            weight, bias, are_own = self.parameters[term.pair].of(module, x.dtype)
             if modified is None:
                 contribution = self.operation.at_zero(x, weight, bias)
             else:
@@ -189,9 +196,11 @@ class FastRule(Replacement):
                 terms.append((modified, weight))
             if contribution is not None:
                 z = contribution if z is None else z + contribution
-        if not terms:
+        if z is None or not terms:
             return None
-        outputs = {None: None, POSITIVE: lambda: output > 0, NEGATIVE: lambda: output < 0}[share.outputs]
+        outputs = None
+        if share.outputs is not None and output is not None:
+            outputs = output > 0 if share.outputs == POSITIVE else output < 0
         denominator = self.stabilize(z, in_place=z is not output)
         merged = (
             outputs is None and isinstance(denominator, torch.Tensor) and len(denominator) == 1
@@ -199,21 +208,20 @@ class FastRule(Replacement):
             and torch.equal(denominator, denominator[:, :1].expand_as(denominator))
         )
         return _PreparedShare(
-            self.factors[share.factor], denominator[:, :1] if merged else denominator, terms, outputs and outputs(),
-            merged,
+            self.factors[share.factor], denominator[:, :1] if merged else denominator, terms, outputs, merged,
         )
 
-    def _modified_input(self, index, x):
+    def _modified_input(self, pair: int, x: torch.Tensor) -> torch.Tensor | None:
         """What the rule makes of the input, one row if all are equal; None if it is zero."""
-        modifier, samples = self.rule.input_modifiers[index], self.operation.takes(x)
+        modifier, samples = self.rule.input_modifiers[pair], self.operation.takes(x)
         modified = modifier(x[:1] if modifier is torch.ones_like and samples else x)
         if modified is x:
             return x
         modified = distinct_rows(modified) if samples else modified
         return modified if modified.any() else None
 
-    def _relevance(self, relevance, shares, shape):
-        total = None
+    def _relevance(self, relevance: torch.Tensor, shares: Any, shape: torch.Size) -> torch.Tensor:
+        total: torch.Tensor | None = None
         for share in shares:
             arriving = relevance.sum(1, keepdim=True) if share.merged else relevance
             if self.stabilize.adds_epsilon and not self.repeated and arriving.shape == share.denominator.shape:
@@ -263,23 +271,23 @@ class FastGamma(FastRule):
 
     def __init__(self, rule: Gamma, operation: LinearOperation, repeated: bool):
         super().__init__(rule, operation, repeated)
-        self.gamma = inspect.getclosurevars(rule.param_modifiers[0].modifier).nonlocals["gamma"]
+        self.gamma: float = _variables(rule.param_modifiers[0].modifier)["gamma"]
         self.own = ModifiedParameters(lambda parameter, name: parameter)
         self.absolute = ModifiedParameters(lambda parameter, name: parameter.abs())
 
-    def _prepare(self, module, x, output):
+    def _prepare(self, module: nn.Module, x: torch.Tensor, output: torch.Tensor | None) -> _PreparedGamma:
         weight, bias, _ = self.own.of(module, x.dtype)
         if output is None:
             output = self.operation.forward(x, weight, bias)
         sign = output.sign()
         denominator = self.operation.forward(x.abs(), self.absolute.of(module, x.dtype)[0], None).mul_(sign)
         denominator.add_(output).mul_(self.gamma / 2).add_(output)
-        if bias is not None:
-            b = self.operation.at_zero(x, weight, bias)
+        b = self.operation.at_zero(x, weight, bias)
+        if b is not None:
             denominator.add_((self.gamma / 2) * (sign * b.abs()))  # b+ or b-, less the half of b that is in the output
         return _PreparedGamma(x, self.stabilize(denominator, in_place=True), sign)
 
-    def _relevance(self, relevance, prepared, shape):
+    def _relevance(self, relevance: torch.Tensor, prepared: _PreparedGamma, shape: torch.Size) -> torch.Tensor:
         module, x = self.operation.module, prepared.x
         weight, absolute = (parameters.of(module, x.dtype)[0] for parameters in (self.own, self.absolute))
         s = relevance / prepared.denominator * prepared.sign.abs()
@@ -292,14 +300,15 @@ def _at_active_positions(
     function: Callable[..., torch.Tensor], relevance: torch.Tensor, x: torch.Tensor, output: torch.Tensor | None
 ) -> torch.Tensor:
     """``function(relevance, x, output)``, of the positions at which relevance arrives if these are few."""
-    tensors = [relevance, x, output]
     rows = relevance.flatten(0, -2).any(1) if relevance.ndim > 1 else None
     if rows is None or 2 * int(rows.sum()) > len(rows):
+        tensors = (relevance, x, output)
         return function(*(None if tensor is None else tensor.to(precision(tensor)) for tensor in tensors))
     result = torch.zeros(x.shape, dtype=precision(x), device=x.device)
     if rows.any():
-        active = [None if tensor is None else tensor.flatten(0, -2)[rows] for tensor in tensors]
-        result.view(-1, x.shape[-1])[rows] = _at_active_positions(function, *active)
+        flat_relevance, flat_x = relevance.flatten(0, -2)[rows], x.flatten(0, -2)[rows]
+        flat_output = None if output is None else output.flatten(0, -2)[rows]
+        result.view(-1, x.shape[-1])[rows] = _at_active_positions(function, flat_relevance, flat_x, flat_output)
     return result
 
 
@@ -307,7 +316,12 @@ def stabilizer_of(rule: Hook) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """The function with which a rule of zennit's stabilizes its denominator; None if it has none."""
     rule = rule.rule if isinstance(rule, FastRule) else rule
     mapper = getattr(rule, "gradient_mapper", None)
-    return inspect.getclosurevars(mapper).nonlocals.get("stabilizer_fn") if inspect.isfunction(mapper) else None
+    return _variables(mapper).get("stabilizer_fn") if inspect.isfunction(mapper) else None
+
+
+def _variables(function: Callable) -> dict[str, Any]:
+    """What a function of zennit's took along from where it was made."""
+    return dict(inspect.getclosurevars(function).nonlocals)
 
 
 def _has_equal_rows(tensor: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from zennit.core import Composite
 
-from crp.model.inputs import map_tensors
+from crp.model.inputs import Inputs, map_tensors
 from crp.rules.acceleration import accelerate
 from crp.rules.attach import (
     check_nothing_registered,
@@ -57,7 +57,7 @@ class ModelRules:
             raise ValueError("the rules of another composite are attached: leave the context of attached() first")
 
     @contextmanager
-    def kept(self, composite: Composite | None, data: Any, **options) -> Iterator[None]:
+    def kept(self, composite: Composite | None, data: Inputs, **options: Any) -> Iterator[None]:
         """Leave rules on the model between calls within the context; the arguments are those of :meth:`attached`."""
         with self.attached(composite, data, **options) as operation_rules:
             self._kept = composite, operation_rules
@@ -68,7 +68,7 @@ class ModelRules:
 
     @contextmanager
     def attached(
-        self, composite: Composite | None, data: Any, *, accelerated: bool, functional: bool | str, freeze: bool,
+        self, composite: Composite | None, data: Inputs, *, accelerated: bool, functional: bool | str, freeze: bool,
         repeated: bool = False,
     ) -> Iterator[OperationRules | None]:
         """Have the rules of a composite on the model, whose parameters and buffers stay as they are.
@@ -113,10 +113,10 @@ class ModelRules:
                 yield None
                 return
             stack.enter_context(passing_activations(self.model))
-            attention = ATTENTION[0] if functional is True else functional
+            attention = functional if isinstance(functional, str) else ATTENTION[0]
             yield OperationRules(composite, self.model, attention, copy=self.writes_to_inputs)
 
-    def _batch_norms_to_merge(self, data: Any) -> list[tuple[str, str]]:
+    def _batch_norms_to_merge(self, data: Inputs) -> list[tuple[str, str]]:
         """Linear layers and the batch norms they feed; found once for the modules of the model."""
         modules = list(self.model.named_modules())
         known, pairs = self._mergeable

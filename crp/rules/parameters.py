@@ -23,7 +23,9 @@ class ModifiedParameters:
 
     def __init__(self, modifier: ParamMod | Callable, sign: int = 1):
         self.modifier, self.sign = ParamMod.ensure(modifier), sign
-        self._result = self._sources = self._state = None
+        self._state: list | None = None
+        self._sources: list[torch.Tensor | None] = []
+        self._result: tuple[torch.Tensor | None, torch.Tensor | None, bool] = None, None, True
 
     def of(self, module: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
         """Weight and bias (None if there is none or it is zero), and whether they are the module's own."""
@@ -39,7 +41,7 @@ class ModifiedParameters:
             self._result = weight, bias if bias is not None and bias.any() else None, are_own
         return self._result
 
-    def _modify(self, parameter, name):
+    def _modify(self, parameter: torch.Tensor | None, name: str) -> torch.Tensor | None:
         keys = self.modifier.param_keys
         if parameter is not None and (keys is None or name in keys):
             parameter = zero_wrap(self.modifier.zero_params)(self.modifier.modifier)(parameter, name)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -9,7 +10,8 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from crp.model.rows import distinct_rows, is_shared, share_rows
 
-RelevanceOfInput = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+RelevanceOfInput: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
+"""``(relevance of the output, x) -> relevance of x``; x is None where the rule does not read it."""
 
 
 def precision(tensor: torch.Tensor) -> torch.dtype:
@@ -28,7 +30,7 @@ class Replacement(Hook):
 
     reads_input = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._inputs: list[torch.Tensor | None] = []
 
@@ -59,7 +61,7 @@ class Replacement(Hook):
         super().remove()
         self._inputs.clear()
 
-    def _detach(self, module, args, kwargs):
+    def _detach(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         values = (*args, *kwargs.values())
         x = values[0] if values and isinstance(values[0], torch.Tensor) and self.applies(values[0]) else None
         self._inputs.append(x)
@@ -70,7 +72,7 @@ class Replacement(Hook):
             alone = alone.clone()
         return ((alone, *args[1:]), kwargs) if args else (args, {**kwargs, next(iter(kwargs)): alone})
 
-    def _attach(self, module, args, output):
+    def _attach(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         x = self._inputs.pop()
         if x is None:
             return None
@@ -84,14 +86,16 @@ class Replacement(Hook):
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, output, hook, relevance_of_input):
+    def forward(
+        ctx: Any, x: torch.Tensor, output: torch.Tensor, hook: Replacement, relevance_of_input: RelevanceOfInput
+    ) -> torch.Tensor:
         ctx.hook, ctx.relevance_of_input = hook, relevance_of_input
         if hook.reads_input:
             ctx.save_for_backward(x)
         return output.detach()
 
     @staticmethod
-    def backward(ctx, relevance):
+    def backward(ctx: Any, relevance: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         if not ctx.hook.active:
             raise RuntimeError("accelerated rules cannot be inactive: use the composite itself")
         if torch.is_grad_enabled():  # create_graph=True
@@ -106,7 +110,9 @@ class PassThrough(Replacement):
 
     reads_input = False
 
-    def call(self, module, x, output):
+    def call(
+        self, module: nn.Module, x: torch.Tensor, output: torch.Tensor
+    ) -> tuple[torch.Tensor, RelevanceOfInput]:
         """The output; relevance passes."""
         return output, lambda relevance, x: relevance
 
@@ -115,7 +121,7 @@ class PassThrough(Replacement):
         return type(self)()
 
 
-_MAX_POOLS = {
+_MAX_POOLS: dict[type[nn.Module], tuple[Callable, Callable]] = {
     nn.MaxPool2d: (torch.nn.functional.max_pool2d, torch.ops.aten.max_pool2d_with_indices_backward),
     nn.MaxPool3d: (torch.nn.functional.max_pool3d, torch.ops.aten.max_pool3d_with_indices_backward),
 }
@@ -129,22 +135,22 @@ class SharedMaxPool(Replacement):
         """Whether this hook knows the module."""
         return type(module) in _MAX_POOLS and not module.return_indices
 
-    def applies(self, x):
+    def applies(self, x: torch.Tensor) -> bool:
         """PyTorch takes care of batches whose rows differ."""
         return is_shared(x) and x.dtype == precision(x)
 
-    def call(self, module, x, output):
+    def call(self, module: Any, x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, RelevanceOfInput]:
         """The output, and the gradient at the indices of the maxima."""
         pool, gradient = _MAX_POOLS[type(module)]
         axes = x.ndim - 2
 
-        def each_axis(option):
+        def each_axis(option: int | tuple[int, ...]) -> list[int]:
             return [option] * axes if isinstance(option, int) else list(option)
 
         options = [each_axis(o) for o in (module.kernel_size, module.stride, module.padding, module.dilation)]
         output, indices = pool(distinct_rows(x).detach(), *options, module.ceil_mode, return_indices=True)
 
-        def relevance_of_input(relevance, x):
+        def relevance_of_input(relevance: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
             rows = distinct_rows(relevance)
             x, of_rows = share_rows(x[:1], len(rows)), share_rows(indices, len(rows))
             return share_rows(gradient(rows, x, *options, module.ceil_mode, of_rows), len(relevance))

@@ -1,7 +1,7 @@
 """Denominators that are not zero."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from zennit.core import Stabilizer
@@ -12,11 +12,11 @@ class FastStabilizer:
 
     Parameters
     ----------
-    stabilizer : callable
+    stabilizer : zennit.core.Stabilizer or callable
         ``z -> stabilized z``
     """
 
-    def __init__(self, stabilizer: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, stabilizer: Any):
         self.stabilizer = stabilizer
         self.adds_epsilon = type(stabilizer) is Stabilizer and not stabilizer.clip and not stabilizer.norm_scale
 

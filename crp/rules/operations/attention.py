@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,18 +65,18 @@ def multi_head_attention_forward(
     """
     if query.ndim == 2:
         inputs = {id(x): x.unsqueeze(1) for x in (query, key, value)}  # one tensor stays one
+        q, k, v = (inputs[id(x)] for x in (query, key, value))
         output, weights = multi_head_attention_forward(
-            *(inputs[id(x)] for x in (query, key, value)), embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias,
+            q, k, v, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias,
             bias_k, bias_v, add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training,
             key_padding_mask if key_padding_mask is None else key_padding_mask.unsqueeze(0), need_weights, attn_mask,
             use_separate_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, static_k, static_v,
             average_attn_weights, is_causal,
         )
         return output.squeeze(1), weights if weights is None else weights.squeeze(0)
-    if use_separate_proj_weight:
-        in_proj_weight = (q_proj_weight, k_proj_weight, v_proj_weight)
-    q, k, v = (x.transpose(0, 1) for x in _project(query, key, value, in_proj_weight, in_proj_bias))
-    if bias_k is not None:
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else None
+    q, k, v = (x.transpose(0, 1) for x in _project(query, key, value, separate or in_proj_weight, in_proj_bias))
+    if bias_k is not None and bias_v is not None:
         k, v = (torch.cat([x, bias.expand(len(x), -1, -1)], 1) for x, bias in ((k, bias_k), (v, bias_v)))
     q, k, v = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     k, v = (
@@ -96,7 +98,7 @@ def multi_head_attention_forward(
     return output, weights.mean(1) if average_attn_weights else weights
 
 
-def _project(query, key, value, weight, bias):
+def _project(query: Tensor, key: Tensor, value: Tensor, weight: Any, bias: Tensor | None) -> Sequence[Tensor]:
     """Queries, keys and values; by one linear operation as far as they are of the same tensor."""
     if query is key is value and isinstance(weight, Tensor):
         return functional.linear(query, weight, bias).chunk(3, -1)

@@ -47,7 +47,7 @@ class Operation:
         kept = [None if carries(leaf) else leaf for leaf in leaves]
         template = unflatten_tensors((self.args, self.kwargs), kept)
 
-        def function(*inputs):
+        def function(*inputs: Tensor) -> Tensor:
             values = list(kept)
             for place, value in zip(places, inputs):
                 values[place] = value

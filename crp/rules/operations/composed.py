@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +24,14 @@ def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha:
 
 
 def _with_addend(product: Callable) -> Callable:
-    def composed(input, first, second, *, beta=1, alpha=1):
+    def composed(input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         return beta * input + alpha * product(first, second)
 
     return composed
 
 
 def _statistic_and_mean(statistic: Callable) -> Callable:
-    def composed(input, *args, **kwargs):
+    def composed(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         where = {name: value for name, value in kwargs.items() if name in ("dim", "keepdim")}
         dim = next((arg for arg in args if not isinstance(arg, bool)), None)
         return statistic(input, *args, **kwargs), input.mean(**({} if dim is None else {"dim": dim}), **where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crp.rules.operations.call import Operation
 from crp.rules.operations.rule import OperationRule, carries, total
@@ -12,7 +13,7 @@ from crp.rules.operations.rule import OperationRule, carries, total
 class Identity(OperationRule):
     """Relevance passes an operation that treats each element by itself (AttnLRP, section 3.3.2)."""
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Relevance as it is."""
         return [relevance]
 
@@ -31,13 +32,13 @@ class Scaling(OperationRule):
     def __init__(self, factor: Any, shape: torch.Size):
         self.factor, self.shape = factor, shape
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Relevance where the factor is not zero."""
         if self.factor is not None:
             relevance = relevance * (self.factor != 0)
         return [relevance.sum_to_size(self.shape)]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What arrives where the factor is zero."""
         return {} if self.factor is None else {"empty": total(relevance * (self.factor == 0))}
 

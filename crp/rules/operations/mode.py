@@ -52,7 +52,7 @@ class OperationMode(TorchFunctionMode):
 
     def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
         """What a functional operation gives."""
-        if rule is None:
+        if rule is None or self.rules is None:
             return function(*args, **kwargs)
         return run_with_rule(rule, function, args, kwargs, self.rules.copy)
 
@@ -75,11 +75,12 @@ class OperationMode(TorchFunctionMode):
                 self._owners[id(module.weight)] = module
         if self.rules is not None:
             self._context = dict(self.rules.context)
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
-        return super().__exit__(*exception)
+        super().__exit__(*exception)
 
     @contextmanager
     def _resumed(self) -> Iterator[None]:
@@ -90,7 +91,9 @@ class OperationMode(TorchFunctionMode):
         finally:
             super().__exit__(None, None, None)
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self._carrying_rule:
             return function(*args, **kwargs)
@@ -102,33 +105,36 @@ class OperationMode(TorchFunctionMode):
                 return self._resume(owner, args[:1], {})
         if self.rules is None or not any(map(carries, flatten_tensors((args, kwargs)))):
             return self.on_operation(function, args, kwargs, None)
-        return self._with_rule(function, args, kwargs)
+        return self._with_rule(self.rules, function, args, kwargs)
 
-    def _with_rule(self, function, args, kwargs):
+    def _with_rule(self, rules: OperationRules, function: Callable, args: tuple, kwargs: dict) -> Any:
         composed = COMPOSED.get(function)
         if function is functional.linear and any(map(carries, [*args[1:], *kwargs.values()])):
             composed = linear_with_computed_weight  # with weights that are computed
         if composed is not None:
             return self._resume(composed, args, kwargs)
-        operation = Operation(function, args, kwargs, self.rules.stabilize)
-        template, module = self._as_module_with_rule(operation)
-        if template is not None:
-            result = self._run_as_module(template, module, operation.first)
+        operation = Operation(function, args, kwargs, rules.stabilize)
+        found = self._as_module_with_rule(rules, operation)
+        if found is not None:
+            result = self._run_as_module(*found, operation.first)
         else:
-            result = self.on_operation(function, args, kwargs, self.rules.rule_of(operation))
-        if isinstance(result, Tensor) and self.rules.is_constant_factor(operation):
+            result = self.on_operation(function, args, kwargs, rules.rule_of(operation))
+        if isinstance(result, Tensor) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         return result
 
-    def _as_module_with_rule(self, operation):
+    def _as_module_with_rule(
+        self, rules: OperationRules, operation: Operation
+    ) -> tuple[Hook, nn.Module] | None:
         """The composite's rule for an operation, and the module that does the same; None if there is none."""
         module = as_module(operation)
         name, running = self.modules[-1] if self.modules else ("", None)
         if module is None or isinstance(running, type(module)):  # for which the composite has been asked
-            return None, None
-        return self.rules.composite.module_map(self._context, name, module), module
+            return None
+        template = rules.composite.module_map(self._context, name, module)
+        return None if template is None else (template, module)
 
-    def _run_as_module(self, template, module, x):
+    def _run_as_module(self, template: Hook, module: nn.Module, x: Tensor) -> Any:
         rule = template.copy()
         self.temporary.append(rule.register(module))
         self.before_rule(self.modules[-1][0] if self.modules else "", module, rule, (x,), {})
@@ -136,17 +142,17 @@ class OperationMode(TorchFunctionMode):
         self.after_rule(output)
         return output
 
-    def _owner_of(self, input, weight, bias=None):
+    def _owner_of(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> nn.Module | None:
         """The module with these parameters, unless it is the one that runs."""
         owner = self._owners.get(id(weight))
         runs = bool(self.modules) and self.modules[-1][1] is owner
         return owner if owner is not None and not runs and owner.bias is bias else None
 
-    def _resume(self, function, args, kwargs):
+    def _resume(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         with self._resumed():
             return function(*args, **kwargs)
 
-    def _enter_module(self, name, module, args, kwargs):
+    def _enter_module(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.modules.append((name, module))
         rule = rule_of(module)
         if rule is None:
@@ -155,12 +161,13 @@ class OperationMode(TorchFunctionMode):
         if len(self._carrying_rule) == 1:
             self.before_rule(name, module, rule, args, kwargs)
 
-    def _leave_module(self, module, output):
+    def _leave_module(self, module: nn.Module, output: Any) -> None:
         if rule_of(module) is not None:
             if len(self._carrying_rule) == 1:
                 self.after_rule(output)
             self._carrying_rule.pop()
         self.modules.pop()
+
 
 _OWNERS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 

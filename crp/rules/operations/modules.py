@@ -21,8 +21,8 @@ def as_module(operation: Operation) -> nn.Module | None:
 
 
 def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    module.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    module.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    for name, value in (("weight", weight), ("bias", bias)):
+        module.register_parameter(name, None if value is None else nn.Parameter(value.detach(), requires_grad=False))
     return module
 
 
@@ -37,14 +37,15 @@ def _matrix(operation: Operation) -> nn.Module | None:
     matrix = operation.argument(1, "other", operation.kwargs.get("mat2"))
     if matrix.ndim != 2:
         return None
-    return _with_parameters(nn.Linear(*matrix.shape, bias=False, device="meta"), matrix.mT, None)
+    rows, columns = matrix.shape
+    return _with_parameters(nn.Linear(rows, columns, bias=False, device="meta"), matrix.mT, None)
 
 
 def _convolution(kind: type[nn.Module], options: list[str]) -> Callable[[Operation], nn.Module]:
     defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
     transposed = "output_padding" in options
 
-    def make(operation):
+    def make(operation: Operation) -> nn.Module:
         weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
         values = {name: operation.argument(i, name, defaults[name]) for i, name in enumerate(options, 3)}
         values = {name: v[0] if isinstance(v, (tuple, list)) and len(v) == 1 else _tuple(v)
@@ -63,7 +64,7 @@ def _tuple(value: Any) -> Any:
 
 def _plain(kind: type[nn.Module], *options: str) -> Callable[[Operation], nn.Module]:
     """A module whose options are the function's arguments."""
-    def make(operation):
+    def make(operation: Operation) -> nn.Module:
         values = {name: operation.argument(i, name) for i, name in enumerate(options, 1)}
         return kind(**{name: value for name, value in values.items() if value is not None})
 
@@ -73,7 +74,7 @@ def _plain(kind: type[nn.Module], *options: str) -> Callable[[Operation], nn.Mod
 def _max_pool(kind: type[nn.Module]) -> Callable[[Operation], nn.Module | None]:
     options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
-    def make(operation):
+    def make(operation: Operation) -> nn.Module | None:
         return None if operation.kwargs.get("return_indices") else _plain(kind, *options)(operation)
 
     return make

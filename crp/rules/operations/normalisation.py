@@ -1,6 +1,8 @@
 """Rules of softmax and of normalisation by statistics of the input."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,13 +26,13 @@ class Softmax(OperationRule):
     def __init__(self, dim: int):
         self.dim = dim
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Relevance of the logits; none where they are minus infinity."""
         x, = inputs
         sent = (relevance - output * relevance.sum(self.dim, keepdim=True)).mul_(x)
         return [sent.masked_fill_(x == -torch.inf, 0)]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What the expansion's bias gets."""
         return {"softmax": total(relevance) - total(self.send(relevance, inputs, output)[0])}
 
@@ -53,7 +55,7 @@ class LayerNorm(OperationRule):
                  stabilize: Stabilize):
         self.dims, self.weight, self.bias, self.eps, self.stabilize = dims, weight, bias, eps, stabilize
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """``x`` times the transpose of centring and scaling, applied to ``R / stabilized(z)``."""
         x, = inputs
         s = relevance / self.stabilize(output)
@@ -61,7 +63,7 @@ class LayerNorm(OperationRule):
         s = s.mul_((x.var(self.dims, correction=0, keepdim=True) + self.eps).rsqrt())
         return [s.sub_(s.mean(self.dims, keepdim=True)).mul_(x)]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of the bias, and what the stabilizer takes."""
         s = relevance / self.stabilize(output)
         bias = {} if self.bias is None else {"biases": total(s * self.bias)}
@@ -115,7 +117,9 @@ def instance_norm_rule(operation: Operation) -> OperationRule | None:
     return _grouped(operation, x, x.shape[1], weight, bias, eps)
 
 
-def _grouped(operation, x, groups, weight, bias, eps):
+def _grouped(
+    operation: Operation, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float | None
+) -> OperationRule | None:
     """Normalisation of groups of channels by the mean and deviation that this input has."""
     if len(operation.inputs) != 1:
         return None
@@ -123,7 +127,7 @@ def _grouped(operation, x, groups, weight, bias, eps):
     values = x.detach().to(precision(x)).unflatten(1, (groups, -1)).flatten(2)
     scale = (values.var(2, correction=0, keepdim=True) + eps).rsqrt()
 
-    def normalise(x):
+    def normalise(x: Tensor) -> Tensor:
         values = x.unflatten(1, (groups, -1)).flatten(2)
         centred = ((values - values.mean(2, keepdim=True)) * scale.to(x.dtype)).view(x.shape)
         return _affine(centred, weight, bias)
@@ -149,6 +153,6 @@ def _channelwise(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
-def _affine(x, weight, bias):
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     x = x if weight is None else x * _channelwise(weight, x)
     return x if bias is None else x + _channelwise(bias, x)

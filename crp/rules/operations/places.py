@@ -12,7 +12,7 @@ import zennit
 
 import crp
 
-_LIBRARIES = tuple(str(Path(package.__file__).parent) + os.sep for package in (torch, crp, zennit))
+_LIBRARIES = tuple(package.__path__[0] + os.sep for package in (torch, crp, zennit))
 
 
 def source_line() -> str:
@@ -29,5 +29,5 @@ def operation_name(function: Callable) -> str:
     """Name of a function as its users write it, such as ``add`` for ``Tensor.__add__``."""
     name = getattr(function, "__name__", str(function))
     if name == "__get__":  # a property of tensors
-        return getattr(function.__self__, "__name__", name)
+        return getattr(getattr(function, "__self__", None), "__name__", name)
     return name.strip("_") or name

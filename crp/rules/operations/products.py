@@ -1,7 +1,10 @@
 """Rules of products: of activations with each other, of matrices, and with constants."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from crp.rules.operations.call import Operation, sharing
 from crp.rules.operations.elementwise import Scaling
@@ -23,7 +26,7 @@ class Uniform(OperationRule):
     def __init__(self, shapes: list[torch.Size], sharing: list[bool]):
         self.shapes, self.sharing = shapes, sharing
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor | None]:
         """An equal share for each."""
         share = relevance / sum(self.sharing)
         return [share.sum_to_size(shape) if takes else None for shape, takes in zip(self.shapes, self.sharing)]
@@ -44,7 +47,7 @@ class MatrixProduct(OperationRule):
     def __init__(self, stabilize: Stabilize, sharing: list[bool]):
         self.stabilize, self.sharing = stabilize, sharing
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor | None]:
         """``R_a = a (s b^T)`` and ``R_b = b (a^T s)``, where ``s = R / 2 stabilized(z)``."""
         a, b = inputs
         s = (relevance / self.stabilize(output)).div_(sum(self.sharing))
@@ -53,7 +56,7 @@ class MatrixProduct(OperationRule):
             (a.mT @ s).sum_to_size(b.shape).mul_(b) if self.sharing[1] else None,
         ]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What the stabilizer takes."""
         return denominator_sinks(relevance, output, relevance / self.stabilize(output))
 

@@ -1,7 +1,7 @@
 """What a rule of an operation is, and how a function runs with one."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ def carries(value: Any) -> bool:
 
 def mark_constant_factor(tensor: Tensor) -> None:
     """Let a tensor count as a constant where it is a factor: it gets no relevance of the product."""
-    tensor.is_constant_factor = True
+    vars(tensor)["is_constant_factor"] = True
 
 
 def is_constant_factor(tensor: Tensor) -> bool:
@@ -39,8 +39,8 @@ class OperationRule:
 
     reads_inputs = reads_output = False
 
-    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor | None) -> list[Tensor]:
-        """Relevance of the inputs."""
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> Sequence[Tensor | None]:
+        """Relevance of the inputs. Those, and the output, are only given if they are read."""
         raise NotImplementedError
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
@@ -61,14 +61,14 @@ def total(tensor: Tensor) -> float:
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rule, output, *inputs):
+    def forward(ctx: Any, rule: OperationRule, output: Tensor, *inputs: Tensor) -> Tensor:
         ctx.rule, ctx.count = rule, len(inputs)
         output = output.detach()  # no view, which could not be written to
         ctx.save_for_backward(*(inputs if rule.reads_inputs else ()), *((output,) if rule.reads_output else ()))
         return output
 
     @staticmethod
-    def backward(ctx, relevance):
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("relevance of operations cannot be differentiated: use functional=False")
         rule, kind = ctx.rule, precision(relevance)

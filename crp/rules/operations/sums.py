@@ -11,6 +11,8 @@ from crp.rules.operations.call import Operation, sharing
 from crp.rules.operations.elementwise import Scaling
 from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks, total
 
+REVERSED_SUBTRACTIONS: set[Callable] = {torch.rsub, Tensor.__rsub__}
+
 
 class Addition(OperationRule):
     """Summands get the relevance of the sum in proportion: ``R_i = c_i x_i R / stabilized(z)``.
@@ -31,20 +33,20 @@ class Addition(OperationRule):
     def __init__(self, coefficients: list[float], constant: Any, sink: str, stabilize: Stabilize):
         self.coefficients, self.constant, self.sink, self.stabilize = coefficients, constant, sink, stabilize
 
-    def _scaled(self, inputs):
+    def _scaled(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return [x if c == 1 else -x if c == -1 else c * x for c, x in zip(self.coefficients, inputs)]
 
-    def _sum(self, terms):
+    def _sum(self, terms: list[Tensor]) -> Tensor:
         z = terms[0] if self.constant is None else terms[0] + self.constant
         return z if len(terms) == 1 else z + terms[1]
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Proportional shares."""
         terms = self._scaled(inputs)
         s = relevance / self.stabilize(self._sum(terms))
         return [(term * s).sum_to_size(term.shape) for term in terms]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of the constant, and what the stabilizer takes."""
         z = self._sum(self._scaled(inputs))
         s = relevance / self.stabilize(z)
@@ -71,7 +73,7 @@ class Linear(OperationRule):
     def __init__(self, function: Callable[..., Tensor], stabilize: Stabilize, sharing: list[bool] | None = None):
         self.function, self.stabilize, self.sharing = function, stabilize, sharing
 
-    def send(self, relevance, inputs, output):
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor | None]:
         """Each input times what the transposed operation sends there."""
         sharing = self.sharing or [True] * len(inputs)
         with torch.enable_grad():
@@ -81,7 +83,7 @@ class Linear(OperationRule):
             gradients = iter(torch.autograd.grad(z, [leaf for leaf in leaves if leaf.requires_grad], s))
         return [next(gradients) * x if takes else None for x, takes in zip(inputs, sharing)]
 
-    def sinks(self, relevance, inputs, output):
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of what is added to zero inputs, and what the stabilizer takes."""
         z = self.function(*inputs)
         s = relevance / self.stabilize(z)
@@ -91,7 +93,7 @@ class Linear(OperationRule):
 
 def sum_rule(first: float, second: float) -> Callable[[Operation], OperationRule | None]:
     """The rule of ``first * x + second * y`` (times ``alpha``, on the second argument)."""
-    def rule(operation):
+    def rule(operation: Operation) -> OperationRule | None:
         x, y = operation.first, operation.argument(1, "other")
         alpha = operation.kwargs.get("alpha", 1)
         reverse = operation.function in REVERSED_SUBTRACTIONS
@@ -118,4 +120,3 @@ def linear_in_first_rule(operation: Operation) -> OperationRule | None:
 def multilinear_rule(operation: Operation) -> OperationRule | None:
     """Of an operation that is linear in each of its inputs."""
     return Linear(operation.as_function_of_inputs(), operation.stabilize, sharing(operation.inputs))
-REVERSED_SUBTRACTIONS = {torch.rsub, Tensor.__rsub__}

@@ -93,5 +93,5 @@ ROUTING = named(
     "block_diag", "real",
     *(f"{kind}max_pool{axes}d{suffix}" for kind in ("", "adaptive_") for axes in (1, 2, 3)
       for suffix in ("", "_with_indices")),
-) | {Tensor.T.__get__, Tensor.mT.__get__, Tensor.H.__get__, Tensor.mH.__get__, Tensor.data.__get__}
+) | {getattr(Tensor, attribute).__get__ for attribute in ("T", "mT", "H", "mH", "data")}
 """Functions whose gradient hands relevance on as it should be: each output is a copy of one input, or constant."""
