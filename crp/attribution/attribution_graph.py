@@ -2,16 +2,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from zennit.core import Composite
 
 from crp.attribution.model_graph import ModelGraph
+from crp.attribution.passes import AttributionResult
 from crp.concepts import as_id, as_layer_map
+from crp.model.inputs import Inputs
 from crp.model.layers import unknown_layer_message
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from crp.pictures.graph_plots import GivesReferences
+
 Node = tuple[str, int]
+
+
+class GeneratesResults(Protocol):
+    """What attributes one sample under many conditions, as ``CondAttribution`` does."""
+
+    MODEL_OUTPUT_NAME: str
+
+    def generate(self, *arguments: Any, **options: Any) -> Iterable[AttributionResult]:
+        """Results for some conditions at a time."""
 
 
 class ConceptGraph(NamedTuple):
@@ -28,7 +44,10 @@ class ConceptGraph(NamedTuple):
     nodes: list[Node]
     connections: dict[Node, list[tuple[str, int, float]]]
 
-    def plot(self, feature_visualization=None, figsize: tuple[float, float] | None = None, **reference_arguments):
+    def plot(
+        self, feature_visualization: GivesReferences | None = None, figsize: tuple[float, float] | None = None,
+        **reference_arguments: Any,
+    ) -> Figure:
         """Draw the graph: a column per depth of layers, edges as wide as their relevance, red positive, blue negative.
 
         Parameters
@@ -49,7 +68,7 @@ class ConceptGraph(NamedTuple):
         from crp.pictures.image import vis_opaque_img  # matplotlib is only needed to draw
 
         reference_arguments.setdefault("plot_fn", vis_opaque_img)
-        return draw_concept_graph(self, feature_visualization, figsize, reference_arguments)
+        return draw_concept_graph(*self, feature_visualization, figsize, reference_arguments)
 
 
 class AttributionGraph:
@@ -63,7 +82,7 @@ class AttributionGraph:
         Layer -> concept, for the layers that may become nodes.
     """
 
-    def __init__(self, attribution, graph: ModelGraph, layer_map: Mapping | Iterable):
+    def __init__(self, attribution: GeneratesResults, graph: ModelGraph, layer_map: Mapping | Iterable):
         self.attribution = attribution
         self.graph = graph
         self.set_layer_map(layer_map)
@@ -75,7 +94,7 @@ class AttributionGraph:
 
     def __call__(
         self,
-        sample: Any,
+        sample: Inputs,
         composite: Composite,
         concept_id: int,
         layer_name: str,
@@ -141,7 +160,9 @@ class AttributionGraph:
         else:
             start_layer = layer_name if parent_layer is None else parent_layer
 
-        nodes, connections, level = {root: None}, {}, [root]
+        nodes: dict[Node, None] = {root: None}
+        connections: dict[Node, list[tuple[str, int, float]]] = {}
+        level = [root]
         for count in width:
             level = [node for node in level if self.graph.find_input_layers(node[0])]
             if not level:
@@ -150,7 +171,7 @@ class AttributionGraph:
             relevances = self._relevances(
                 sample, composite, level, conditions, start_layer, abs_norm, batch_size, verbose
             )
-            children = {}
+            children: dict[Node, None] = {}
             for node, by_layer in zip(level, relevances):
                 connections[node] = [edge for layer, values in by_layer.items() for edge in _top(layer, values, count)]
                 children.update(((layer, concept), None) for layer, concept, _ in connections[node])
@@ -158,7 +179,10 @@ class AttributionGraph:
             nodes.update(dict.fromkeys(level))
         return ConceptGraph(list(nodes), connections)
 
-    def _relevances(self, sample, composite, level, conditions, start_layer, abs_norm, batch_size, verbose):
+    def _relevances(
+        self, sample: Inputs, composite: Composite, level: list[Node], conditions: list[dict], start_layer: str | None,
+        abs_norm: bool, batch_size: int, verbose: bool,
+    ) -> list[dict[str, torch.Tensor]]:
         """For each node, the relevance [C] of the concepts in each of its input layers."""
         inputs = [self.graph.find_input_layers(layer) for layer, _ in level]
         record_layer = list(dict.fromkeys(layer for layers in inputs for layer in layers))
@@ -167,7 +191,7 @@ class AttributionGraph:
             sample, conditions, composite, record_layer, mask_map, start_layer, batch_size=batch_size,
             exclude_parallel=False, verbose=verbose, heatmap=False,
         )
-        found = []
+        found: list[dict[str, torch.Tensor]] = []
         for result in results:
             values = {
                 layer: self.layer_map[layer].attribute(result.relevances[layer], layer_name=layer, abs_norm=abs_norm)

@@ -1,9 +1,13 @@
 """An audit of relevance: where it is created or lost on its way through a model."""
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SINKS = ("biases", "stabilizers", "parameters", "empty", "softmax")
 
@@ -100,7 +104,7 @@ class Audit:
     @property
     def parameters(self) -> dict[str, float]:
         """Parameters and other constants that enter as data (class tokens, position embeddings), and what they get."""
-        found: Counter[str] = Counter()
+        found: defaultdict[str, float] = defaultdict(float)
         for operation in self.operations:
             if abs(operation.sinks.get("parameters", 0.)) > 1e-12:  # masks get what rounding leaves
                 place = " ".join(filter(None, (operation.operation, operation.module, operation.source)))
@@ -122,7 +126,7 @@ class Audit:
         """
         return "\n".join(_format(self._lines(most))) if self.faults else ""
 
-    def _lines(self, most):
+    def _lines(self, most: int) -> list[tuple[str, ...]]:
         header = ("operation", "module", "source", "rule", "arrives", "leaves", "factor")
         lines = [
             (o.operation, o.module or "(model)", o.source, o.rule or "gradient", f"{o.arriving:.4g}",
@@ -144,7 +148,7 @@ class Audit:
         )
         return f"Of relevance 1 at the output, {self.total:.5g} arrives at the input; {sinks} ({verdict})."
 
-    def __str__(self):
+    def __str__(self) -> str:
         hidden = len(self.faults) - 20
         return "\n".join([
             self._summary(), *([self.table()] if self.faults else []),
@@ -153,7 +157,7 @@ class Audit:
 
     __repr__ = __str__
 
-    def plot(self, figsize: tuple[float, float] | None = None):
+    def plot(self, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw the relevance that is there after each operation, from the output to the input.
 
         Parameters

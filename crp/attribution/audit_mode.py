@@ -1,10 +1,10 @@
 """Measures each operation of a model while relevance flows back through it."""
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -25,6 +25,11 @@ from crp.rules.operations.rule import OperationRule, carries, total
 from crp.rules.operations.table import ROUTING
 from crp.rules.replacement import PassThrough, precision
 
+Edge: TypeAlias = tuple[Any, int]
+"""A node of the autograd graph, and which of its inputs."""
+Sinks: TypeAlias = Callable[[torch.Tensor], dict[str, float]]
+"""``relevance of an output -> what goes to no input``."""
+
 _JOINING = {
     torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack, torch.where
 }
@@ -36,7 +41,7 @@ class _Measured:
     """An operation with the sums that its backward pass adds to, in float64."""
 
     balance: OperationBalance
-    sums: Counter = field(default_factory=Counter)
+    sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class AuditMode(OperationMode):
@@ -59,20 +64,20 @@ class AuditMode(OperationMode):
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
             if tensor.is_floating_point()
         }
-        self._running: tuple | None = None
+        self._running: tuple[Any, ...] = ()
 
     # Forward
 
-    def on_operation(self, function, args, kwargs, rule):
+    def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
         """Run a function, and measure it if relevance can pass."""
         leaves = flatten_tensors((args, kwargs))
         parameters = self._parameters_among(leaves)
         if not any(carries(leaf) for leaf in leaves):
             result = function(*args, **kwargs)
             if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
-                result.of_parameters = parameters
+                vars(result)["of_parameters"] = parameters
             return result
-        constants = []
+        constants: list[torch.Tensor] = []
         if function in _JOINING:
             args, constants = _watch_constants(args)
         edges = _edges((args, kwargs))
@@ -86,36 +91,38 @@ class AuditMode(OperationMode):
         source = source_line()
         balance = OperationBalance(operation, name, source, rule and type(rule).__name__ or "")
         balance.parameters = ", ".join(parameters)
-        measured = self._measure(
-            balance, edges, flatten_tensors(outputs), rule and _sinks_of_operation(rule, inputs, result), constants
-        )
+        sinks = None if rule is None else _sinks_of_operation(rule, inputs, result)
+        measured = self._measure(balance, edges, flatten_tensors(outputs), sinks, constants)
         if measured is not None and function in _RELU and rule is None:
             self._functional_relus[source or name, name] += 1
         if measured is not None and self.rules is not None and rule is None and function not in ROUTING:
             self._without_rule[f"{operation} {source or name}".strip()] += 1
         return result
 
-    def _parameters_among(self, leaves):
+    def _parameters_among(self, leaves: list[Any]) -> list[str]:
         """Names of the parameters among constants, or of those that they were computed from."""
         constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not carries(leaf)]
         memory = {constant.untyped_storage().data_ptr() for constant in constants}
         known = [name for name, place in self._places.items() if place in memory]
         return list(dict.fromkeys([*known, *(name for c in constants for name in getattr(c, "of_parameters", ()))]))
 
-    def before_rule(self, name, module, rule, args, kwargs):
+    def before_rule(self, name: str, module: nn.Module, rule: Hook, args: tuple, kwargs: dict) -> None:
         """Remember what a module with a rule is given."""
         self._calls[name] += 1
         x = next((leaf for leaf in flatten_tensors((args, kwargs)) if carries(leaf)), None)
         self._running = name, module, rule, _edges((args, kwargs)), x if x is None else x.detach().clone()
 
-    def after_rule(self, output):
+    def after_rule(self, output: Any) -> None:
         """Measure a module with a rule."""
         name, module, rule, edges, x = self._running
         balance = OperationBalance(type(module).__name__, name, "", _rule_name(rule))
         sinks = _sinks_of(rule, module, x)
         self._measure(balance, edges, flatten_tensors(output), sinks)
 
-    def _measure(self, balance, edges, outputs, sinks=None, constants=()):
+    def _measure(
+        self, balance: OperationBalance, edges: set[Edge], outputs: list[Any], sinks: Sinks | None = None,
+        constants: Sequence[torch.Tensor] = (),
+    ) -> _Measured | None:
         """Add what arrives at outputs, and what the nodes between send along edges, to an operation."""
         constant_edges = {get_gradient_edge(constant)[:2] for constant in constants}
         edges = edges | constant_edges
@@ -128,7 +135,7 @@ class AuditMode(OperationMode):
         measured = _Measured(balance)
         self._measured.append(measured)
 
-        def arrive(relevance):
+        def arrive(relevance: torch.Tensor | None) -> None:
             if relevance is None:  # none arrives at a factor that counts as a constant
                 return
             measured.sums["arriving"] += total(relevance)
@@ -142,10 +149,12 @@ class AuditMode(OperationMode):
         for node, positions in nodes:
             kinds = [(i, "constant" if edge in constant_edges else "sent") for i, edge in positions]
 
-            def leave(sent, _, kinds=kinds):
+            def leave(
+                sent: Sequence[torch.Tensor | None], _: Any, kinds: list[tuple[int, str]] = kinds
+            ) -> None:
                 for i, kind in kinds:
-                    if sent[i] is not None:
-                        measured.sums[kind] += total(sent[i])
+                    if (relevance := sent[i]) is not None:
+                        measured.sums[kind] += total(relevance)
 
             node.register_hook(leave)
         return measured
@@ -166,7 +175,7 @@ class AuditMode(OperationMode):
                 operations.append(balance)
         return Audit(total / start, operations, list(self._notes()), tolerance)
 
-    def _notes(self):
+    def _notes(self) -> Iterator[str]:
         batch_norms = [
             name for name, module in self.model.named_modules()
             if isinstance(module, BatchNorm) and self._calls[name] and not is_identity(module)
@@ -187,7 +196,7 @@ class AuditMode(OperationMode):
             yield f"functional ReLU, out of reach of the rule for nn.ReLU (its gradient conserves): {_listed(places)}"
 
 
-def _edges(values: Any) -> set:
+def _edges(values: Any) -> set[Edge]:
     """Where, in the autograd graph, relevance of tensors goes."""
     return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf)}
 
@@ -202,7 +211,7 @@ def _watch_constants(args: tuple) -> tuple[tuple, list[torch.Tensor]]:
     return unflatten_tensors(args, leaves), constants
 
 
-def _nodes_between(outputs: list[torch.Tensor], edges: set) -> Iterable[tuple[Any, list[tuple[int, tuple]]]]:
+def _nodes_between(outputs: list[torch.Tensor], edges: set[Edge]) -> Iterable[tuple[Any, list[tuple[int, Edge]]]]:
     """The nodes of the autograd graph above edges, with the places at which each leads to one."""
     waiting, seen = [get_gradient_edge(output).node for output in outputs], set()
     while waiting:
@@ -217,13 +226,13 @@ def _nodes_between(outputs: list[torch.Tensor], edges: set) -> Iterable[tuple[An
         waiting += [edge[0] for edge in following if edge[0] is not None and edge not in edges]
 
 
-def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Callable[[torch.Tensor], dict] | None:
+def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Sinks | None:
     """For a rule of zennit's, ``relevance of the output -> what goes to biases and stabilizers``."""
     rule = rule.rule if isinstance(rule, FastRule) else rule
     if x is None or not isinstance(rule, BasicHook):
         return None
 
-    def sinks(relevance):
+    def sinks(relevance: torch.Tensor) -> dict[str, float]:
         with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
             given = x.to(relevance.dtype)
             outputs, biases = [], []
@@ -237,7 +246,7 @@ def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Callable
             gradients = rule.gradient_mapper(relevance, outputs)
             gradients = [gradients] if isinstance(gradients, torch.Tensor) else gradients
 
-        def reduced(values):
+        def reduced(values: list[torch.Tensor]) -> torch.Tensor:
             """What the rule sends back for ``values`` among the summands of its outputs."""
             return rule.reducer([1.] * len(values), [gradient * value for gradient, value in zip(gradients, values)])
 
@@ -253,10 +262,10 @@ def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Callable
 
 def _sinks_of_operation(
     rule: OperationRule, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-) -> Callable[[torch.Tensor], dict]:
+) -> Sinks:
     output = output.detach().clone()
 
-    def sinks(relevance):
+    def sinks(relevance: torch.Tensor) -> dict[str, float]:
         kind = precision(relevance)
         with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
             return rule.sinks(relevance.to(kind), tuple(x.to(kind) for x in inputs), output.to(kind))

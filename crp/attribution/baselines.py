@@ -5,20 +5,20 @@ Gradient x input and integrated gradients are captum's: ``pip install 'crp-conce
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_conditions, check_targets, layers_of
-from crp.model.inputs import call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
+from crp.model.inputs import Inputs, call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
 from crp.model.layers import select_output
 from crp.rules.attach import frozen_parameters, restored_buffers
 
 
 def gradient_x_input(
-    attribution: CondAttribution, data: Any, conditions: list[dict], *, absolute_gradient: bool = False
+    attribution: CondAttribution, data: Inputs, conditions: list[dict], *, absolute_gradient: bool = False
 ) -> AttributionResult:
     """The gradient of an output times the input (A. Shrikumar et al., 2016), or its absolute value alone.
 
@@ -52,7 +52,7 @@ def gradient_x_input(
 
 
 def integrated_gradients(
-    attribution: CondAttribution, data: Any, conditions: list[dict], *, baseline: Any = 0., steps: int = 32
+    attribution: CondAttribution, data: Inputs, conditions: list[dict], *, baseline: Any = 0., steps: int = 32
 ) -> AttributionResult:
     """Gradients along the straight way from a baseline, times that way (M. Sundararajan et al., 2017).
 
@@ -94,7 +94,7 @@ def integrated_gradients(
     ))
 
 
-def grad_cam(attribution: CondAttribution, data: Any, conditions: list[dict], layer: str) -> AttributionResult:
+def grad_cam(attribution: CondAttribution, data: Inputs, conditions: list[dict], layer: str) -> AttributionResult:
     """Channels of a layer weighted by their mean gradient, without the negative part (R. Selvaraju et al., 2017).
 
     Parameters
@@ -171,7 +171,7 @@ class _Call:
     prediction : torch.Tensor
     """
 
-    def __init__(self, attribution: CondAttribution, data: Any, conditions: list[dict]):
+    def __init__(self, attribution: CondAttribution, data: Inputs, conditions: list[dict]):
         name = attribution.MODEL_OUTPUT_NAME
         conditions = check_conditions(conditions, name, y_needed=True)
         if any(layers_of(condition, name) for condition in conditions):
@@ -199,7 +199,7 @@ class _Call:
         unused = sum(x.reshape(len(x), -1).sum(1) * 0 for x in inputs)  # so that all inputs are in the graph
         return (output * chosen).reshape(len(output), -1).sum(1) + unused
 
-    def _output(self, inputs, rows):
+    def _output(self, inputs: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         remaining = iter(inputs)
         # copies, since a model may write to its inputs
         data = map_tensors(lambda x: next(remaining).clone() if x.is_floating_point() else x[rows], self.data)
@@ -214,7 +214,7 @@ class _Call:
             remaining = iter(attribute(_captum()))
         axis = self.attribution.heatmap_axis
 
-        def finish(x):
+        def finish(x: torch.Tensor) -> torch.Tensor | None:
             if not x.is_floating_point():
                 return None
             heatmap = next(remaining).detach()
@@ -223,7 +223,7 @@ class _Call:
         return AttributionResult(map_tensors(finish, self.data), {}, {}, self.prediction)
 
 
-def _baselines(baseline: Any, data: Any) -> list[torch.Tensor]:
+def _baselines(baseline: Any, data: Inputs) -> list[torch.Tensor]:
     """Where the way of each floating-point input begins, in the shape of the input."""
     inputs = _floating(data)
     if isinstance(baseline, (dict, tuple, list)):
@@ -247,7 +247,7 @@ def _floating(data: Any) -> list[torch.Tensor]:
     return [x for x in list_tensors(data) if x.is_floating_point()]
 
 
-def _captum():
+def _captum() -> Any:
     try:
         from captum import attr
     except ImportError:

@@ -3,10 +3,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from zennit.core import Composite
 from crp.attribution.attribution_graph import AttributionGraph
 from crp.attribution.audit import Audit
 from crp.attribution.conditions import (
+    MaskMap,
     check_conditions,
     layers_of,
     one_at_the_largest,
@@ -24,10 +24,11 @@ from crp.attribution.conditions import (
 from crp.attribution.conservation import is_conserved
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
-from crp.attribution.steps import Steps
+from crp.attribution.steps import InitialRelevance, Steps
+from crp.attribution.taps import RecordFunction
 from crp.concepts import ChannelConcept
-from crp.model.inputs import count_samples, device_of, gradient_mode, list_tensors, map_tensors, prepare_inputs
-from crp.model.layers import as_layer_list
+from crp.model.inputs import Inputs, count_samples, device_of, gradient_mode, list_tensors, map_tensors, prepare_inputs
+from crp.model.layers import OutputChoice, as_layer_list
 from crp.model.rows import share_rows
 from crp.rules.attach import check_supported
 from crp.rules.model_rules import ModelRules
@@ -91,7 +92,7 @@ class CondAttribution(Steps):
         overwrite_data_grad: bool = True,
         no_param_grad: bool = True,
         *,
-        output: str | int | Callable | None = None,
+        output: OutputChoice = None,
         heatmap_axis: int | tuple[int, ...] | None = 1,
         accelerate: bool = True,
         functional: bool | str = True,
@@ -110,18 +111,18 @@ class CondAttribution(Steps):
 
     def __call__(
         self,
-        data: Any,
+        data: Inputs,
         conditions: list[dict],
         composite: Composite | None = None,
         record_layer: list[str] = [],  # noqa: B006
-        mask_map: Callable | Mapping = ChannelConcept.mask,
+        mask_map: MaskMap = ChannelConcept.mask,
         start_layer: str | None = None,
-        init_rel: torch.Tensor | int | Callable | None = None,
+        init_rel: InitialRelevance = None,
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
         *,
         heatmap: bool = True,
-        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
+        record_fn: RecordFunction | None = None,
     ) -> AttributionResult:
         """Attribute samples under conditions.
 
@@ -193,20 +194,20 @@ class CondAttribution(Steps):
 
     def generate(
         self,
-        data: Any,
+        data: Inputs,
         conditions: list[dict],
         composite: Composite | None = None,
         record_layer: list[str] = [],  # noqa: B006
-        mask_map: Callable | Mapping = ChannelConcept.mask,
+        mask_map: MaskMap = ChannelConcept.mask,
         start_layer: str | None = None,
-        init_rel: torch.Tensor | int | Callable | None = None,
+        init_rel: InitialRelevance = None,
         batch_size: int = 10,
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
         verbose: bool = True,
         *,
         heatmap: bool = True,
-        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
+        record_fn: RecordFunction | None = None,
     ) -> Iterator[AttributionResult]:
         """Attribute one sample under many conditions, with a single forward pass.
 
@@ -258,18 +259,18 @@ class CondAttribution(Steps):
 
     def attribute_rounds(
         self,
-        data: Any,
+        data: Inputs,
         rounds: list[list[dict | None]],
         composite: Composite | None = None,
         record_layer: list[str] = [],  # noqa: B006
-        mask_map: Callable | Mapping = ChannelConcept.mask,
+        mask_map: MaskMap = ChannelConcept.mask,
         start_layer: str | None = None,
-        init_rel: torch.Tensor | int | Callable | None = None,
+        init_rel: InitialRelevance = None,
         on_device: str | torch.device | None = None,
         exclude_parallel: bool = True,
         *,
         heatmap: bool = True,
-        record_fn: Callable[[torch.Tensor, str], Any] | None = None,
+        record_fn: RecordFunction | None = None,
     ) -> Iterator[AttributionResult]:
         """Attribute samples under several conditions each, with a single forward pass.
 
@@ -305,7 +306,7 @@ class CondAttribution(Steps):
         return self._runner.rounds(data, rounds, [flow] * len(rounds))
 
     def audit(
-        self, data: Any, composite: Composite, conditions: list[dict] | None = None, *, tolerance: float = 0.01
+        self, data: Inputs, composite: Composite, conditions: list[dict] | None = None, *, tolerance: float = 0.01
     ) -> Audit:
         """Measure, operation by operation, where relevance is created or lost on its way to the input.
 
@@ -342,7 +343,7 @@ class CondAttribution(Steps):
         return self._runner.audit(data, conditions, flow, tolerance)
 
     @contextmanager
-    def attached(self, composite: Composite | None, data: Any) -> Iterator[None]:
+    def attached(self, composite: Composite | None, data: Inputs) -> Iterator[None]:
         """Leave the rules of a composite on the model between calls with it.
 
         Each call attaches them and takes them off again; where many short calls follow each other, once is enough.
@@ -365,8 +366,9 @@ class CondAttribution(Steps):
     # Checks
 
     def _check_call(
-        self, conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
-        heatmap, record_fn,
+        self, conditions: list[dict], composite: Composite | None, record_layer: list[str], mask_map: MaskMap | None,
+        start_layer: str | None, init_rel: InitialRelevance, on_device: str | torch.device | None,
+        exclude_parallel: bool, heatmap: bool, record_fn: RecordFunction | None,
     ) -> tuple[list[dict], Flow]:
         """Refuse what cannot work, before anything is attached to the model."""
         conditions = check_conditions(
@@ -393,7 +395,9 @@ class CondAttribution(Steps):
 
     # After a pass
 
-    def _set_caller_grad(self, caller_data, data, gradients):
+    def _set_caller_grad(
+        self, caller_data: Inputs, data: Inputs, gradients: Sequence[torch.Tensor | None]
+    ) -> None:
         """Leave the relevance as ``.grad`` of the caller's data, as autograd would."""
         tensors = [tensor for tensor in list_tensors(caller_data) if tensor.requires_grad]
         if not tensors:
@@ -404,7 +408,9 @@ class CondAttribution(Steps):
         reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
         torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
 
-    def _warn_if_not_conserved(self, data, conditions, flow: Flow, result: AttributionResult) -> None:
+    def _warn_if_not_conserved(
+        self, data: Inputs, conditions: list[dict], flow: Flow, result: AttributionResult
+    ) -> None:
         """Warn, once for a composite, if heatmaps hold far more or less relevance than the outputs they start from."""
         if flow.composite is None or flow.composite in self._audited or is_conserved(self, conditions, flow, result):
             return

@@ -3,14 +3,19 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from crp.concepts import Concept, EncodedConcept
+from crp.concepts.base import Mask
 from crp.model.layers import unknown_layer_message
+
+MaskFunction: TypeAlias = Callable[..., Mask]
+"""``(batch_id, concept_ids, layer_name) -> (relevance -> relevance)``."""
+MaskMap: TypeAlias = Concept | MaskFunction | Mapping[str, Concept | MaskFunction]
 
 
 def check_conditions(conditions: Any, output_name: str, y_needed: bool) -> list[dict]:
@@ -50,7 +55,7 @@ def layers_of(condition: Mapping, output_name: str) -> list[str]:
     return [layer for layer in condition if layer != output_name]
 
 
-def group_rows(conditions: list[Mapping | None], output_name: str | None) -> list[list[int]]:
+def group_rows(conditions: Sequence[Mapping | None], output_name: str | None) -> list[list[int]]:
     """Rows whose conditions name the same layers in the same order; all rows together without ``output_name``.
 
     Rows without condition are left out.
@@ -63,7 +68,7 @@ def group_rows(conditions: list[Mapping | None], output_name: str | None) -> lis
     return list(groups.values())
 
 
-def check_targets(conditions: list[Mapping], output_name: str, shape: torch.Size) -> None:
+def check_targets(conditions: Sequence[Mapping], output_name: str, shape: torch.Size) -> None:
     """Raise an IndexError if an output of this shape [B, ...] lacks a target."""
     for condition in conditions:
         for index in output_indices(condition.get(output_name, []), shape):
@@ -116,7 +121,7 @@ def codings_of(mask_map: Any, layers: Iterable[str]) -> dict[str, EncodedConcept
     return {layer: concept for layer, concept in concepts.items() if isinstance(concept, EncodedConcept)}
 
 
-def mask_of(mask_map: Any, layer: str) -> Callable:
+def mask_of(mask_map: Any, layer: str) -> MaskFunction:
     """The mask function for a layer."""
     mask_map = _from_pairs(mask_map)
     if isinstance(mask_map, Mapping):

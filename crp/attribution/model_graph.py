@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from crp.model.inputs import call_model, gradient_mode, input_leaves
+from crp.model.inputs import Inputs, call_model, gradient_mode, input_leaves
 from crp.model.layers import (
     LayerAddress,
     as_layer_list,
@@ -101,7 +101,7 @@ class ModelGraph:
                 found.add(call.module)
         return [name for name in self.layer_names if name in found]
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max((len(name) for name in self.layer_names), default=0)
         return "\n".join(
             textwrap.fill(
@@ -114,7 +114,7 @@ class ModelGraph:
     __repr__ = __str__
 
 
-def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str], debug: bool = False) -> ModelGraph:
+def trace_model_graph(model: nn.Module, sample: Inputs, layer_names: Iterable[str], debug: bool = False) -> ModelGraph:
     """Find out which layers feed which, with one forward pass.
 
     Parameters
@@ -153,12 +153,12 @@ def trace_model_graph(model: nn.Module, sample: Any, layer_names: Iterable[str],
     return ModelGraph(calls, [layer for layer in layer_names if layer in called])
 
 
-def _trace_calls(model: nn.Module, sample: Any, inputs_to_mark: list[LayerAddress]) -> list[Call]:
+def _trace_calls(model: nn.Module, sample: Inputs, inputs_to_mark: list[LayerAddress]) -> list[Call]:
     """Run the model and read off, from autograd, which module calls feed which."""
     names: list[str] = []
     call_of_node: dict[Any, int] = {}
 
-    def mark(name, value, which=None):
+    def mark(name: str, value: Any, which: int | None = None) -> Any:
         leaves = flatten_tensors(value)
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor) and leaf.requires_grad and which in (None, i):
@@ -167,7 +167,7 @@ def _trace_calls(model: nn.Module, sample: Any, inputs_to_mark: list[LayerAddres
         names.append(name)
         return unflatten_tensors(value, leaves)
 
-    def mark_input(module, args, kwargs, address):
+    def mark_input(module: nn.Module, args: tuple, kwargs: dict, address: LayerAddress) -> Any:
         return mark(address.layer, (args, kwargs), leaf_index(flatten_tensors((args, kwargs)), address))
 
     handles = [

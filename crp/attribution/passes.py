@@ -1,7 +1,7 @@
 """A pass of relevance: forward with rules and taps attached to the model, and back through what autograd recorded."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,11 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from zennit.core import Composite
 
-from crp.attribution.conditions import check_targets, codings_of, layers_of, mask_of, output_indices, select_rows
-from crp.attribution.steps import Steps
-from crp.attribution.taps import ForwardStopped, LayerTaps
+from crp.attribution.conditions import (
+    MaskMap,
+    check_targets,
+    codings_of,
+    layers_of,
+    mask_of,
+    output_indices,
+    select_rows,
+)
+from crp.attribution.steps import InitialRelevance, Steps
+from crp.attribution.taps import ForwardStopped, LayerTaps, RecordFunction
 from crp.model.inputs import (
     InputLeaf,
+    Inputs,
     call_model,
     count_samples,
     gradient_mode,
@@ -65,13 +74,13 @@ class Flow:
 
     composite: Composite | None
     record_layer: list[str]
-    mask_map: Callable | Mapping
+    mask_map: MaskMap | None
     start_layer: str | None
-    init_rel: torch.Tensor | float | Callable | None
+    init_rel: InitialRelevance
     on_device: str | torch.device | None
     exclude_parallel: bool
     heatmap: bool
-    record_fn: Callable | None
+    record_fn: RecordFunction | None
     accelerate: bool
     functional: bool | str
     freeze: bool
@@ -98,7 +107,7 @@ class Flow:
 
 @contextmanager
 def forward_pass(
-    steps: Steps, rules: ModelRules, data: Any, conditions: list[dict], flow: Flow,
+    steps: Steps, rules: ModelRules, data: Inputs, conditions: list[dict], flow: Flow,
     repeated: bool = False, mode_type: type[OperationMode] = OperationMode,
 ) -> Iterator[ForwardPass]:
     """Run the model, within a context, with rules and taps attached; detach them on leaving.
@@ -143,7 +152,7 @@ def forward_pass(
                     output = call_model(model, model_data)
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:
-                start = None  # the start layer takes its place
+                pass  # the start layer takes the place of the output
         for layer in layers:
             if layer not in taps.outputs:
                 raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
@@ -190,7 +199,7 @@ class ForwardPass:
     mode: OperationMode
 
     def backward(
-        self, conditions: list[dict | None], rows: list[int], flow: Flow, retain_graph: bool = False
+        self, conditions: Sequence[Mapping | None], rows: list[int], flow: Flow, retain_graph: bool = False
     ) -> AttributionResult:
         """Send relevance back in some rows of the forward pass; in the others none flows."""
         taps, output_name = self.taps, self.steps.MODEL_OUTPUT_NAME
@@ -199,23 +208,24 @@ class ForwardPass:
         taps.masked_rows.clear()
         for tensor in (tensor for leaf in self.leaves for tensor in leaf.tensors):
             tensor.grad = None
-        for row in rows:
-            for layer in layers_of(conditions[row], output_name):
+        chosen = {row: condition for row in rows if (condition := conditions[row]) is not None}
+        for row, condition in chosen.items():
+            for layer in layers_of(condition, output_name):
                 mask = mask_of(flow.mask_map, layer)
-                taps.masks.setdefault(layer, []).append(mask(row, conditions[row][layer], layer))
+                taps.masks.setdefault(layer, []).append(mask(row, condition[layer], layer))
                 taps.masked_rows.setdefault(layer, []).append(row)
 
-        relevance = self._initial_relevance(conditions, rows, flow)
+        relevance = self._initial_relevance(chosen, len(conditions), flow)
         if flow.start_layer is not None:
             relevance = taps.receive(flow.start_layer, relevance)
-        chain = flow.chain(conditions[rows[0]], output_name, taps.outputs)
+        chain = flow.chain(chosen[rows[0]], output_name, taps.outputs)
         if self.start.requires_grad:  # else no recorded layer comes before
             with gradient_mode():
                 self.steps.backward(
                     self.start, relevance, flow.exclude_parallel, chain, taps.outputs, retain_graph
                 )
 
-        def finish(result):
+        def finish(result: Any) -> Any:
             return _finished(result, rows if len(rows) < count_samples(self.data) else slice(None), flow.on_device)
 
         heatmaps = [self._heatmap(leaf, flow) for leaf in self.leaves]
@@ -231,16 +241,16 @@ class ForwardPass:
             finish(self.start),
         )
 
-    def _initial_relevance(self, conditions, rows, flow):
+    def _initial_relevance(self, chosen: Mapping[int, Mapping], count: int, flow: Flow) -> torch.Tensor:
         """Relevance to start with: of all rows of the forward pass, zero in those that do not take part."""
-        prediction, relevance_init = self.start.detach(), self.steps.relevance_init
+        prediction, relevance_init, rows = self.start.detach(), self.steps.relevance_init, list(chosen)
         is_whole = len(rows) == count_samples(self.data)
         active = prediction if is_whole else prediction[rows]
         targets = None
         if flow.start_layer is None:
-            targets = [conditions[row].get(self.steps.MODEL_OUTPUT_NAME) for row in rows]
+            targets = [condition.get(self.steps.MODEL_OUTPUT_NAME) for condition in chosen.values()]
             targets = [] if all(target is None for target in targets) else targets
-        init_rel = select_rows(flow.init_rel, rows, len(conditions))
+        init_rel = select_rows(flow.init_rel, rows, count)
         if is_shared(active) and not isinstance(init_rel, torch.Tensor) and _is_same_target(targets, active.shape):
             return share_rows(relevance_init(active[:1].clone(), targets and targets[:1], init_rel), len(active))
         relevance = relevance_init(active.clone(), targets, init_rel)
@@ -248,7 +258,7 @@ class ForwardPass:
             return relevance
         return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
 
-    def _heatmap(self, leaf: InputLeaf, flow: Flow):
+    def _heatmap(self, leaf: InputLeaf, flow: Flow) -> torch.Tensor | None:
         for tensor in leaf.tensors:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
@@ -264,7 +274,7 @@ def _check_masks(condition: Mapping, output_name: str, flow: Flow, taps: LayerTa
             mask.check(taps.outputs[layer].shape)
 
 
-def _is_same_target(targets, shape):
+def _is_same_target(targets: list | None, shape: torch.Size) -> bool:
     indices = [target if target is None else output_indices(target, shape) for target in targets or [None]]
     return all(index == indices[0] for index in indices)
 

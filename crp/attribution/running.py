@@ -1,10 +1,10 @@
 """Attribution of prepared rows: group by group in passes of their own, or round by round after one forward pass."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 
@@ -14,9 +14,11 @@ from crp.attribution.conditions import group_rows, merge_rows, restoring_order, 
 from crp.attribution.passes import AttributionResult, Flow, ForwardPass, forward_pass
 from crp.attribution.steps import Steps
 from crp.attribution.taps import FiniteWatch
-from crp.model.inputs import list_tensors, map_tensors
+from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import is_shared
 from crp.rules.model_rules import ModelRules
+
+Result = TypeVar("Result")
 
 
 class Runner:
@@ -31,11 +33,11 @@ class Runner:
     def __init__(self, steps: Steps, rules: ModelRules):
         self.steps, self.rules = steps, rules
 
-    def attribute(self, data: Any, conditions: list[dict], flow: Flow) -> tuple[AttributionResult, tuple]:
+    def attribute(self, data: Inputs, conditions: list[dict], flow: Flow) -> tuple[AttributionResult, tuple]:
         """Attribute rows that have one condition each; also return the gradients of the inputs."""
         return self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
 
-    def rounds(self, data: Any, rounds: list[list[dict | None]], flows: list[Flow]) -> Iterator[AttributionResult]:
+    def rounds(self, data: Inputs, rounds: list[list[dict | None]], flows: list[Flow]) -> Iterator[AttributionResult]:
         """Attribute samples under several conditions each, with a single forward pass."""
         results = self._run_rounds(data, rounds, flows)
         try:
@@ -48,22 +50,23 @@ class Runner:
             yield first
             yield from results
 
-    def audit(self, data: Any, conditions: list[dict], flow: Flow, tolerance: float) -> Audit:
+    def audit(self, data: Inputs, conditions: list[dict], flow: Flow, tolerance: float) -> Audit:
         """Measure each operation on the way of relevance."""
-        def run(flow):
-            rows, started = list(range(len(conditions))), []
+        def run(flow: Flow) -> Audit:
+            started: list[float] = []
+            rows = list(range(len(conditions)))
             with forward_pass(self.steps, self.rules, data, conditions, flow, mode_type=AuditMode) as forward:
-                mode = forward.mode
+                mode = cast(AuditMode, forward.mode)
                 forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
                 forward.backward(conditions, rows, flow)
                 start = sum(started)
-                total = sum(float(tensor.grad.sum(dtype=torch.float64))
-                            for leaf in forward.leaves for tensor in leaf.tensors)
+                gradients = [tensor.grad for leaf in forward.leaves for tensor in leaf.tensors]
+                total = sum(float(gradient.sum(dtype=torch.float64)) for gradient in gradients if gradient is not None)
                 return mode.audit(total, start, tolerance)
 
         return self._with_rules_that_fit(run, flow)
 
-    def explain_not_finite(self, data: Any, conditions: list[dict], flow: Flow) -> str:
+    def explain_not_finite(self, data: Inputs, conditions: list[dict], flow: Flow) -> str:
         """Repeat a pass and name the module where values cease to be finite."""
         if not all(torch.isfinite(tensor).all() for tensor in list_tensors(data)):
             return "the data hold NaN or infinite values"
@@ -71,7 +74,7 @@ class Runner:
             self.attribute(data, conditions, flow)
         return watch.explanation()
 
-    def _with_rules_that_fit(self, run: Callable[[Flow], Any], flow: Flow) -> Any:
+    def _with_rules_that_fit(self, run: Callable[[Flow], Result], flow: Flow) -> Result:
         try:
             return run(flow)
         except RuntimeError as error:
@@ -85,11 +88,11 @@ class Runner:
             raise error
         self.rules.writes_to_inputs = True
 
-    def _run(self, data, conditions, flow: Flow):
+    def _run(self, data: Inputs, conditions: list[dict], flow: Flow) -> tuple[AttributionResult, tuple]:
         groups = self._group_rows(conditions, flow)
         parts, gradients = [], []
         for rows in groups:
-            group_data = data if len(groups) == 1 else map_tensors(lambda tensor, rows=rows: tensor[rows], data)
+            group_data = data if len(groups) == 1 else map_tensors(lambda tensor: tensor[rows], data)
             group_flow = replace(flow, init_rel=select_rows(flow.init_rel, rows, len(conditions)))
             group_conditions = [conditions[row] for row in rows]
             # given all conditions, since they are checked before relevance flows under the first
@@ -99,11 +102,13 @@ class Runner:
         order = restoring_order(groups)
         return merge_rows(parts, order), merge_rows(gradients, order)
 
-    def _group_rows(self, conditions: list[dict | None], flow: Flow) -> list[list[int]]:
+    def _group_rows(self, conditions: Sequence[dict | None], flow: Flow) -> list[list[int]]:
         """Rows that can go together: through the same layers, or all if relevance may flow around layers."""
         return group_rows(conditions, self.steps.MODEL_OUTPUT_NAME if flow.exclude_parallel else None)
 
-    def _run_rounds(self, data, rounds, flows):
+    def _run_rounds(
+        self, data: Inputs, rounds: list[list[dict | None]], flows: list[Flow]
+    ) -> Generator[AttributionResult, None, None]:
         with self._repeated_forward(data, rounds, flows[0]) as forward:
             for number, (conditions, flow) in enumerate(zip(rounds, flows), 1):
                 groups = self._group_rows(conditions, flow)
@@ -114,13 +119,16 @@ class Runner:
                 yield result
         if not result.is_finite():
             rows = sorted(row for rows in groups for row in rows)
+            present = [condition for condition in conditions if condition is not None]
             raise FloatingPointError(self.explain_not_finite(
-                map_tensors(lambda tensor: tensor[rows], data), [conditions[row] for row in rows], flow
+                map_tensors(lambda tensor: tensor[rows], data), present, flow
             ))
         yield result
 
     @contextmanager
-    def _repeated_forward(self, data, rounds, flow: Flow) -> Iterator[ForwardPass]:
+    def _repeated_forward(
+        self, data: Inputs, rounds: list[list[dict | None]], flow: Flow
+    ) -> Iterator[ForwardPass]:
         """A forward pass for several backward passes; on copies of its rows where the model cannot take shared ones."""
         conditions = [condition for row in rounds for condition in row if condition is not None]
         repeated = len(rounds) > 1
@@ -133,4 +141,3 @@ class Runner:
                 data = map_tensors(lambda tensor: tensor.detach().contiguous(), data)
                 forward = stack.enter_context(forward_pass(self.steps, self.rules, data, conditions, flow, repeated))
             yield forward
-

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
 
 from crp.attribution.conditions import output_indices
-from crp.model.inputs import count_samples, map_tensors
+from crp.model.inputs import Inputs, count_samples, map_tensors
+from crp.model.layers import OutputChoice
+
+InitialRelevance: TypeAlias = torch.Tensor | float | Callable[[torch.Tensor], torch.Tensor | float] | None
 
 
 class Steps:
@@ -23,12 +26,10 @@ class Steps:
 
     MODEL_OUTPUT_NAME = "y"
 
-    def __init__(
-        self, model: nn.Module, output: str | int | Callable | None, heatmap_axis: int | tuple[int, ...] | None
-    ):
+    def __init__(self, model: nn.Module, output: OutputChoice, heatmap_axis: int | tuple[int, ...] | None):
         self.model, self.output, self.heatmap_axis = model, output, heatmap_axis
 
-    def broadcast(self, data: Any, conditions: list[dict]) -> tuple[Any, list[dict]]:
+    def broadcast(self, data: Inputs, conditions: list[dict]) -> tuple[Any, list[dict]]:
         """Bring samples and conditions to the same number.
 
         Parameters
@@ -50,7 +51,7 @@ class Steps:
         return map_tensors(lambda tensor: tensor.repeat_interleave(repeats, 0), data), conditions * samples
 
     def relevance_init(
-        self, prediction: torch.Tensor, target_list: list | None, init_rel: torch.Tensor | float | Callable | None
+        self, prediction: torch.Tensor, target_list: list | None, init_rel: InitialRelevance
     ) -> torch.Tensor:
         """The relevance to start with.
 
@@ -67,13 +68,8 @@ class Steps:
         torch.Tensor
             The shape of ``prediction``, zero where no target is.
         """
-        if init_rel is None:
-            relevance = prediction
-        elif callable(init_rel):
-            relevance = init_rel(prediction)
-        else:
-            relevance = init_rel
-        relevance = torch.as_tensor(relevance, dtype=prediction.dtype, device=prediction.device)
+        start = prediction if init_rel is None else init_rel(prediction) if callable(init_rel) else init_rel
+        relevance = torch.as_tensor(start, dtype=prediction.dtype, device=prediction.device)
         try:
             relevance = relevance.expand(prediction.shape)
         except RuntimeError:
@@ -83,7 +79,7 @@ class Steps:
         if not target_list:
             return relevance
         selected = torch.zeros_like(prediction, dtype=torch.bool)
-        by_length = {}
+        by_length: dict[int, list[tuple[int, ...]]] = {}
         for row, targets in enumerate(target_list):
             for index in [()] if targets is None else output_indices(targets, prediction.shape):
                 by_length.setdefault(len(index), []).append((row, *index))
@@ -143,7 +139,7 @@ class Steps:
         -------
         torch.Tensor
         """
-        heatmap = data.grad.detach()
+        heatmap = cast(torch.Tensor, data.grad).detach()
         axis = getattr(data, "feature_axis", self.heatmap_axis)
         if self.heatmap_axis is not None and heatmap.ndim > 1:  # [B] has nothing to sum
             heatmap = heatmap.sum(axis)

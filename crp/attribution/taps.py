@@ -2,15 +2,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils import hooks
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
-from crp.concepts import EncodedConcept
+from crp.concepts import Concept, EncodedConcept
+from crp.concepts.base import Mask
 from crp.model.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
 from crp.model.rows import copy_rows
+
+RecordFunction: TypeAlias = Callable[[torch.Tensor, str], Any]
+"""``(activation or relevance, layer) -> what is kept of it``."""
 
 
 class ForwardStopped(BaseException):
@@ -21,11 +27,11 @@ class _Beginning(torch.autograd.Function):
     """Where an autograd graph begins without a leaf, which would accumulate gradients."""
 
     @staticmethod
-    def forward(ctx, tensor, anchor):
+    def forward(ctx: Any, tensor: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -43,7 +49,7 @@ def tap(
     return tensor
 
 
-def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Callable]) -> torch.Tensor:
+def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Mask]) -> torch.Tensor:
     """Send a copy of the relevance through mask functions, which may write to what they are given."""
     relevance = relevance.clone()
     for mask_fn in fn_list:
@@ -62,7 +68,7 @@ class MaskHook(Hook):
         Functions ``relevance -> relevance``, applied in order, such as ``ChannelConcept.mask(0, [3])`` returns.
     """
 
-    def __init__(self, fn_list: list[Callable]):
+    def __init__(self, fn_list: list[Mask]):
         super().__init__()
         self.fn_list = fn_list
 
@@ -98,12 +104,15 @@ class FeatVisHook(Hook):
         Where to move tensors before they are analysed.
     """
 
-    def __init__(self, FV, concept, layer_name: str, dict_inputs: dict, on_device=None):  # noqa: N803
+    def __init__(
+        self, FV: Any, concept: Concept, layer_name: str, dict_inputs: dict,  # noqa: N803
+        on_device: str | torch.device | None = None,
+    ):
         super().__init__()
         self.FV, self.concept, self.layer_name = FV, concept, layer_name
         self.dict_inputs, self.on_device = dict_inputs, on_device
 
-    def _analyze(self, analyze: Callable, tensor: torch.Tensor):
+    def _analyze(self, analyze: Callable, tensor: torch.Tensor) -> None:
         batch = self.dict_inputs
         tensor = tensor.detach() if self.on_device is None else tensor.detach().to(self.on_device)
         analyze(tensor, self.layer_name, self.concept, batch["sample_indices"], batch["targets"])
@@ -124,7 +133,7 @@ class FeatVisHook(Hook):
         ])
 
 
-def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tensor]):
+def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tensor]) -> hooks.RemovableHandle:
     """Visit the tensor at an address in each call of its module; the model goes on with what ``visit`` returns.
 
     Returns
@@ -132,7 +141,7 @@ def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tens
     torch.utils.hooks.RemovableHandle
     """
 
-    def visit_leaf(value):
+    def visit_leaf(value: Any) -> Any:
         leaves = flatten_tensors(value)
         index = leaf_index(leaves, address)
         leaves[index] = visit(leaves[index])
@@ -154,7 +163,7 @@ def tap_last(module: nn.Module, visit: Callable[[torch.Tensor], torch.Tensor]) -
     attached = RemovableHandleList()
     address = LayerAddress(type(module).__name__, "", module)
 
-    def attach(*_):
+    def attach(*_: Any) -> None:
         attached.remove()
         attached.append(tap_module(address, visit))
 
@@ -197,8 +206,9 @@ class LayerTaps:
     """
 
     def __init__(
-        self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (), record_fn: Callable | None = None,
-        *, from_layers: bool = False, stop: bool = False, codings: Mapping[str, EncodedConcept] | None = None,
+        self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (),
+        record_fn: RecordFunction | None = None, *, from_layers: bool = False, stop: bool = False,
+        codings: Mapping[str, EncodedConcept] | None = None,
     ):
         self.held = set(held)
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
@@ -207,25 +217,25 @@ class LayerTaps:
         self.outputs: dict[str, torch.Tensor] = {}
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
-        self.masks: dict[str, list[Callable]] = {}
+        self.masks: dict[str, list[Mask]] = {}
         self.masked_rows: dict[str, list[int]] = {}
         self.calls: dict[str, int] = {}
         self._handles = RemovableHandleList()
 
     def __enter__(self) -> LayerTaps:
         for address in self.addresses:
-            self._handles.append(tap_module(
-                address, lambda tensor, layer=address.layer: self._visit(layer, tensor)
-            ))
+            self._handles.append(tap_module(address, partial(self._visit, address.layer)))
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
         self.outputs.clear()  # they hold their hooks, which hold this
 
     def record(self, layer: str, tensor: torch.Tensor) -> Any:
         """What is kept of an activation or relevance."""
-        return self.record_fn(tensor.detach(), layer) if layer in self.recorded else tensor.detach()
+        if self.record_fn is None or layer not in self.recorded:
+            return tensor.detach()
+        return self.record_fn(tensor.detach(), layer)
 
     def _visit(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.from_layers and not tensor.requires_grad:
@@ -237,7 +247,7 @@ class LayerTaps:
             tensor, lambda code: self._read(layer, code), lambda: self.masked_rows.get(layer, [])
         )
 
-    def _read(self, layer, tensor):
+    def _read(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         held = layer in self.held
         self.outputs.pop(layer, None)
         self.outputs[layer] = tensor if held else torch.empty_like(tensor, device="meta")
@@ -275,18 +285,18 @@ class FiniteWatch:
                 ]
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
 
-    def _watch_input(self, args, name):
-        def see(relevance):
+    def _watch_input(self, args: Any, name: str) -> Any:
+        def see(relevance: torch.Tensor) -> None:
             self._see_relevance(relevance, f"in the rule of {name!r}")
 
         return unflatten_tensors(args, [
             tap(leaf, see) if isinstance(leaf, torch.Tensor) else leaf for leaf in flatten_tensors(args)
         ])
 
-    def _watch_output(self, output, name):
+    def _watch_output(self, output: Any, name: str) -> None:
         for tensor in flatten_tensors(output):
             if not isinstance(tensor, torch.Tensor):
                 continue
@@ -296,7 +306,7 @@ class FiniteWatch:
                 where = f"on its way to the output of {name!r}"
                 tensor.register_hook(lambda relevance: self._see_relevance(relevance, where))
 
-    def _see_relevance(self, relevance, where):
+    def _see_relevance(self, relevance: torch.Tensor | None, where: str) -> None:
         if self.relevance is None and relevance is not None and not torch.isfinite(relevance).all():
             self.relevance = where
 

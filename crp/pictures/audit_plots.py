@@ -1,13 +1,15 @@
 """Figures of audits."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from crp.pictures.plotting import POSITIVE, new_figure
 
 
-def draw_audit(audit, figsize: tuple[float, float] | None = None) -> Figure:
+def draw_audit(audit: Any, figsize: tuple[float, float] | None = None) -> Figure:
     """Draw the relevance that is left after each operation, from the output to the input.
 
     Parameters

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from zennit.image import gridify, palette
 
 from crp.pictures.heatmaps import get_crop_range, smooth
 from crp.pictures.signals import vis_features, vis_signal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def imgify(
@@ -52,18 +55,19 @@ def imgify(
     -------
     PIL.Image.Image
     """
-    if not isinstance(image, Image.Image):
-        image = _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill)
+    is_picture = isinstance(image, Image.Image)
+    picture = image if is_picture else _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill)
     if resize is not None:
-        scale = resize / max(image.size)
-        size = tuple(max(1, round(side * scale)) for side in image.size)
-        image = image.resize(size, Image.Resampling.NEAREST)
-    if padding:
-        image = _pad_to_square(image)
-    return image
+        scale = resize / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.NEAREST)
+    return _pad_to_square(picture) if padding else picture
 
 
-def _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill):
+def _array_to_image(
+    image: Any, cmap: str, vmin: float | None, vmax: float | None, symmetric: bool, level: float,
+    grid: bool | tuple[int, int], gridfill: int | None,
+) -> Image.Image:
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = image.float() if image.is_floating_point() else image
@@ -81,7 +85,7 @@ def _array_to_image(image, cmap, vmin, vmax, symmetric, level, grid, gridfill):
     return picture
 
 
-def _channels_last(array, batched):
+def _channels_last(array: np.ndarray, batched: bool) -> np.ndarray:
     axes = array.ndim - batched
     if axes == 2:
         return array[..., None]
@@ -97,7 +101,9 @@ def _channels_last(array, batched):
     )
 
 
-def _to_bytes(array, vmin, vmax, symmetric, axes):
+def _to_bytes(
+    array: np.ndarray, vmin: float | None, vmax: float | None, symmetric: bool, axes: tuple[int, ...]
+) -> np.ndarray:
     low, high = array.min(axes, keepdims=True), array.max(axes, keepdims=True)
     if symmetric:
         high = np.maximum(np.abs(low), np.abs(high))
@@ -110,7 +116,7 @@ def _to_bytes(array, vmin, vmax, symmetric, axes):
     return (scaled * 255).clip(0, 255).round().astype(np.uint8)
 
 
-def _pad_to_square(image):
+def _pad_to_square(image: Image.Image) -> Image.Image:
     side = max(image.size)
     square = Image.new("RGB", (side, side), (255, 255, 255))
     square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
@@ -255,7 +261,7 @@ def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
 def plot_grid(
     ref_c: Mapping, cmap_dim: int | None = 1, cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None,
     symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6),
-):
+) -> Figure:
     """Show references in a grid: a row per concept, or two where there are images and heatmaps.
 
     Parameters
@@ -278,8 +284,8 @@ def plot_grid(
     if cmap_dim not in (None, 0, 1):
         raise ValueError(f"cmap_dim is None, 0 or 1, not {cmap_dim!r}")
 
-    def pictures(items, position):
-        colours = {"cmap": "gray"}
+    def pictures(items: Iterable, position: int) -> list[Image.Image]:
+        colours: dict[str, Any] = {"cmap": "gray"}
         if position == cmap_dim:
             colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
         return [imgify(item, **colours, resize=resize, padding=padding) for item in items]

@@ -12,8 +12,14 @@ def draw_maps(
 ) -> Figure | list[Figure]:
     """Draw pictures [G, H, W] whose first axis points upwards, in a row, in a grid, or each in a figure."""
     if arrange == "single":
-        return [draw_maps(pictures[i:i + 1], names[i:i + 1], limit, "row", figsize) for i in range(len(pictures))]
+        return [_draw_panels(pictures[i:i + 1], names[i:i + 1], limit, 1, figsize) for i in range(len(pictures))]
     columns = len(pictures) if arrange == "row" else int(np.ceil(np.sqrt(len(pictures))))
+    return _draw_panels(pictures, names, limit, columns, figsize)
+
+
+def _draw_panels(
+    pictures: np.ndarray, names: list[str], limit: float, columns: int, figsize: tuple[float, float] | None
+) -> Figure:
     rows = int(np.ceil(len(pictures) / columns))
     figure = new_figure(figsize or (1.5 * columns + 0.7, 1.7 * rows))
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -40,19 +46,20 @@ def draw_points(points: np.ndarray, labels: np.ndarray | None, figsize: tuple[fl
     """Draw points [N, 2], coloured by labels [N]."""
     figure = new_figure(figsize or (5, 4.2))
     axis = figure.subplots()
+    x, y = points.T
     size = float(np.clip(2000 / len(points), 4, 30))
     if labels is not None and labels.dtype.kind == "f":
-        drawn = axis.scatter(*points.T, c=labels, s=size, cmap="viridis", linewidths=0)
+        drawn = axis.scatter(x, y, c=labels, s=size, cmap="viridis", linewidths=0)
         figure.colorbar(drawn, ax=axis)
     elif labels is not None:
         names, codes = np.unique(labels, return_inverse=True)
         palette = "tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"
-        drawn = axis.scatter(*points.T, c=codes, s=size, cmap=palette, linewidths=0)
-        handles, _ = drawn.legend_elements(num=None)
+        drawn = axis.scatter(x, y, c=codes, s=size, cmap=palette, linewidths=0)
+        handles, _ = drawn.legend_elements(num=None)  # type: ignore[arg-type]  # documented, for all; not in its types
         axis.legend(handles, names, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5),
                     ncols=1 + len(names) // 21)
     else:
-        axis.scatter(*points.T, s=size, color="#3050b0", linewidths=0)
+        axis.scatter(x, y, s=size, color="#3050b0", linewidths=0)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color("#cccccc")
     return figure

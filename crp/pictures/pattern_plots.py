@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -87,11 +88,11 @@ def _square(x: float, y: float, side: float) -> Rectangle:
     return Rectangle((x - side / 2, y - side / 2), side, side, color=COLOUR)
 
 
-def _plain(axis):
+def _plain(axis: Axes) -> None:
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0, labelsize=8)
 
 
-def _need(count: int, message: str):
+def _need(count: int, message: str) -> None:
     if count == 0:
         raise ValueError(message)

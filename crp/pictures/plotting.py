@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 POSITIVE, NEGATIVE = "#c03028", "#3050b0"
 
@@ -13,7 +15,7 @@ POSITIVE, NEGATIVE = "#c03028", "#3050b0"
 class NotebookFigure(Figure):
     """A pyplot figure that a notebook shows once, whether or not it is the value of a cell."""
 
-    def _ipython_display_(self):
+    def _ipython_display_(self) -> None:
         if "inline" not in plt.get_backend():
             raise NotImplementedError  # tells IPython to print the figure as it prints any object
         from IPython.core.pylabtools import print_figure
@@ -23,8 +25,8 @@ class NotebookFigure(Figure):
         plt.close(self)  # at the end of the cell the backend shows what is still open
 
 
-def new_figure(figsize: tuple[float, float]) -> NotebookFigure:
-    """An empty figure with a constrained layout; ``figsize`` in inches."""
+def new_figure(figsize: tuple[float, float]) -> Figure:
+    """An empty :class:`NotebookFigure` with a constrained layout; ``figsize`` in inches."""
     return plt.figure(FigureClass=NotebookFigure, figsize=figsize, layout="compressed")
 
 
@@ -60,7 +62,7 @@ def draw_grid(rows: list[tuple[str, list[list[Any]]]], figsize: tuple[float, flo
     return figure
 
 
-def show_picture(axis, picture) -> None:
+def show_picture(axis: Axes, picture: Image.Image) -> None:
     """Put a PIL image into axes, its pixels unsmoothed."""
     axis.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
     axis.set(xticks=[], yticks=[])

@@ -2,12 +2,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from crp.pictures.heatmaps import get_crop_range, max_norm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def vis_signal(
@@ -29,11 +34,10 @@ def vis_signal(
     -------
     list of PIL.Image.Image
     """
-
     if heatmaps.ndim != 2:
         raise ValueError(f"heatmaps of signals are [N, T], not {tuple(heatmaps.shape)}: sum over the channels")
 
-    def draw(axes, signal, relevance):
+    def draw(axes: Axes, signal: torch.Tensor, relevance: torch.Tensor) -> None:
         first, stop = 0, len(relevance)
         if rf:
             _, _, first, stop = get_crop_range(max_norm(relevance.abs())[None], crop_th)
@@ -72,7 +76,7 @@ def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = Fa
             "keep the feature axis with CondAttribution(model, heatmap_axis=None)"
         )
 
-    def draw(axes, features, relevance):
+    def draw(axes: Axes, features: torch.Tensor, relevance: torch.Tensor) -> None:
         from matplotlib import colormaps
 
         limit = float(relevance.abs().max()) or 1
@@ -85,11 +89,11 @@ def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = Fa
     return [_draw_small(draw, *pair) for pair in zip(_plain(data_batch), _plain(heatmaps))]
 
 
-def _plain(tensor):
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().float()
 
 
-def _draw_small(draw, *arguments) -> Image.Image:
+def _draw_small(draw: Callable[..., None], *arguments: torch.Tensor) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -149,7 +149,7 @@ def _relevant_range(heatmap: torch.Tensor, threshold: float) -> slice:
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(None)
 
 
-class _Spaced(list):
+class _Spaced(list[str]):
     """Tokens as they follow each other in running text."""
 
 
@@ -159,9 +159,9 @@ def spaced(texts: Iterable[Iterable[str]]) -> list[list[str]]:
     Tokens are taken for words with spaces between them, unless spaces, or marks for them, come with the tokens of any
     of the texts.
     """
-    texts = [text if isinstance(text, _Spaced) else [_printable(str(token)) for token in text] for text in texts]
-    is_marked = any(token.startswith(_SPACES) for text in texts for token in text)
-    return [text if isinstance(text, _Spaced) else _Spaced(_with_spaces(text, is_marked)) for text in texts]
+    lists = [text if isinstance(text, _Spaced) else [_printable(str(token)) for token in text] for text in texts]
+    is_marked = any(token.startswith(_SPACES) for text in lists for token in text)
+    return [text if isinstance(text, _Spaced) else _Spaced(_with_spaces(text, is_marked)) for text in lists]
 
 
 def _with_spaces(tokens: list[str], is_marked: bool) -> list[str]:
@@ -184,7 +184,9 @@ def _ink(strength: float) -> str:
 
 def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
     font = _font()
-    places, x, y = [], _MARGIN, _MARGIN
+    places: list[tuple[float, int, str, str, str]] = []
+    x: float = _MARGIN
+    y = _MARGIN
     for token, _, ground, ink in text:
         pieces = token.split("\n")
         for i, piece in enumerate(pieces):
