@@ -74,10 +74,9 @@ class Clustering:
             scores = hdbscan.approximate_predict_scores(self.predicting, points)
         found = self.renumbered(labels), probability, np.nan_to_num(scores)
         # what lies on a clustered point goes with it; hdbscan takes a cluster of equal points for noise
-        equal = [self._row_of.get(point) for point in _keys(points)]
-        places = [place for place, row in enumerate(equal) if row is not None]
+        equal = {place: self._row_of[key] for place, key in enumerate(_keys(points)) if key in self._row_of}
         for result, own in zip(found, self.own):
-            result[places] = own[[equal[place] for place in places]]
+            result[list(equal)] = own[list(equal.values())]
         return found
 
     @cached_property
@@ -108,7 +107,7 @@ def _keys(points: np.ndarray) -> Iterator[bytes]:
     return (point.tobytes() for point in points.astype(np.float32) + 0.)
 
 
-def check_assigning(epsilon):
+def check_assigning(epsilon: float) -> None:
     """Raise a ValueError if rows cannot be assigned to patterns found with this ``epsilon``."""
     if epsilon > 0:
         raise ValueError("hdbscan does not assign rows to patterns that epsilon has joined: take epsilon=0, or cluster "
@@ -120,7 +119,7 @@ def _blocks(values: Any) -> Iterator[np.ndarray]:
         yield np.asarray(values[first:first + _BLOCK])
 
 
-def fit_space(values, rows, normalize, components) -> Space:
+def fit_space(values: Any, rows: np.ndarray, normalize: bool | str, components: int | None) -> Space:
     """The space in which rows are clustered: scales of all rows, principal axes of those that are to be clustered."""
     largest = np.zeros(values.shape[1])
     for block in _blocks(values):
@@ -140,7 +139,9 @@ def fit_space(values, rows, normalize, components) -> Space:
     return Space(scale, pca.mean_, pca.components_)
 
 
-def assigned(clustering, space, values, rows) -> Iterator[tuple[np.ndarray, tuple]]:
+def assigned(
+    clustering: Clustering, space: Space, values: Any, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Labels, probabilities and outlier scores of rows that were not clustered, some at a time, after the rows."""
     for first in range(0, len(rows), _BLOCK):
         part = rows[first:first + _BLOCK]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from zennit.core import Composite
 
 from crp.analysis.profile_sources import Batch, batches_of_arrays, batches_of_folder, batches_of_model, batches_of_store
 from crp.analysis.profiles import GroupProfiles, natural_order
@@ -18,7 +19,7 @@ from crp.store.reader import ReferenceStore
 def group_profiles(
     source: Any, groups: Any = "target", *, layers: list[str] | None = None, quantity: str = "activation",
     positions: bool | None = None, align: str | None = None, gradients: Mapping[str, Any] | None = None,
-    composite: Any = None, targets: Any = None, axis: int = 1, batch_size: int = 32,
+    composite: Composite | None = None, targets: Any = None, axis: int = 1, batch_size: int = 32,
 ) -> GroupProfiles:
     """Average what layers do over groups of samples.
 
@@ -96,7 +97,7 @@ def group_profiles(
         raise TypeError("source is a ReferenceStore, (model, dataset), a dict of arrays or a folder, not a "
                         f"{type(source).__name__}")
     options = {"source": identity, "quantity": quantity, "align": align}
-    return _averaged(batches, align, positions is not False, options)
+    return _averaged(batches, positions is not False, options)
 
 
 def centred(values: np.ndarray, saliency: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ def centred(values: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     return values
 
 
-def _averaged(batches: Iterator[Batch], align, keep_positions, options) -> GroupProfiles:
+def _averaged(batches: Iterator[Batch], keep_positions: bool, options: dict[str, Any]) -> GroupProfiles:
     """Sum up batches in float64 and divide by the number of samples."""
     sums: dict[str, dict[str, np.ndarray]] = {}
     sizes: dict[str, int] = {}
@@ -146,7 +147,7 @@ def _averaged(batches: Iterator[Batch], align, keep_positions, options) -> Group
             sizes[name] = sizes.get(name, 0) + len(rows)
         for layer, (values, saliency) in batch.layers.items():
             values = np.asarray(values, np.float64)
-            if align is not None:
+            if saliency is not None:
                 values = centred(values, saliency)
             if not keep_positions and values.ndim > 2:
                 values = values.reshape(*values.shape[:2], -1).mean(2)
@@ -162,7 +163,7 @@ def _averaged(batches: Iterator[Batch], align, keep_positions, options) -> Group
     }, options)
 
 
-def _profiles_of_classes(store, layers, quantity) -> GroupProfiles:
+def _profiles_of_classes(store: ReferenceStore, layers: list[str] | None, quantity: str) -> GroupProfiles:
     """From the sums of each class, which is what a store without matrices keeps."""
     means = {}
     for layer in store.layers if layers is None else layers:

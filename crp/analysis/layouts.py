@@ -77,7 +77,9 @@ def grid(low: float, high: float, resolution: int) -> np.ndarray:
     return np.stack(np.meshgrid(ticks, ticks), -1)
 
 
-def interpolate(points: np.ndarray, values: np.ndarray, places: np.ndarray, method: str, outside: float = 0.):
+def interpolate(
+    points: np.ndarray, values: np.ndarray, places: np.ndarray, method: str, outside: float = 0.
+) -> np.ndarray:
     """Values [..., N] of points [N, 2] at places [H, W, 2], within the points' convex hull: [..., H, W].
 
     ``method`` is "linear" or "nearest". Points on a line have no hull: the nearest counts everywhere.
@@ -109,7 +111,7 @@ def check_method(method: str) -> None:
         raise ValueError(f"method is one of {', '.join(map(repr, METHODS))}, not {method!r}")
 
 
-def _umap():
+def _umap() -> Any:
     try:
         from umap import UMAP
     except ImportError:

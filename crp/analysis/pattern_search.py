@@ -105,7 +105,9 @@ def find_patterns(
     )
 
 
-def _rows_to_cluster(values, layer, quantity):
+def _rows_to_cluster(
+    values: Any, layer: str | None, quantity: str
+) -> tuple[Any, np.ndarray, dict[str, Any] | None]:
     """Matrix, samples of its rows, and where it comes from."""
     if isinstance(values, ReferenceStore):
         if layer is None:
@@ -118,7 +120,9 @@ def _rows_to_cluster(values, layer, quantity):
     return values, np.arange(len(values)), None
 
 
-def _check_options(min_pattern_size, min_samples, epsilon, method, metric, normalize):
+def _check_options(
+    min_pattern_size: int, min_samples: int, epsilon: float, method: str, metric: str, normalize: bool | str
+) -> None:
     if min_pattern_size < 2:
         raise ValueError(f"min_pattern_size is at least 2, not {min_pattern_size}")
     if min_samples < 1:
@@ -134,7 +138,7 @@ def _check_options(min_pattern_size, min_samples, epsilon, method, metric, norma
         raise ValueError(f"normalize is True, False or 'mean_std', not {normalize!r}")
 
 
-def _number_of_components(reduce, units, rows, is_large):
+def _number_of_components(reduce: int | bool | None, units: int, rows: int, is_large: bool) -> int | None:
     """How many principal components to keep; None for all units as they are."""
     if reduce is None:
         reduce = is_large and units > REDUCED_TO

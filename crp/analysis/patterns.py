@@ -3,9 +3,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from crp.analysis.arrays import as_array
 from crp.analysis.clustering import Clustering, Space, _blocks, as_values, check_assigning
@@ -15,6 +16,9 @@ from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError, write_record
 from crp.store.schema import FileEntry, check_file, read_patterns_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KIND = "crp-patterns 1"
 _PER_ROW = ("labels", "probability", "outlier_score", "samples")
@@ -82,11 +86,11 @@ class Patterns:
     _space: Space = field(repr=False)
     _clustering: Clustering = field(repr=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of patterns."""
         return len(self.persistence)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         noise = np.mean(self.labels < 0)
         return f"Patterns({len(self)} patterns of {len(self.labels)} rows, {noise:.0%} noise)"
 
@@ -109,7 +113,7 @@ class Patterns:
         """The ``n`` rows that belong to a pattern least firmly, the least firm first."""
         return self._by_probability(pattern)[::-1][:n]
 
-    def _by_probability(self, pattern):
+    def _by_probability(self, pattern: int) -> np.ndarray:
         members = self.members(pattern)
         return members[np.argsort(-self.probability[members], kind="stable")]
 
@@ -184,11 +188,12 @@ class Patterns:
         torch.Tensor, tuple or dict
             As the dataset gives inputs, [...], without a batch axis.
         """
-        samples, sums = np.unique(self.samples[self.members(pattern)]).tolist(), None
+        samples = np.unique(self.samples[self.members(pattern)]).tolist()
+        sums: list[torch.Tensor] = []
         for i in samples:
             inputs = with_batch_axis(split_item(dataset[i], target_key)[0])
             tensors = [tensor[0].double() for tensor in list_tensors(inputs)]
-            sums = tensors if sums is None else [total + tensor for total, tensor in zip(sums, tensors)]
+            sums = [total + tensor for total, tensor in zip(sums, tensors)] or tensors
         remaining = iter(sums)
         return map_tensors(lambda _: (next(remaining) / len(samples)).float(), inputs)
 
@@ -219,7 +224,7 @@ class Patterns:
         labels, probability = (np.concatenate(part) for part in zip(*parts))
         return labels, probability
 
-    def _known_values(self):
+    def _known_values(self) -> Any:
         if self.values is None:
             raise ValueError("the values are not saved with the patterns: give them, Patterns.load(path, values)")
         return self.values
@@ -285,7 +290,7 @@ class Patterns:
         if layer is not None:
             raise TypeError(f"layer={layer!r} is a layer of a store, but {path} is a file")
 
-        def make(settings, arrays):
+        def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Patterns:
             space = Space(arrays["space_scale"], arrays["space_mean"], arrays.get("space_axes"))
             return cls(
                 **{name: arrays[name] for name in (*_PER_ROW, "persistence")}, options=settings["options"], values=None,
@@ -312,7 +317,7 @@ class Patterns:
             raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
         return patterns
 
-    def plot(self, targets: Any = None, most: int = 20, figsize: tuple[float, float] | None = None):
+    def plot(self, targets: Any = None, most: int = 20, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw how many rows of each class each pattern holds, as squares.
 
         Parameters
@@ -333,7 +338,7 @@ class Patterns:
         classes, counts = self.label_counts(np.full(len(self.labels), "rows") if targets is None else targets)
         return draw_counts(classes, counts[:most], figsize)
 
-    def plot_units(self, pattern: int, units: Any = None, figsize: tuple[float, float] | None = None):
+    def plot_units(self, pattern: int, units: Any = None, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw a box for each unit: the values of a pattern, and behind them those of all rows.
 
         Parameters
@@ -357,7 +362,7 @@ class Patterns:
     def plot_exemplars(
         self, dataset: Any, patterns: Any = None, n: int = 5, figsize: tuple[float, float] | None = None, *,
         target_key: str = "labels",
-    ):
+    ) -> Figure:
         """Draw patterns by images: their average, their most stable and their least stable samples.
 
         Parameters

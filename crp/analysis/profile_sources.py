@@ -3,14 +3,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from zennit.core import Composite
 
 from crp.analysis.arrays import as_array
+from crp.attribution.conditional import CondAttribution
 from crp.attribution.conditions import one_at_the_largest
+from crp.attribution.passes import AttributionResult
+from crp.attribution.steps import InitialRelevance
+from crp.model.inputs import Inputs
 from crp.model.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+from crp.store.reader import ReferenceStore
 
 
 class Batch(NamedTuple):
@@ -33,7 +40,7 @@ def _strings(groups: Any) -> list[str]:
     return [of for of in (groups.values() if isinstance(groups, Mapping) else [groups]) if isinstance(of, str)]
 
 
-def _labels(groups, labels_of, samples, length) -> list:
+def _labels(groups: Any, labels_of: dict[str, Any], samples: np.ndarray, length: int | None) -> list[Any]:
     if isinstance(groups, str):
         if labels_of.get(groups) is None:
             raise ValueError(f"groups is 'target', 'prediction' or one label per sample, not {groups!r}")
@@ -44,7 +51,9 @@ def _labels(groups, labels_of, samples, length) -> list:
     return [labels[i] for i in samples]
 
 
-def batches_of_store(store, groups, layers, quantity) -> Iterator[Batch]:
+def batches_of_store(
+    store: ReferenceStore, groups: Any, layers: list[str] | None, quantity: str
+) -> Iterator[Batch]:
     """Rows of a store."""
     rows = store.rows(quantity)
     labels = {"prediction": rows["prediction"]}
@@ -60,7 +69,10 @@ def batches_of_store(store, groups, layers, quantity) -> Iterator[Batch]:
         first = stop
 
 
-def batches_of_arrays(activations, gradients, groups, layers, align, axis) -> Iterator[Batch]:
+def batches_of_arrays(
+    activations: Mapping[str, Any], gradients: Mapping[str, Any] | None, groups: Any, layers: list[str] | None,
+    align: str | None, axis: int,
+) -> Iterator[Batch]:
     """Arrays that the caller has: layer -> [N, C, positions...]."""
     layers = list(activations) if layers is None else layers
     values = {layer: _channels_second(activations[layer], axis) for layer in layers}
@@ -73,7 +85,9 @@ def batches_of_arrays(activations, gradients, groups, layers, align, axis) -> It
         raise ValueError("arrays have no labels of their own: groups is one label per sample")
     count = next(iter(lengths.values()))
     names = _names(groups, {}, np.arange(count), count)
-    saliency = {} if align is None else {layer: _channels_second(gradients[layer], axis) for layer in layers}
+    saliency = {}
+    if align is not None and gradients is not None:
+        saliency = {layer: _channels_second(gradients[layer], axis) for layer in layers}
     for first in range(0, count, 1024):
         part = slice(first, first + 1024)
         yield Batch(names[part], {
@@ -88,7 +102,9 @@ def _channels_second(array: Any, axis: int) -> np.ndarray:
     return np.moveaxis(array, axis, 1)
 
 
-def batches_of_folder(folder, groups, layers, align, axis) -> Iterator[Batch]:
+def batches_of_folder(
+    folder: Path, groups: Any, layers: list[str] | None, align: str | None, axis: int
+) -> Iterator[Batch]:
     """Arrays in the files of a folder."""
     corpus = folder / "corpus.csv"
     if not corpus.is_file():
@@ -126,12 +142,13 @@ def batches_of_folder(folder, groups, layers, align, axis) -> Iterator[Batch]:
         yield Batch(names, {layer: (arrays[layer], saliency[layer]) for layer in layers})
 
 
-def _has_column(lines, column):
+def _has_column(lines: list[dict[str, Any]], column: str) -> bool:
     return bool(lines) and lines[0].get(column) is not None
 
 
 def batches_of_model(
-    attribution, dataset, groups, layers, quantity, align, composite, targets, axis, batch_size
+    attribution: CondAttribution, dataset: Any, groups: Any, layers: list[str] | None, quantity: str,
+    align: str | None, composite: Composite | None, targets: Any, axis: int, batch_size: int,
 ) -> Iterator[Batch]:
     """What a model does to the samples of a dataset."""
     if not layers:
@@ -141,10 +158,11 @@ def batches_of_model(
     kinds = sorted({kind for kind in (quantity, align) if kind in ("relevance", "gradient")}) or ["gradient"]
     name, first = attribution.MODEL_OUTPUT_NAME, 0
 
-    def attribute(data, samples, kind):
+    def attribute(data: Inputs, samples: np.ndarray, kind: str) -> AttributionResult:
         """Activations, with relevance or gradients, of the largest output or the given one."""
         is_relevance = kind == "relevance"
-        conditions, init_rel = [{}] * len(samples), _largest_output if is_relevance else one_at_the_largest
+        conditions: list[dict] = [{}] * len(samples)
+        init_rel: InitialRelevance = _largest_output if is_relevance else one_at_the_largest
         if targets is not None:
             conditions = [{name: [int(targets[i])]} for i in samples]
             init_rel = None if is_relevance else 1.
@@ -168,13 +186,13 @@ def batches_of_model(
             chosen = results["relevance"].relevances
         else:
             chosen = next(iter(results.values())).activations
-        saliency = results[align].relevances if align else dict.fromkeys(layers)
+        saliency = {} if align is None else results[align].relevances
         yield Batch(_names(groups, labels, samples, len(dataset)), {layer: (
-            _channels_second(chosen[layer], axis), align and _channels_second(saliency[layer], axis)
+            _channels_second(chosen[layer], axis), _channels_second(saliency[layer], axis) if saliency else None
         ) for layer in layers})
 
 
-def _single_targets(pairs, groups) -> list[int] | None:
+def _single_targets(pairs: list[tuple[Any, Any]], groups: Any) -> list[int] | None:
     if "target" not in _strings(groups):
         return None
     found = [list_targets(target) for _, target in pairs]

@@ -46,7 +46,7 @@ class GroupProfiles:
             raise KeyError(f"there are no profiles of layer {layer!r}, only of {', '.join(map(repr, self.layers))}")
         return self.values[layer]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = ", ".join(f"{layer!r}: {list(values.shape)}" for layer, values in self.values.items())
         return f"GroupProfiles({len(self.groups)} groups of {int(self.sizes.sum())} samples; {shapes})"
 
@@ -58,7 +58,7 @@ class GroupProfiles:
             values={layer: values[indices] for layer, values in self.values.items()},
         )
 
-    def _index(self, name):
+    def _index(self, name: Any) -> int:
         name = name.item() if isinstance(name, torch.Tensor) else name
         if str(name) not in self.groups:
             raise KeyError(f"there is no group {name!r}, only {', '.join(map(repr, self.groups))}")
@@ -90,7 +90,7 @@ class GroupProfiles:
         ValueError
             If the file holds no profiles; StoreError if they are of another sweep.
         """
-        def make(settings, arrays):
+        def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupProfiles:
             values = {layer: arrays[f"values_{i}"] for i, layer in enumerate(settings["layers"])}
             return cls(settings["groups"], arrays["sizes"], values, settings["options"])
 

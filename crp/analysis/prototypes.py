@@ -54,7 +54,7 @@ class ClassPrototypes:
     _order: np.ndarray = field(repr=False)
     _unit: float = field(repr=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Number of prototypes."""
         return len(self.means)
 
@@ -83,7 +83,7 @@ class ClassPrototypes:
         """Per concept, how much more share it has in each row of values [M, C] than in the row's prototype."""
         return _profiles(values, self.means.shape[1]) - self.means[self.assign(values)]
 
-    def _points(self, values):
+    def _points(self, values: Any) -> np.ndarray:
         return _profiles(values, self.means.shape[1]) / self._unit
 
 

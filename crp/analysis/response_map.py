@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from crp.model.layers import as_layer_list
 from crp.rules.attach import restored_buffers
 from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KIND = "crp-response-map 1"
 SECTORS = 36
@@ -55,7 +58,7 @@ class ResponseMap:
         self.axis, self.random_state = axis, random_state
         self.model: nn.Module | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         size = f"{len(self.neurons)} neurons" if hasattr(self, "neurons") else "not fitted"
         return f"ResponseMap({size})"
 
@@ -79,7 +82,9 @@ class ResponseMap:
         self.model = model
         return self
 
-    def fit_store(self, store: ReferenceStore, layers: list[str] | None = None, quantity: str = "activation"):
+    def fit_store(
+        self, store: ReferenceStore, layers: list[str] | None = None, quantity: str = "activation"
+    ) -> ResponseMap:
         """Lay out the concepts of layers by what a sweep found.
 
         Parameters
@@ -175,7 +180,7 @@ class ResponseMap:
     def plot(
         self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
         file: str | Path | None = None,
-    ):
+    ) -> Figure:
         """Draw the mean responses to inputs.
 
         Parameters
@@ -230,7 +235,7 @@ class ResponseMap:
         ValueError
             If the file holds no map.
         """
-        def make(settings, arrays):
+        def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> ResponseMap:
             result = cls(settings["axis"], settings["random_state"])
             result.layers, result._channels = settings["layers"], settings["channels"]
             result.neurons = [(layer, channel) for layer, channel in settings["neurons"]]
@@ -240,7 +245,7 @@ class ResponseMap:
 
         return read_archive(path, _KIND, make)
 
-    def _check_fitted(self):
+    def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):
             raise ValueError("the map has no layout yet: call fit, fit_store or fit_values first")
 
@@ -263,7 +268,7 @@ class NeuralResponseMap:
     def GenerateMap(  # noqa: N802
         self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
         file: str | Path | None = None,
-    ):
+    ) -> Figure:
         """Draw the mean responses to inputs; see :meth:`ResponseMap.plot`."""
         return self.map.plot(inputs, method, cmap, size, file)
 
@@ -324,7 +329,7 @@ def layer_responses(
     found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     device = device_of(model)
 
-    def read(tensor, layer):
+    def read(tensor: torch.Tensor, layer: str) -> None:
         found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
 
     taps = LayerTaps(model, (), layers, read)
@@ -348,7 +353,7 @@ def _batches(inputs: Any, batch_size: int) -> Iterable[Any]:
             inputs.values() if isinstance(inputs, Mapping) else inputs
         ))
         for first in range(0, len(tensor), batch_size):
-            yield map_tensors(lambda tensor, first=first: tensor[first:first + batch_size], inputs)
+            yield map_tensors(lambda tensor: tensor[first:first + batch_size], inputs)
         return
     for batch in inputs:
         batch = batch[0] if isinstance(batch, list) else batch

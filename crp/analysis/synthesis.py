@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from crp.model.inputs import device_of, gradient_mode
 from crp.rules.acceleration import accelerate
 from crp.rules.attach import exclusive_use, frozen_parameters, registered, restored_buffers
 from crp.store.reader import ReferenceStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Square root of the covariance of colours of natural images (ImageNet), as in Lucid (Olah et al., 2017).
 _COLOURS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
@@ -51,14 +54,14 @@ class Synthesis:
 
     def best_samples(self, store: ReferenceStore) -> torch.Tensor:
         """[K], the largest value that each concept has in a sample of a store, to compare ``activation`` with."""
-        if None in self.concepts:
+        concepts = [concept for concept in self.concepts if concept is not None]
+        if len(concepts) < len(self.concepts):
             raise ValueError("the image is of a whole layer, and a store ranks samples by single concepts")
         return torch.tensor([
-            float(store.top(self.layer, concept, "activation", 1, normalised=False).values[0])
-            for concept in self.concepts
+            float(store.top(self.layer, concept, "activation", 1, normalised=False).values[0]) for concept in concepts
         ])
 
-    def plot(self, figsize: tuple[float, float] | None = None):
+    def plot(self, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw the images side by side.
 
         Returns
@@ -121,7 +124,7 @@ def synthesize(
         raise ValueError(f"size is (channels, height, width), not {size}")
     if steps < 1 or batch_size < 1 or lr <= 0:
         raise ValueError(f"steps, batch_size and lr are positive, not {steps}, {batch_size} and {lr}")
-    ids = [None] if concepts is None else as_ids(concepts)
+    ids: list[int | None] = [None] if concepts is None else [*as_ids(concepts)]
     if not ids:
         raise ValueError("concepts is empty: name at least one, or leave it out for the whole layer")
     concept, device = ChannelConcept() if concept is None else concept, device_of(model)

@@ -1,7 +1,7 @@
 """Maps of layers: similar channels lie side by side, and colours show what groups of samples do to them."""
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from crp.analysis.arrays import as_array, as_float_array
 from crp.analysis.layouts import check_method, grid, interpolate, project, scale_to_unit, spread_over_disc
 from crp.analysis.profiles import GroupProfiles
 from crp.analysis.response_map import NeuralResponseMap, ResponseMap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["NeuralResponseMap", "ResponseMap", "TopographicMap", "plot_projection", "project"]
 
@@ -41,7 +44,7 @@ class TopographicMap:
         check_method(method)
         self.method, self.spread, self.random_state = method, spread, random_state
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"TopographicMap({self.method!r}, spread={self.spread}, random_state={self.random_state})"
 
     def fit(self, profiles: Any, layer: str | None = None) -> TopographicMap:
@@ -108,10 +111,22 @@ class TopographicMap:
             raise ValueError(f"values are [groups, {len(self.coordinates)}], not of the shape {values.shape}")
         return interpolate(self.coordinates, values, grid(0, 1, resolution), "linear")
 
+    @overload
+    def plot(
+        self, groups: Any = None, arrange: Literal["row", "grid"] = "row", *, profiles: Any = None,
+        resolution: int = 100, figsize: tuple[float, float] | None = None,
+    ) -> Figure: ...
+
+    @overload
     def plot(
         self, groups: Any = None, arrange: str = "row", *, profiles: Any = None, resolution: int = 100,
         figsize: tuple[float, float] | None = None,
-    ):
+    ) -> Figure | list[Figure]: ...
+
+    def plot(
+        self, groups: Any = None, arrange: str = "row", *, profiles: Any = None, resolution: int = 100,
+        figsize: tuple[float, float] | None = None,
+    ) -> Figure | list[Figure]:
         """Draw a map per group, in colours whose limits are symmetric and the same for all.
 
         Parameters
@@ -145,12 +160,12 @@ class TopographicMap:
             values, names = values[list(chosen)], [str(group) for group in chosen]
         return draw_maps(self.interpolate(values, resolution), names, np.abs(values).max(), arrange, figsize)
 
-    def _check_fitted(self):
+    def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):
             raise ValueError("the map has no layout yet: call fit(profiles) first")
 
     @staticmethod
-    def _of_layer(profiles, layer):
+    def _of_layer(profiles: Any, layer: str | None) -> np.ndarray:
         if isinstance(profiles, GroupProfiles):
             if layer is None and len(profiles.layers) > 1:
                 raise ValueError(f"say which layer: fit(profiles, layer), one of {', '.join(profiles.layers)}")
@@ -161,7 +176,7 @@ class TopographicMap:
         return values
 
 
-def plot_projection(points: np.ndarray, labels: Any = None, figsize: tuple[float, float] | None = None):
+def plot_projection(points: np.ndarray, labels: Any = None, figsize: tuple[float, float] | None = None) -> Figure:
     """Draw points [N, 2], coloured by any label of each.
 
     Parameters
