@@ -8,9 +8,13 @@ import argparse
 import json
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crp import __version__
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"crp {options.command}: {error}\n")
 
 
-def _add_demo(commands) -> None:
+def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser(
         "demo", help="train a small network on digits and show what it has learned, in pictures"
     )
@@ -48,7 +52,7 @@ def _demo(options: argparse.Namespace) -> None:
     run_demo(options.out)
 
 
-def _add_run(commands) -> None:
+def _add_run(commands: Commands) -> None:
     run = commands.add_parser(
         "run", help="sweep a dataset into a store", description="Sweep a dataset into a store. Broken off, the same "
         "command goes on after the last finished shard.",
@@ -84,7 +88,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str) -> tuple[int, int] | None:
     from crp.cli.runs import parse_shard
 
     try:
@@ -110,7 +114,7 @@ def _run(options: argparse.Namespace) -> None:
     _print(found, options.json, _estimate_in_words if options.dry_run else _info_in_words)
 
 
-def _add_merge(commands) -> None:
+def _add_merge(commands: Commands) -> None:
     merge = commands.add_parser("merge", help="finish a store whose shards are all there")
     _add_store(merge)
     merge.add_argument("--start", type=int, default=0, metavar="N", help="first sample that must be there")
@@ -125,7 +129,7 @@ def _merge(options: argparse.Namespace) -> None:
     _print(merge(options.store, options.start, options.stop), options.json, _info_in_words)
 
 
-def _add_info(commands) -> None:
+def _add_info(commands: Commands) -> None:
     info = commands.add_parser("info", help="say what a store holds, finished or not")
     _add_store(info)
     _add_json(info)
@@ -138,7 +142,7 @@ def _info(options: argparse.Namespace) -> None:
     _print(info(options.store), options.json, _info_in_words)
 
 
-def _add_verify(commands) -> None:
+def _add_verify(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="compare every byte of a store with the hashes in its records")
     _add_store(verify)
     _add_json(verify)
@@ -155,7 +159,7 @@ def _verify(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _add_export(commands) -> None:
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="copy a store for other programs")
     _add_store(export)
     kind = export.add_mutually_exclusive_group(required=True)
@@ -172,7 +176,7 @@ def _export(options: argparse.Namespace) -> None:
         print(item)
 
 
-def _add_patterns(commands) -> None:
+def _add_patterns(commands: Commands) -> None:
     patterns = commands.add_parser("patterns", help="find and draw the patterns of the layers in a store")
     _add_report_arguments(patterns)
     patterns.add_argument("--min-pattern-size", type=int, default=5, metavar="N", help="rows that make a pattern")
@@ -181,7 +185,7 @@ def _add_patterns(commands) -> None:
     patterns.set_defaults(function=_report)
 
 
-def _add_maps(commands) -> None:
+def _add_maps(commands: Commands) -> None:
     maps = commands.add_parser("maps", help="draw topographic maps and response maps of the layers in a store")
     _add_report_arguments(maps)
     maps.add_argument("--method", choices=["tsne", "umap", "pca"], default="tsne", help="how channels are laid out")
@@ -226,7 +230,7 @@ def _draw_into_files() -> None:
     matplotlib.use("Agg")
 
 
-def _print(found: dict[str, Any], as_json: bool, in_words) -> None:
+def _print(found: dict[str, Any], as_json: bool, in_words: Callable[[dict[str, Any]], list[str]]) -> None:
     print(json.dumps(found) if as_json else "\n".join(in_words(found)))
 
 

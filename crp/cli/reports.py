@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -13,7 +14,8 @@ from crp.store import ReferenceStore, StoreError
 
 
 def report_patterns(
-    store: ReferenceStore, folder: str | Path, layers: list[str] | None = None, quantity: str = "activation", **options
+    store: ReferenceStore, folder: str | Path, layers: list[str] | None = None, quantity: str = "activation",
+    **options: Any,
 ) -> Iterator[str]:
     """Find patterns, keep them in the store, and draw them.
 

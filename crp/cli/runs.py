@@ -144,8 +144,8 @@ def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -
             return None
         lowest, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in
                         (("MIN", 0), ("STEP", 1)))
-        index = (int(environment["SLURM_ARRAY_TASK_ID"]) - lowest) // step
-        text = f"{index}/{environment['SLURM_ARRAY_TASK_COUNT']}"
+        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - lowest) // step
+        text = f"{task}/{environment['SLURM_ARRAY_TASK_COUNT']}"
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"a shard is i/n with i from 0 to n - 1, not {text!r} (tasks of an array have equal steps)")

@@ -29,7 +29,7 @@ def load_spec(name: str) -> Callable[[], Any]:
     if place.endswith(".py"):
         if not Path(place).is_file():
             raise ValueError(f"there is no file {place}")
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        spec: Any = importlib.util.spec_from_file_location(Path(place).stem, place)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)

@@ -1,14 +1,17 @@
 """The demo: what a network that reads digits has learned, in pictures."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from crp.analysis import ResponseMap, TopographicMap, contrast, group_profiles
 from crp.attribution.conditional import AttributionGraph, CondAttribution
@@ -91,7 +94,10 @@ class Story:
         Which digit the portraits and the graph explain.
     """
 
-    def __init__(self, model: nn.Sequential, training, held_out, store: Path, explained_class: int = 4):
+    def __init__(
+        self, model: nn.Sequential, training: TensorDataset, held_out: TensorDataset, store: Path,
+        explained_class: int = 4,
+    ):
         self.training, self.held_out = training, held_out
         self.explained_class = explained_class
         self.composite = default_composite(model)
@@ -171,7 +177,7 @@ class Story:
             ]
 
         figure = new_figure((10.5, 6.2))
-        left, right = figure.subfigures(1, 2, width_ratios=(1, 4.2))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 4.2))[0]
         self._draw_summary(left, concept, share)
         axes = right.subplots(len(lines), 9, width_ratios=[1.5] + [1] * 8)
         for axis, (label, pictures) in zip(axes, lines):
@@ -189,7 +195,7 @@ class Story:
         )
         return caption, figure
 
-    def _draw_summary(self, figure, concept, share):
+    def _draw_summary(self, figure: SubFigure, concept: int, share: float) -> None:
         image = self.example(self.explained_class)
         condition = [{LAYER: [concept], "y": [self.explained_class]}]
         heatmap = self.attribution(image, condition, self.composite).heatmap[0]
@@ -226,7 +232,6 @@ class Story:
             "the layer. Each concept is shown by the spot of the training digit at which it is most relevant."
         )
         return caption, figure
-
 
     def patterns(self, count: int = 6) -> tuple[str, Figure]:
         """The most persistent patterns of relevance."""
@@ -276,6 +281,6 @@ class Story:
         return caption, figure
 
 
-def _in_words(classes) -> str:
+def _in_words(classes: Iterable[Any]) -> str:
     words = [str(c) for c in classes]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}"
