@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.2", "zennit>=0.5.1", "numpy", "scipy", "scikit-learn>=1.5", "hdbscan>=0.8.40", "pillow",
-        "matplotlib>=3.6", "tqdm", "cloudpickle",
+        "matplotlib>=3.6", "tqdm", "cloudpickle", "pydantic>=2.11",
     ],
     extras_require={
         "xarray": ["xarray"],

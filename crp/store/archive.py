@@ -29,7 +29,8 @@ def write_archive(path: str | Path, kind: str, settings: dict[str, Any], arrays:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
-            np.savez_compressed(file, kind=np.array(kind), settings=np.array(_to_json(settings)), **arrays)
+            contents: dict[str, Any] = {"kind": np.array(kind), "settings": np.array(_to_json(settings)), **arrays}
+            np.savez_compressed(file, **contents)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

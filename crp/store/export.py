@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from crp.store.files import QUANTITIES, ROW_DTYPE
+from crp.store.files import QUANTITIES, ROW_FIELDS
 from crp.store.reader import ReferenceStore, StoreError
 
 _BLOCK = 4096
@@ -54,7 +54,7 @@ def export_zarr(store: ReferenceStore, path: str | Path) -> list[str]:
             )
             for part, block in matrix.placed_blocks(_BLOCK):
                 array[part] = block
-            for name in ROW_DTYPE.names:
+            for name in ROW_FIELDS:
                 column = group.create_array(
                     f"{quantity}_{name}", shape=len(matrix), dtype="int64", fill_value=None,
                     attributes={"_ARRAY_DIMENSIONS": [f"{quantity}_row"]},
@@ -99,12 +99,12 @@ def export_parquet(store: ReferenceStore, path: str | Path) -> list[Path]:
             matrix = store.values(layer, quantity)
             kind = pyarrow.list_(pyarrow.float32(), matrix.shape[1])
             schema = pyarrow.schema(
-                [(name, pyarrow.int64()) for name in ROW_DTYPE.names] + [("values", kind)], metadata={"layer": layer}
+                [(name, pyarrow.int64()) for name in ROW_FIELDS] + [("values", kind)], metadata={"layer": layer}
             )
             files.append(path / f"{_group_name(store, layer)}.{quantity}.parquet")
             with parquet.ParquetWriter(files[-1], schema) as writer:
                 for part, block in matrix.placed_blocks(_BLOCK):
-                    columns: list[Any] = [np.ascontiguousarray(rows[quantity][name][part]) for name in ROW_DTYPE.names]
+                    columns: list[Any] = [np.ascontiguousarray(rows[quantity][name][part]) for name in ROW_FIELDS]
                     values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(block.reshape(-1)), matrix.shape[1])
                     writer.write_table(pyarrow.table([*map(pyarrow.array, columns), values], schema=schema))
     return files

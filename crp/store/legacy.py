@@ -128,7 +128,7 @@ class LegacyResults:
         ]
         return targets, np.array(means)
 
-    def _folder(self, quantity, kind, statistic, normalised):
+    def _folder(self, quantity: str, kind: str, statistic: str, normalised: bool) -> Path:
         folder = self.path / results_name(quantity, kind, statistic, normalised)
         if not folder.is_dir():
             held = ", ".join(find_files(self.path)) or "nothing"

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 class ShardedMatrix:
@@ -31,17 +33,17 @@ class ShardedMatrix:
         self.shape = (int(self._ends[-1]), parts[0].shape[1])
         self.dtype = np.dtype(np.float32) if parts[0].dtype == np.float16 else parts[0].dtype
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ShardedMatrix(shape={self.shape}, dtype={self.dtype}, shards={len(self._parts)})"
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self[:]
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         rows, columns = index if isinstance(index, tuple) and len(index) == 2 else (index, slice(None))
         if isinstance(rows, slice) and rows == slice(None) and isinstance(columns, (int, np.integer, slice)):
             return np.concatenate([self._read(shard, slice(None), columns) for shard in range(len(self._parts))])
@@ -97,10 +99,10 @@ class ShardedMatrix:
         """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
         return self._take(rows, np.broadcast_to(np.arange(len(rows))[:, None], rows.shape))
 
-    def _read(self, shard, rows, columns):
+    def _read(self, shard: int, rows: Any, columns: Any) -> np.ndarray:
         return self._with_totals(self._parts[shard][rows, columns], shard, rows)
 
-    def _with_totals(self, values, shard, rows):
+    def _with_totals(self, values: np.ndarray, shard: int, rows: Any) -> np.ndarray:
         values = np.array(values, self.dtype)
         if self._totals is None:
             return values
@@ -110,7 +112,7 @@ class ShardedMatrix:
 
 def _read_rows(part: np.ndarray, rows: slice) -> np.ndarray:
     """Rows of an array, past the map if it is mapped from a file."""
-    if not isinstance(part, np.memmap):
+    if not isinstance(part, np.memmap) or part.filename is None:
         return part[rows]
     row_bytes = part.dtype.itemsize * part.shape[1]
     count = (rows.stop - rows.start) * part.shape[1]

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -14,7 +14,7 @@ from crp.model.layers import unknown_layer_message
 from crp.store.files import (
     MATRIX_OF,
     QUANTITIES,
-    ROW_DTYPE,
+    ROW_FIELDS,
     TABLE_DEPTH,
     TOTAL_OF,
     class_sum_name,
@@ -26,12 +26,18 @@ from crp.store.records import StoreError, file_hash
 from crp.store.schema import (
     FileEntry,
     LayerEntry,
+    Manifest,
+    Seal,
     check_file,
     read_manifest,
     read_seal,
     read_shard_record,
 )
 from crp.store.topk import top_rows
+
+if TYPE_CHECKING:
+    import xarray
+
 
 
 class References(NamedTuple):
@@ -93,14 +99,14 @@ class ReferenceStore:
         store._files = dict(shards)
         return store
 
-    def _open(self, path, manifest, shards, seal):
+    def _open(self, path: str | Path, manifest: Manifest, shards: list[str], seal: Seal | None) -> None:
         self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
         self._entries = {entry.name: entry for entry in manifest.settings.layers}
         self._tables: dict[str, np.ndarray] = {}
         self._shard_arrays: dict[str, list[np.ndarray]] = {}
         self._files: dict[str, dict[str, FileEntry] | None] = {}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         samples = sum(stop - first for first, stop in self.ranges)
         return f"ReferenceStore({str(self.path)!r}, samples={samples}, layers={len(self._entries)})"
 
@@ -250,10 +256,11 @@ class ReferenceStore:
         if target is None and k <= TABLE_DEPTH:
             best = self.table(layer, quantity, statistic=statistic, normalised=normalised)[concept, :k]
             return References(*(np.array(best[field]) for field in ("sample", "value", "position")))
-        rows = slice(None) if target is None else self.rows_of_target(target, quantity)
-        column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[rows, concept]
+        rows = None if target is None else self.rows_of_target(target, quantity)
+        matrix = self.values(layer, quantity, statistic=statistic, normalised=normalised)
+        column = matrix[slice(None) if rows is None else rows, concept]
         order = np.argsort(-column, kind="stable")[:k]
-        best = order if target is None else rows[order]
+        best = order if rows is None else rows[order]
         samples = self.rows(quantity)["sample"][best]
         return References(samples, column[order], self.positions(layer, quantity)[best, concept])
 
@@ -341,7 +348,7 @@ class ReferenceStore:
         """Where patterns of a layer are kept."""
         return self.path / "patterns" / f"{self.entry(layer).key}.{_quantity(quantity)}.npz"
 
-    def to_xarray(self):
+    def to_xarray(self) -> xarray.Dataset:
         """The store as an ``xarray.Dataset`` with named dimensions. Needs ``pip install crp-concepts[xarray]``.
 
         Returns
@@ -354,16 +361,16 @@ class ReferenceStore:
             import xarray
         except ImportError:
             raise ImportError("to_xarray needs xarray: pip install 'crp-concepts[xarray]'") from None
-        data = {}
+        data: dict[str, Any] = {}
         for quantity in QUANTITIES:
             rows = self.rows(quantity)
-            data.update({f"{quantity}.{name}": (f"{quantity}.row", rows[name]) for name in ROW_DTYPE.names})
+            data.update({f"{quantity}.{name}": (f"{quantity}.row", rows[name]) for name in ROW_FIELDS})
             for layer in self.layers:
                 dimensions = (f"{quantity}.row", f"{layer}.concept")
                 data[f"{layer}.{quantity}"] = (dimensions, np.asarray(self.values(layer, quantity)))
         return xarray.Dataset(data)
 
-    def _matrix(self, layer, quantity, names, statistic):
+    def _matrix(self, layer: str, quantity: str, names: Mapping[str, str], statistic: str) -> list[np.ndarray]:
         self._check_statistic(statistic)
         entry = self.entry(layer)
         stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
@@ -372,7 +379,7 @@ class ReferenceStore:
             raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
         return parts
 
-    def _check_statistic(self, statistic):
+    def _check_statistic(self, statistic: str) -> None:
         if statistic not in MATRIX_OF:
             raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
         available = stored_statistics(self.manifest.settings.options.max_target)
@@ -395,18 +402,18 @@ class ReferenceStore:
             self._shard_arrays[stem] = list(map(_mapped, paths))  # by one thread: gh-106905 of CPython 3.11
         return self._shard_arrays[stem]
 
-    def _files_of(self, shard):
-        if shard not in self._files:
+    def _files_of(self, shard: str) -> dict[str, FileEntry] | None:
+        if shard not in self._files and self._seal is not None:
             record = read_shard_record(self.path / "shards" / shard)
             if file_hash(self.path / "shards" / shard / "shard.json") != self._seal.shards[shard]:
                 raise StoreError(f"{self.path}: shard {shard} is not the one that was sealed")
             self._files[shard] = record.files
-        return self._files[shard]
+        return self._files.get(shard)
 
-    def _table(self, name):
+    def _table(self, name: str) -> np.ndarray:
         if name not in self._tables:
             path = self.path / "tables" / f"{name}.npy"
-            _check_array(path, self._seal and self._seal.tables)
+            _check_array(path, None if self._seal is None else self._seal.tables)
             self._tables[name] = _mapped(path)
         return self._tables[name]
 

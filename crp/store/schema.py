@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
-from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
 
 from crp.store.files import Keep, MatrixType, Statistic
@@ -24,8 +23,8 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]{
 ShardName = Annotated[str, StringConstraints(pattern=r"^[0-9]{8,19}$")]
 Index = Annotated[int, Field(ge=0, lt=2 ** 63)]
 Count = Annotated[int, Field(ge=1, lt=2 ** 31)]
-Names = Annotated[list[Name], Len(0, 2 ** 20)]
-NameOf = Annotated[dict[Name, Name], Len(0, 2 ** 20)]
+Names = Annotated[list[Name], Field(max_length=2 ** 20)]
+NameOf = Annotated[dict[Name, Name], Field(max_length=2 ** 20)]
 SampleNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
 SkippedSamples = dict[SampleNumber, Annotated[str, StringConstraints(max_length=LONGEST_REASON)]]
 
@@ -47,7 +46,7 @@ class FileEntry(_Description):
         return cls(bytes=path.stat().st_size, sha256=file_hash(path))
 
 
-FileEntries = Annotated[dict[FileName, FileEntry], Len(0, 2 ** 20)]
+FileEntries = Annotated[dict[FileName, FileEntry], Field(max_length=2 ** 20)]
 
 
 class ConceptEntry(_Description):
@@ -77,7 +76,7 @@ class LayerEntry(_Description):
     key: Annotated[str, StringConstraints(pattern=r"^L[0-9]{4,9}$")]
     name: Name
     concepts: Count
-    position_shape: Annotated[tuple[Count, ...], Strict(False), Len(0, 64)] | None
+    position_shape: Annotated[tuple[Count, ...], Strict(False), Field(max_length=64)] | None
     concept: ConceptEntry
 
     @property
@@ -146,7 +145,7 @@ class Settings(_Description):
     dataset: DatasetEntry
     composite: CompositeEntry
     options: Options
-    layers: Annotated[list[LayerEntry], Len(1, 2 ** 20)]
+    layers: Annotated[list[LayerEntry], Field(min_length=1, max_length=2 ** 20)]
 
     @model_validator(mode="after")
     def _tell_layers_apart(self) -> Self:
@@ -209,9 +208,9 @@ class Seal(_Description):
     """``seal.json``: the samples of a store, and the hashes of all that it consists of."""
 
     manifest: Sha256
-    samples: Annotated[list[Annotated[list[Index], Len(2, 2)]], Len(0, 2 ** 20)]
+    samples: Annotated[list[Annotated[list[Index], Field(min_length=2, max_length=2)]], Field(max_length=2 ** 20)]
     skipped: SkippedSamples
-    shards: Annotated[dict[ShardName, Sha256], Len(1, 2 ** 20)]
+    shards: Annotated[dict[ShardName, Sha256], Field(min_length=1, max_length=2 ** 20)]
     tables: FileEntries
 
     @model_validator(mode="after")

@@ -138,7 +138,7 @@ class ShardWriter:
         self._temporary.mkdir()
         return self
 
-    def __exit__(self, exception_type, exception, traceback):
+    def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         try:
             for file in self._files.values():
                 file.close(durably=exception_type is None)
@@ -153,7 +153,7 @@ class ShardWriter:
             self._files[name] = _GrowingArray(self._temporary / f"{name}.npy", rows.dtype, rows.shape[1:])
         self._files[name].append(rows)
 
-    def _reduce(self):
+    def _reduce(self) -> None:
         """Replace matrices by what tables are made of."""
         store, tables = ReferenceStore.unsealed(self._store, {self._temporary.name: None}), self._temporary / "tables"
         tables.mkdir()
@@ -171,7 +171,7 @@ class ShardWriter:
         self.notes.append(f"out of memory with {rows} rows at sample {sample}: {self.rows_at_once} from there on")
         warnings.warn(f"shard {self.folder.name}: {self.notes[-1]}", stacklevel=2)
 
-    def _commit(self):
+    def _commit(self) -> None:
         counts = {name.removesuffix(".rows"): file.rows for name, file in self._files.items() if name.endswith(".rows")}
         if self._keep == "top":
             self._reduce()
@@ -200,18 +200,18 @@ class _GrowingArray:
         self._dtype, self._row_shape, self.rows = dtype, row_shape, 0
         self._write_header()
 
-    def _write_header(self):
+    def _write_header(self) -> None:
         # numpy pads the header so that it keeps its length while the first axis grows
         np.lib.format.write_array_header_1_0(self._file, {
             "descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False,
             "shape": (self.rows, *self._row_shape),
         })
 
-    def append(self, rows: np.ndarray):
+    def append(self, rows: np.ndarray) -> None:
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
         self.rows += len(rows)
 
-    def close(self, durably: bool = True):
+    def close(self, durably: bool = True) -> None:
         try:
             if durably:
                 self._file.seek(0)
@@ -335,7 +335,7 @@ def remove_merged_shards(path: Path) -> None:
 
 def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Put consecutive ranges together."""
-    joined = []
+    joined: list[list[int]] = []
     for first, stop in ranges:
         if joined and joined[-1][1] == first:
             joined[-1][1] = stop

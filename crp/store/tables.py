@@ -1,6 +1,7 @@
 """Tables: the top rows of each concept, and the sums of each class, of a store or of one shard."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
         Name of each shard -> its record.
     folder : Path
     """
-    def of_shards(name):
+    def of_shards(name: str) -> Iterator[np.ndarray]:
         for shard, record in shards.items():
             path = store.path / "shards" / shard / f"{name}.npy"
             check_file(path, record.files.get(path.name))
@@ -61,7 +62,7 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
     classes = np.unique(np.concatenate(classes_of_shards))
     _save(folder, "classes", classes)
 
-    def added(name, zeros):
+    def added(name: str, zeros: np.ndarray) -> np.ndarray:
         for part, of_shard in zip(of_shards(name), classes_of_shards):
             zeros[np.searchsorted(classes, of_shard)] += part
         return zeros
@@ -76,15 +77,15 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
             for statistic in stored_statistics(store.options["max_target"]):
                 for normalised in (False, True):
                     name = table_name(entry.key, quantity, statistic, normalised)
-                    _save(folder, name, _merged(of_shards(name), rows_before))
+                    _save(folder, name, _merged(of_shards(name), rows_before, entry.concepts))
 
 
-def _merged(tables, rows_before) -> np.ndarray:
+def _merged(tables: Iterable[np.ndarray], rows_before: np.ndarray, concepts: int) -> np.ndarray:
     """The top of the tables of consecutive rows; on ties the lower row comes first."""
-    best = None
+    best = np.empty((concepts, 0), TABLE_DTYPE)
     for table, before in zip(tables, rows_before):
         table["row"] += before
-        joined = table if best is None else np.concatenate([best, table], 1)
+        joined = np.concatenate([best, table], 1)
         order = np.argsort(-joined["value"], axis=1, kind="stable")[:, :TABLE_DEPTH]
         best = np.take_along_axis(joined, order, 1)
     return best

@@ -68,7 +68,9 @@ def _are_best(values: np.ndarray, k: int) -> np.ndarray:
     return larger | equal & (equal.cumsum(1, dtype=np.int32) <= k - larger.sum(1, keepdims=True))
 
 
-def _insert(best_rows, best_values, columns, rows, values) -> None:
+def _insert(
+    best_rows: np.ndarray, best_values: np.ndarray, columns: np.ndarray, rows: np.ndarray, values: np.ndarray
+) -> None:
     """Merge candidates, sorted by column and row, into the best of their columns."""
     changed, starts, counts = np.unique(columns, return_index=True, return_counts=True)
     slot = np.arange(len(columns)) - np.repeat(starts, counts)

@@ -79,7 +79,7 @@ class BatchPass:
             rows = self.batch_size if writer is None else writer.rows_at_once
             part = slice(first, first + rows)
             whole = len(places) == len(batch.samples) <= rows
-            data = batch.data if whole else map_tensors(lambda tensor, part=part: tensor[places[part]], batch.data)
+            data = batch.data if whole else map_tensors(lambda tensor: tensor[places[part]], batch.data)
             conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
             try:
                 result = self.attribution(
@@ -90,12 +90,12 @@ class BatchPass:
                 if writer is None or len(conditions) == 1 or not _is_out_of_memory(error):
                     raise
                 result = None
-            if result is None:  # here nothing of the failed pass is alive
+            if result is not None:
+                yield places[part], targets[part], result
+                first += rows
+            elif writer is not None:  # here nothing of the failed pass is alive
                 writer.halve_rows(len(conditions), batch.samples[places[first]])
                 _release_memory()
-                continue
-            yield places[part], targets[part], result
-            first += rows
 
     def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
         """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""
@@ -128,7 +128,7 @@ class BatchPass:
                 report(len(batch.samples) + len(batch.skipped))
             written.result()
 
-    def _begin(self, layers, writer):
+    def _begin(self, layers: list[LayerEntry], writer: ShardWriter) -> None:
         """Write no rows, so that all arrays are there also where all samples are skipped."""
         for quantity in QUANTITIES:
             writer.append(f"{quantity}.rows", np.empty(0, ROW_DTYPE))
@@ -136,7 +136,10 @@ class BatchPass:
                 for name, dtype, shape in self._arrays(entry):
                     writer.append(f"{entry.key}.{quantity}.{name}", np.empty((0, *shape), dtype))
 
-    def _write_rows(self, layers, writer, rows, result, is_first):
+    def _write_rows(
+        self, layers: list[LayerEntry], writer: ShardWriter, rows: np.ndarray, result: AttributionResult,
+        is_first: np.ndarray,
+    ) -> None:
         """Write relevance of the rows with a target, activation of the first of each sample."""
         for quantity, recorded, selected in (
             ("relevance", result.relevances, rows["target"] >= 0), ("activation", result.activations, is_first)

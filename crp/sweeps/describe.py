@@ -13,6 +13,7 @@ from crp.concepts import Concept
 from crp.model.samples import SampleError, describe_error
 from crp.rules.operations.choice import ATTENTION
 from crp.store.fingerprint import fingerprint, own_code, probe_indices
+from crp.sweeps.batches import Batch
 
 
 def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def describe_concept(concept: Concept) -> dict[str, str]:
     return {"class": type(concept).__name__, "settings": fingerprint(concept)}
 
 
-def describe_samples(load: Callable[[int, int, int], Iterable], length: int, seed: int = 0) -> dict[str, str]:
+def describe_samples(load: Callable[[int, int, int], Iterable[Batch]], length: int, seed: int = 0) -> dict[str, str]:
     """Hashes of a few samples of a dataset, which stand for all, and of their targets.
 
     Parameters
@@ -61,7 +62,7 @@ def describe_samples(load: Callable[[int, int, int], Iterable], length: int, see
     return {"samples": fingerprint(data), "targets": fingerprint(targets)}
 
 
-def _sample_or_error(load, index) -> tuple[Any, Any]:
+def _sample_or_error(load: Callable[[int, int, int], Iterable[Batch]], index: int) -> tuple[Any, Any]:
     try:
         batch, = load(index, index + 1, 1)
     except SampleError as error:

@@ -104,7 +104,7 @@ def _probes(module: nn.Module) -> Iterator[tuple[nn.Module, tuple]]:
         yield copy.deepcopy(module), _SHAPES
 
 
-def _linear_probe(kind, sizes, shape) -> tuple[nn.Module, tuple]:
+def _linear_probe(kind: type[nn.Module], sizes: tuple, shape: tuple[int, ...]) -> tuple[nn.Module, tuple]:
     probe = nn.utils.skip_init(kind, *sizes, dtype=torch.float64)
     for parameter in probe.parameters():
         parameter.data = _numbers(parameter.shape, 0.7)

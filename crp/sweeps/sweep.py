@@ -86,9 +86,9 @@ class Sweep:
             raise ValueError("the dataset is empty")
         if not concepts:
             raise ValueError("layer_map is empty: give it at least one layer with its concept")
-        for name, value in (("batch_size", batch_size), ("checkpoint", checkpoint)):
-            if value < 1:
-                raise ValueError(f"{name} is at least 1, not {value}")
+        for name, count in (("batch_size", batch_size), ("checkpoint", checkpoint)):
+            if count < 1:
+                raise ValueError(f"{name} is at least 1, not {count}")
         self.attribution, self.composite, self.path = attribution, composite, Path(path)
         self.concepts = {layer: concepts[layer] for layer in module_order(attribution.model, concepts)}
         self.load, self.length = load, length
@@ -193,7 +193,7 @@ class Sweep:
             "layers": [entry.model_dump(mode="json") for entry in self.layers],
         }
 
-    def _check_held(self, start, stop):
+    def _check_held(self, start: int, stop: int) -> None:
         """Raise a StoreError if the store holds samples of another range, or in other shards."""
         if is_sealed(self.path):
             held = swept_ranges(self.path)
@@ -209,17 +209,17 @@ class Sweep:
                 "Choose another path, or overwrite=True to replace it"
             )
 
-    def _check_range(self, start, stop):
+    def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start < stop <= self.length:
             raise ValueError(f"samples {start} to {stop} (exclusive) are no range of a dataset of {self.length}")
 
-    def _check_overlap(self, first, end, finished):
+    def _check_overlap(self, first: int, end: int, finished: list[tuple[int, int]]) -> None:
         for other_first, other_end in finished:
             if first < other_end and other_first < end and (first, end) != (other_first, other_end):
                 raise StoreError(f"{self.path} already holds samples {other_first} to {other_end - 1}, which overlap "
                                  f"{first} to {end - 1}")
 
-    def _check_disk(self, parts):
+    def _check_disk(self, parts: list[tuple[int, int]]) -> None:
         needed, free = self.bytes_of(parts), self.free_bytes()
         if needed > free:
             raise StoreError(

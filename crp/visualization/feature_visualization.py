@@ -148,7 +148,7 @@ class FeatureVisualization(SweptDataset):
             If the sweep was of another model, dataset or concept, or, where mode is "relevance", with other rules; the
             message names what differs.
         """
-        wanted = {concept: (concept, None) for concept in as_ids(concept_ids)}
+        wanted: dict[int, tuple[int, int | None]] = {concept: (concept, None) for concept in as_ids(concept_ids)}
         return self._references(
             wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
         )
@@ -224,7 +224,7 @@ class FeatureVisualization(SweptDataset):
 
     # Patterns
 
-    def find_patterns(self, layer_name: str, mode: str = "activation", **options) -> Patterns:
+    def find_patterns(self, layer_name: str, mode: str = "activation", **options: Any) -> Patterns:
         """Cluster the samples by what a layer's concepts do in them, and keep the patterns in the store.
 
         Parameters
@@ -343,15 +343,16 @@ class FeatureVisualization(SweptDataset):
             raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
         return results
 
-    def _check_reference_arguments(self, layer_name, mode):
+    def _check_reference_arguments(self, layer_name: str, mode: str) -> None:
         if mode not in QUANTITIES:
             raise ValueError(f"mode is 'relevance' or 'activation', not {mode!r}")
         if layer_name not in self.layer_map:
             raise ValueError(f"layer_map: {unknown_layer_message(layer_name, self.layer_map)}")
 
     def _references(
-        self, wanted: dict, layer, mode, r_range, composite, rf, plot_fn, batch_size, targets, overwrite
-    ) -> dict:
+        self, wanted: Mapping[Any, tuple[int, int | None]], layer: str, mode: str, r_range: tuple[int, int],
+        composite: Composite | None, rf: bool, plot_fn: Callable | None, batch_size: int, targets: Any, overwrite: bool,
+    ) -> dict[Any, Any]:
         """References by key: {key: (concept, class or None)}."""
         self._check_reference_arguments(layer, mode)
         first, stop = _check_range(r_range)
@@ -359,7 +360,8 @@ class FeatureVisualization(SweptDataset):
         targets = None if targets is None else as_ids(targets)
         results = results_of(self, mode, composite)
         cache = self.cache if plot_fn is not None else None
-        found, missing, key = {}, list(wanted), None
+        found: dict[Any, Any] = {}
+        missing, key = list(wanted), {}
         if cache is not None:
             key = picture_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets)
             if not overwrite:

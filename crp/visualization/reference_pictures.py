@@ -9,7 +9,7 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
-from crp.model.inputs import map_tensors
+from crp.model.inputs import Inputs, map_tensors
 from crp.model.samples import join_samples
 from crp.pictures.image import vis_inputs
 from crp.store.reader import References
@@ -59,25 +59,28 @@ class ReferencePictures:
         return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
 
     @staticmethod
-    def _join_or_list(samples):
+    def _join_or_list(samples: list[Inputs]) -> Any:
         """Samples in one tensor if they have one shape."""
         try:
             return join_samples(samples, list(range(len(samples))))
         except ValueError:
             return [map_tensors(lambda tensor: tensor[0], sample) for sample in samples]
 
-    def _heatmaps(self, references, composite, rf, batch_size, targets) -> dict:
+    def _heatmaps(
+        self, references: dict[Any, tuple[list[int], References]], composite: Composite, rf: bool, batch_size: int,
+        targets: list[int] | None,
+    ) -> dict[Any, Any]:
         """Conditional heatmaps on reference samples. A sample that serves several concepts is run forward once."""
         by_sample: dict[int, list[_Wanted]] = {}
-        for key, (concepts, found) in references.items():
-            for slot, (sample, position) in enumerate(zip(found.samples.tolist(), found.positions.tolist())):
-                condition = {self.layer: dict.fromkeys(concepts, position) if rf else concepts}
+        for key, (concepts, top) in references.items():
+            for slot, (sample, position) in enumerate(zip(top.samples.tolist(), top.positions.tolist())):
+                condition: dict[str, Any] = {self.layer: dict.fromkeys(concepts, position) if rf else concepts}
                 if targets is not None:
                     condition[self.attribution.MODEL_OUTPUT_NAME] = targets
                 by_sample.setdefault(sample, []).append(_Wanted(key, slot, condition))
         # samples with equally many concepts go together, so that no row of a pass stands idle
         ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
-        found = {}
+        found: dict[tuple[Any, int], Any] = {}
         for first in range(0, len(ordered), batch_size):
             samples = ordered[first:first + batch_size]
             data = join_samples([self.get_data_sample(sample)[0] for sample in samples], samples)
@@ -92,7 +95,7 @@ class ReferencePictures:
             )
             for row, result in zip(rounds, results, strict=True):
                 for i, item in enumerate(item for item in row if item is not None):
-                    found[item.key, item.slot] = map_tensors(lambda tensor, i=i: tensor[i:i + 1], result.heatmap)
+                    found[item.key, item.slot] = map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap)
         return {
             key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
             for key, (_, top) in references.items()

@@ -97,7 +97,7 @@ class SweptDataset:
         """The classes under which a sample is attributed, one pass each: all set bits of a multi-hot vector."""
         return list_targets(multi_target)
 
-    def _to_sample(self, item, preprocessing):
+    def _to_sample(self, item: Any, preprocessing: bool) -> tuple[Any, Any]:
         data, target = split_item(item, self.target_key)
         data = with_batch_axis(data)
         if preprocessing:
@@ -179,7 +179,7 @@ class SweptDataset:
         SampleError
             If a sample cannot be had.
         """
-        how = {
+        how: dict[str, Any] = {
             "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,
             "on_error": on_error, "keep": keep, "dtype": dtype,
         }
