@@ -22,6 +22,9 @@ bench: $(VENV)/installed
 
 lint: $(VENV)/installed-test
 	$(RUN) -m ruff check .
+	$(VENV)/bin/lint-imports --no-cache
+	$(RUN) -m mypy
+	$(RUN) -m deptry .
 
 clean:
 	rm -rf $(VENV) build *.egg-info
@@ -34,5 +37,5 @@ $(VENV)/installed: $(VENV)/bin/python setup.py
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(RUN) -m pip install --quiet --editable ".[test]"
+	$(RUN) -m pip install --quiet --editable ".[test,dev]"
 	touch $@
