@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
 from crp.analysis import Patterns, find_patterns
-from crp.analysis.patterns import unit_statistics
+from crp.analysis.unit_statistics import unit_statistics
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept, ProfileConcept, aggregate
 from crp.store import ReferenceStore, StoreError

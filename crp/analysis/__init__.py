@@ -1,11 +1,17 @@
 """Reads matrices and returns small results that draw themselves.
 
-``patterns``, ``clustering``            groups of samples to which a layer responds alike
-``prototypes``                          typical ways to be recognised as a class
-``profiles``, ``profile_sources``       mean profiles of groups, from a store, a model, arrays or a folder
-``topomap``, ``response_map``, ``layouts``   maps of layers
-``synthesis``                           images that excite a concept
-``arrays``                              arrays of any framework
+``patterns``, ``pattern_search``, ``clustering``, ``unit_statistics``
+    groups of samples to which a layer responds alike
+``prototypes``
+    typical ways to be recognised as a class
+``profiles``, ``grouping``, ``profile_sources``
+    mean profiles of groups, from a store, a model, arrays or a folder
+``topomap``, ``response_map``, ``layouts``
+    maps of layers
+``synthesis``
+    images that excite a concept
+``arrays``
+    arrays of any framework
 """
 from crp.analysis.grouping import group_profiles
 from crp.analysis.layouts import project

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -21,13 +21,21 @@ from crp.attribution.conditions import (
     one_at_the_largest,
     select_rows,
 )
-from crp.attribution.conservation import is_conserved
+from crp.attribution.conservation import explanation, is_conserved
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
 from crp.attribution.steps import InitialRelevance, Steps
 from crp.attribution.taps import RecordFunction
 from crp.concepts import ChannelConcept
-from crp.model.inputs import Inputs, count_samples, device_of, gradient_mode, list_tensors, map_tensors, prepare_inputs
+from crp.model.inputs import (
+    Inputs,
+    count_samples,
+    device_of,
+    gradient_mode,
+    leave_gradients,
+    map_tensors,
+    prepare_inputs,
+)
 from crp.model.layers import OutputChoice, as_layer_list
 from crp.model.rows import share_rows
 from crp.rules.attach import check_supported
@@ -188,7 +196,7 @@ class CondAttribution(Steps):
         result, gradients = self._runner.attribute(broadcast_data, broadcast_conditions, flow)
         if not result.is_finite():
             raise FloatingPointError(self._runner.explain_not_finite(broadcast_data, broadcast_conditions, flow))
-        self._set_caller_grad(data, broadcast_data, gradients)
+        leave_gradients(data, broadcast_data, gradients, overwrite=self.overwrite_data_grad)
         self._warn_if_not_conserved(broadcast_data, broadcast_conditions, flow, result)
         return result
 
@@ -393,21 +401,6 @@ class CondAttribution(Steps):
     def _runner(self) -> Runner:
         return Runner(self, self._rules)
 
-    # After a pass
-
-    def _set_caller_grad(
-        self, caller_data: Inputs, data: Inputs, gradients: Sequence[torch.Tensor | None]
-    ) -> None:
-        """Leave the relevance as ``.grad`` of the caller's data, as autograd would."""
-        tensors = [tensor for tensor in list_tensors(caller_data) if tensor.requires_grad]
-        if not tensors:
-            return
-        for tensor in tensors:
-            if self.overwrite_data_grad and tensor.is_leaf:
-                tensor.grad = None
-        reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
-        torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
-
     def _warn_if_not_conserved(
         self, data: Inputs, conditions: list[dict], flow: Flow, result: AttributionResult
     ) -> None:
@@ -421,10 +414,4 @@ class CondAttribution(Steps):
             map_tensors(lambda tensor: tensor[few], data), flow.composite, conditions[few] if named else None
         )
         if not 0.5 <= audit.accounted <= 2:
-            warnings.warn(
-                f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
-                f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "
-                "where the rest is created or lost"
-                + ("" if self.functional else "; functional=True gives rules to functional operations"),
-                stacklevel=3,
-            )
+            warnings.warn(explanation(audit, self.functional), stacklevel=3)

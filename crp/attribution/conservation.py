@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import torch
 
+from crp.attribution.audit import Audit
 from crp.attribution.conditions import layers_of
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.steps import Steps
@@ -37,6 +38,16 @@ def is_conserved(steps: Steps, conditions: list[dict], flow: Flow, result: Attri
     ratio = float((end * start.sign()).sum() / start.abs().sum())
     is_within = not abs(ratio) < float("inf") or 0.5 <= ratio <= 2
     return is_within or not gives_relevance(flow.composite, steps.model)
+
+
+def explanation(audit: Audit, functional: bool | str) -> str:
+    """What to tell of an audit that found relevance to be created or lost."""
+    return (
+        f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
+        f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "
+        "where the rest is created or lost"
+        + ("" if functional else "; functional=True gives rules to functional operations")
+    )
 
 
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:

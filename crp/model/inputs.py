@@ -1,7 +1,7 @@
 """What a model is called with: a tensor, a tuple or a dict; and the tensors in it that relevance can reach."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -178,3 +178,26 @@ def input_leaves(model: nn.Module, data: Inputs, reach: bool = True) -> Iterator
 
 def _share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:
     return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+def leave_gradients(
+    caller_data: Inputs, data: Inputs, gradients: Sequence[torch.Tensor | None], *, overwrite: bool
+) -> None:
+    """Leave gradients as ``.grad`` of a caller's data, from which ``data`` were made, as autograd would.
+
+    Parameters
+    ----------
+    caller_data, data : torch.Tensor, tuple or dict
+    gradients : sequence
+        Of each tensor of ``data``; None where there is none.
+    overwrite : bool
+        Replace gradients that the caller's data have, instead of adding to them.
+    """
+    tensors = [tensor for tensor in list_tensors(caller_data) if tensor.requires_grad]
+    if not tensors:
+        return
+    for tensor in tensors:
+        if overwrite and tensor.is_leaf:
+            tensor.grad = None
+    reached = [(t, g) for t, g in zip(list_tensors(data), gradients) if g is not None and t.requires_grad]
+    torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])

@@ -20,8 +20,8 @@ A sweep with ``keep="top"`` leaves no shards: beside the top rows, ``tables`` th
 (``L0003.relevance.class_sum.npy`` [classes, concepts]; ``classes.npy`` and ``relevance.class_count.npy`` [classes]).
 With ``dtype="float16"``, matrices hold each row divided by its total.
 
-``reader``, ``matrix``                reads a finished store
-``schema``, ``records``               what records say, and how they are written
+``reader``, ``matrix``, ``stored_arrays``   reads a finished store
+``schema``, ``records``, ``files``    what records say and how they are written; names of files
 ``shards``, ``tables``, ``topk``      writes a store
 ``settings``, ``fingerprint``         what decides the contents of a store, and how two of them differ
 ``verification``, ``export``             every byte checked; copies for other programs
@@ -31,8 +31,9 @@ With ``dtype="float16"``, matrices hold each row divided by its total.
 from crp.store.export import export_parquet, export_zarr
 from crp.store.files import QUANTITIES, ROW_DTYPE, TABLE_DEPTH, TABLE_DTYPE, is_sealed, is_store
 from crp.store.matrix import ShardedMatrix
-from crp.store.reader import References, ReferenceStore
+from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError
+from crp.store.references import References
 from crp.store.schema import LayerEntry
 from crp.store.verification import verify
 

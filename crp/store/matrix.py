@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+from scipy.sparse import csr_array
 
 
 class ShardedMatrix:
@@ -123,3 +124,11 @@ def _read_rows(part: np.ndarray, rows: slice) -> np.ndarray:
 def floored(totals: np.ndarray) -> np.ndarray:
     """Totals to divide by: not zero."""
     return np.maximum(totals, np.finfo(np.float32).tiny)
+
+
+def sums_of_classes(membership: csr_array, matrix: ShardedMatrix) -> np.ndarray:
+    """[classes, concepts] float64: the sums of the rows of each class."""
+    sums = np.zeros((membership.shape[0], matrix.shape[1]))
+    for rows, block in matrix.placed_blocks():
+        sums += membership[:, rows] @ block.astype(np.float64)
+    return sums

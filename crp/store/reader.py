@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,41 +20,15 @@ from crp.store.files import (
     stored_statistics,
     table_name,
 )
-from crp.store.matrix import ShardedMatrix
+from crp.store.matrix import ShardedMatrix, sums_of_classes
 from crp.store.records import StoreError, file_hash
-from crp.store.schema import (
-    FileEntry,
-    LayerEntry,
-    Manifest,
-    Seal,
-    check_file,
-    read_manifest,
-    read_seal,
-    read_shard_record,
-)
+from crp.store.references import References, check_concept
+from crp.store.schema import FileEntry, LayerEntry, Manifest, Seal, read_manifest, read_seal
+from crp.store.stored_arrays import StoredArrays
 from crp.store.topk import top_rows
 
 if TYPE_CHECKING:
     import xarray
-
-
-
-class References(NamedTuple):
-    """The strongest samples of a concept, in descending order.
-
-    Attributes
-    ----------
-    samples : numpy.ndarray
-        [k] positions in the dataset.
-    values : numpy.ndarray
-        [k]
-    positions : numpy.ndarray
-        [k] flat index of the strongest position in the layer.
-    """
-
-    samples: np.ndarray
-    values: np.ndarray
-    positions: np.ndarray
 
 
 class ReferenceStore:
@@ -82,7 +55,7 @@ class ReferenceStore:
         seal = read_seal(path)
         if seal.manifest != file_hash(Path(path) / "manifest.json"):
             raise StoreError(f"{path}: the manifest is not that of the sweep that was sealed")
-        self._open(path, manifest, list(seal.shards), seal)
+        self._open(path, manifest, seal, {})
 
     @classmethod
     def unsealed(cls, path: str | Path, shards: Mapping[str, dict[str, FileEntry] | None]) -> ReferenceStore:
@@ -95,16 +68,18 @@ class ReferenceStore:
             Name of the folder of each shard -> what its record says of its files; None to read them as they are.
         """
         store = cls.__new__(cls)
-        store._open(path, read_manifest(path), list(shards), None)
-        store._files = dict(shards)
+        store._open(path, read_manifest(path), None, shards)
         return store
 
-    def _open(self, path: str | Path, manifest: Manifest, shards: list[str], seal: Seal | None) -> None:
-        self.path, self.manifest, self.shards, self._seal = Path(path), manifest, shards, seal
+    def _open(
+        self, path: str | Path, manifest: Manifest, seal: Seal | None,
+        shards: Mapping[str, dict[str, FileEntry] | None],
+    ) -> None:
+        self.path, self.manifest, self._seal = Path(path), manifest, seal
+        has_matrices = seal is None or manifest.settings.options.keep == "all"
+        self._arrays = StoredArrays(self.path, seal, shards, has_matrices)
+        self.shards = self._arrays.shards
         self._entries = {entry.name: entry for entry in manifest.settings.layers}
-        self._tables: dict[str, np.ndarray] = {}
-        self._shard_arrays: dict[str, list[np.ndarray]] = {}
-        self._files: dict[str, dict[str, FileEntry] | None] = {}
 
     def __repr__(self) -> str:
         samples = sum(stop - first for first, stop in self.ranges)
@@ -149,7 +124,7 @@ class ReferenceStore:
 
         Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
         """
-        return np.concatenate(self._of_shards(f"{_quantity(quantity)}.rows"))
+        return np.concatenate(self._arrays.of_shards(f"{_quantity(quantity)}.rows"))
 
     @property
     def targets(self) -> np.ndarray:
@@ -207,8 +182,8 @@ class ReferenceStore:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
         entry = self.entry(layer)
         if entry.has_positions:
-            return ShardedMatrix(self._of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
-        counts = [len(rows) for rows in self._of_shards(f"{_quantity(quantity)}.rows")]
+            return ShardedMatrix(self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
+        counts = [len(rows) for rows in self._arrays.of_shards(f"{_quantity(quantity)}.rows")]
         return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
 
     def rows_of_target(self, target: int, quantity: str = "relevance") -> np.ndarray:
@@ -269,7 +244,7 @@ class ReferenceStore:
     ) -> np.ndarray:
         """The top rows of each concept: [concepts, up to 40] with the fields row, sample, position and value."""
         self._check_statistic(statistic)
-        return self._table(table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised))
+        return self._arrays.table(table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised))
 
     def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean of each concept over the samples of each class.
@@ -283,8 +258,8 @@ class ReferenceStore:
         """
         key = self.entry(layer).key
         if self.manifest.settings.options.keep == "top":
-            sums = self._table(class_sum_name(key, _quantity(quantity)))
-            classes, counts = self._table("classes"), self._table(f"{quantity}.class_count")
+            sums = self._arrays.table(class_sum_name(key, _quantity(quantity)))
+            classes, counts = self._arrays.table("classes"), self._arrays.table(f"{quantity}.class_count")
         else:
             classes, counts, membership = self.membership(quantity)
             sums = sums_of_classes(membership, self.values(layer, quantity))
@@ -374,7 +349,7 @@ class ReferenceStore:
         self._check_statistic(statistic)
         entry = self.entry(layer)
         stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
-        parts = self._of_shards(stem)
+        parts = self._arrays.of_shards(stem)
         if any(part.shape[1:] != ((entry.concepts,) if names is MATRIX_OF else ()) for part in parts):
             raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
         return parts
@@ -387,64 +362,6 @@ class ReferenceStore:
             raise StoreError(
                 f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
             )
-
-    def _of_shards(self, stem: str) -> list[np.ndarray]:
-        """An array of each shard. Threads compare the files with their hashes when they are first read."""
-        if self._seal is not None and self.manifest.settings.options.keep == "top":
-            raise StoreError(
-                f"{self.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept and "
-                "the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
-            )
-        if stem not in self._shard_arrays:
-            paths = [self.path / "shards" / shard / f"{stem}.npy" for shard in self.shards]
-            with ThreadPoolExecutor() as threads:
-                list(threads.map(_check_array, paths, map(self._files_of, self.shards)))
-            self._shard_arrays[stem] = list(map(_mapped, paths))  # by one thread: gh-106905 of CPython 3.11
-        return self._shard_arrays[stem]
-
-    def _files_of(self, shard: str) -> dict[str, FileEntry] | None:
-        if shard not in self._files and self._seal is not None:
-            record = read_shard_record(self.path / "shards" / shard)
-            if file_hash(self.path / "shards" / shard / "shard.json") != self._seal.shards[shard]:
-                raise StoreError(f"{self.path}: shard {shard} is not the one that was sealed")
-            self._files[shard] = record.files
-        return self._files.get(shard)
-
-    def _table(self, name: str) -> np.ndarray:
-        if name not in self._tables:
-            path = self.path / "tables" / f"{name}.npy"
-            _check_array(path, None if self._seal is None else self._seal.tables)
-            self._tables[name] = _mapped(path)
-        return self._tables[name]
-
-
-def _check_array(path: Path, described: dict[str, FileEntry] | None) -> None:
-    """Compare the file of an array with what a record says of it, if one does."""
-    if described is not None:
-        check_file(path, described.get(path.name))
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path} is missing or damaged: {error}") from error
-
-
-def sums_of_classes(membership: csr_array, matrix: ShardedMatrix) -> np.ndarray:
-    """[classes, concepts] float64: the sums of the rows of each class."""
-    sums = np.zeros((membership.shape[0], matrix.shape[1]))
-    for rows, block in matrix.placed_blocks():
-        sums += membership[:, rows] @ block.astype(np.float64)
-    return sums
-
-
-def check_concept(layer: str, concept: int, count: int) -> None:
-    """Raise an IndexError if a layer has no such concept."""
-    if not hasattr(concept, "__index__"):
-        raise TypeError(f"a concept id is an integer, not {concept!r}")
-    if not -count <= concept < count:
-        raise IndexError(f"concept id {concept} is out of range: those of layer {layer!r} are 0 to {count - 1}")
 
 
 def _quantity(quantity: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from crp.store.files import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
-from crp.store.reader import ReferenceStore, sums_of_classes
+from crp.store.matrix import sums_of_classes
+from crp.store.reader import ReferenceStore
 from crp.store.records import durable_file
 from crp.store.schema import ShardRecord, check_file
 from crp.store.topk import top_rows

@@ -20,7 +20,8 @@ from crp.pictures.cache import Cache
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
 from crp.store.files import QUANTITIES
 from crp.store.legacy import results_name
-from crp.store.reader import References, ReferenceStore, StoreError
+from crp.store.reader import ReferenceStore, StoreError
+from crp.store.references import References
 from crp.visualization.reading import picture_key, results_of
 from crp.visualization.reference_pictures import ReferencePictures
 from crp.visualization.swept_dataset import SweptDataset

@@ -12,7 +12,7 @@ from crp.concepts import Concept
 from crp.model.inputs import Inputs, map_tensors
 from crp.model.samples import join_samples
 from crp.pictures.image import vis_inputs
-from crp.store.reader import References
+from crp.store.references import References
 
 
 @dataclass(frozen=True)
