@@ -32,7 +32,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python setup.py
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
 	$(RUN) -m pip install --quiet --editable .
 	touch $@
 
