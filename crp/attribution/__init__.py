@@ -1,15 +1,21 @@
 """One batch: forward, conditional backward; the graph of concepts; the audit; baselines.
 
-``conditional``        :class:`CondAttribution`, what users call and override
+``conditional``, ``steps``   :class:`CondAttribution`, what users call; the steps that they override
 ``conditions``         what conditions may say, and their rows
+``running``            rows group by group, or round by round after one forward pass
 ``passes``, ``taps``   one forward pass and backwards through it; reading and masking at layers
 ``attribution_graph``, ``model_graph``   concepts taken apart into those of lower layers
-``audit``, ``audit_mode``   where relevance is created or lost
+``audit``, ``audit_mode``, ``conservation``   where relevance is created or lost
 ``baselines``          other methods to compare with
+
+Names that stood in this module of zennit-crp are handed on.
 """
+from zennit.core import Composite as Composite
+
 from crp.attribution.attribution_graph import AttributionGraph, ConceptGraph
 from crp.attribution.audit import Audit, OperationBalance
 from crp.attribution.conditional import CondAttribution
 from crp.attribution.passes import AttributionResult
+from crp.concepts import ChannelConcept as ChannelConcept
 
 __all__ = ["Audit", "AttributionGraph", "AttributionResult", "ConceptGraph", "CondAttribution", "OperationBalance"]
