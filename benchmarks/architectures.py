@@ -15,8 +15,7 @@ from torch import nn
 from zennit.composites import EpsilonPlus
 from zennit.core import Composite
 
-from crp.attribution import CondAttribution
-from crp.attribution.audit import Audit
+from crp.attribution import Audit, CondAttribution
 from crp.composites import LanguageModel
 
 CONVOLUTIONAL = {

@@ -22,7 +22,7 @@ from zennit.core import Composite
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.rules.acceleration import accelerate
+from crp.rules import accelerate
 from crp.visualization import FeatureVisualization
 
 

@@ -13,6 +13,7 @@ from common import Row
 
 from crp.store import ROW_DTYPE, LayerEntry, ReferenceStore
 from crp.store.records import file_hash
+from crp.store.schema import ConceptEntry
 from crp.store.shards import ShardWriter, create_store, seal_store
 
 SAMPLES, SHARD, CLASSES = 50_000, 4_096, 1_000
@@ -22,14 +23,28 @@ CONCEPT = 7
 
 def make_store(path: Path) -> ReferenceStore:
     """Write relevances with positions, and activations of one row for each sample as small as possible."""
+    none = "0" * 64
+    concept = ConceptEntry(**{"class": "synthetic", "settings": none})
     layers = [
-        LayerEntry(f"L{i:04d}", f"layer{i}", width, (14, 14) if width <= 512 else (), {})
+        LayerEntry(
+            key=f"L{i:04d}", name=f"layer{i}", concepts=width, position_shape=(14, 14) if width <= 512 else (),
+            concept=concept,
+        )
         for i, width in enumerate(WIDTHS)
     ]
-    options = {"max_target": "sum", "keep": "all", "dtype": "float32"}
+    hashes = dict.fromkeys(("output", "attributes", "code"), none)
     settings = {
-        "model": {"class": "synthetic", "passing": []}, "attribution": {}, "dataset": {"length": SAMPLES},
-        "composite": {"class": "synthetic"}, "options": options, "layers": [layer.to_json() for layer in layers],
+        "model": {
+            "class": "synthetic", "modules": none, "weights": none, "code": none, "modules in training mode": 0,
+            "attributes": {}, "hooks": {}, "passing": [],
+        },
+        "attribution": {
+            "class": "synthetic", **hashes, "functional": False, "accelerate": True, "no_param_grad": True
+        },
+        "dataset": {"length": SAMPLES, "samples": None, "targets": None},
+        "composite": {"class": "synthetic", "rules": {}, "operations": {}, "canonizers": []},
+        "options": {"max_target": "sum", "batch_size": 1, "checkpoint": SHARD, "keep": "all", "dtype": "float32"},
+        "layers": [layer.model_dump(mode="json") for layer in layers],
     }
     create_store(path, settings, "cpu")
     random = np.random.default_rng(0)
