@@ -29,9 +29,12 @@ def find_patterns(
 
     Parameters
     ----------
-    values : array-like, or (store, layer, quantity)
-        [N, D]. Of a :class:`crp.store.ReferenceStore`, the raw values of a layer's concepts; ``quantity`` is
-        "activation" or "relevance", with a row per sample or per (sample, target).
+    values : array-like or crp.store.ReferenceStore
+        [N, D]. Of a store, the raw values of a layer's concepts.
+    layer : str, optional
+        A layer of the store; needed there, and only there.
+    quantity : {"activation", "relevance"}
+        Of the store, with a row per sample or per (sample, target).
     min_pattern_size : int, default 5
         Rows that make a pattern (``min_cluster_size``).
     min_samples : int, default 5

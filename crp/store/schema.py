@@ -5,7 +5,7 @@ Each is described once, with bounds for every name, number and list, and holds n
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, Va
 from crp.store.files import Keep, MatrixType, Statistic
 from crp.store.records import StoreError, file_hash, read_record
 
-FORMAT = "crp-store"
-FORMAT_VERSION = 2
+Format: TypeAlias = Literal["crp-store"]
+FormatVersion: TypeAlias = Literal[2]
+(FORMAT,), (FORMAT_VERSION,) = get_args(Format), get_args(FormatVersion)
 LONGEST_REASON = 2 ** 16
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
@@ -38,7 +39,6 @@ class FileEntry(_Description):
 
     bytes: Index
     sha256: Sha256
-
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -170,8 +170,8 @@ class Environment(_Description):
 class Manifest(_Description):
     """``manifest.json``: what a store was made with."""
 
-    format: Literal["crp-store"]
-    version: Literal[2]
+    format: Format
+    version: FormatVersion
     made_with: Environment
     settings: Settings
 
