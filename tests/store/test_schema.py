@@ -1,0 +1,83 @@
+"""Records say what the schema describes, and nothing else."""
+import copy
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from crp.store import StoreError
+from crp.store.records import read_record, write_record
+from crp.store.schema import read_manifest, read_patterns_record, read_seal, read_shard_record
+
+ARCHIVE = Path(__file__).with_name("stores_of_before.zip")
+RECORDS = {
+    "manifest.json": lambda store: read_manifest(store),
+    "seal.json": lambda store: read_seal(store),
+    "shards/00000000/shard.json": lambda store: read_shard_record(store / "shards/00000000"),
+    "patterns/L0000.activation.json": lambda store: read_patterns_record(store / "patterns/L0000.activation.json"),
+}
+MAY_BE_NONE = {("dataset", "samples"), ("dataset", "targets")}
+MAPPINGS = {"attributes", "hooks", "rules", "operations", "skipped", "shards", "tables", "files"}  # keys are names
+
+
+@pytest.fixture
+def store(tmp_path):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    return tmp_path / "finished"
+
+
+def places(value, where=()):
+    """Where in a record there is anything, from the whole to the leaves."""
+    yield where, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*where, key))
+
+
+def refuse(store, name, content, where, value):
+    """Put a value into a record, whose own hash is then right, and expect an error that names the place."""
+    changed = copy.deepcopy(content)
+    part = changed
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    write_record(store / name, changed)
+    with pytest.raises(StoreError, match="holds something impossible|is not of the format") as caught:
+        RECORDS[name](store)
+    assert str(store) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_value_of_another_kind_is_refused_anywhere(store, name):
+    content = read_record(store / name, "")
+    RECORDS[name](store)
+    tried = 0
+    for where, value in places(content):
+        if where and where[-2:] not in MAY_BE_NONE:
+            others = {"int": ["7", -1, 2 ** 70, 1.5, True], "str": [7, None, "x" * 70_000, []], "bool": [1, "yes"]}
+            for other in others.get(type(value).__name__, [7, "seven"]):
+                refuse(store, name, content, where, other)
+                tried += 1
+    assert tried > 5
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_an_entry_that_nobody_knows_is_refused_anywhere(store, name):
+    content = read_record(store / name, "")
+    for where, value in places(content):
+        if isinstance(value, dict) and (not where or where[-1] not in MAPPINGS):
+            assert "eval" in refuse(store, name, content, (*where, "eval"), "import os")
+
+
+@pytest.mark.parametrize("where, value, message", [
+    (("settings", "layers", 0, "key"), "../secret", "settings.layers.0.key"),
+    (("settings", "layers", 0, "name"), "1", "two layers have the same name"),
+    (("settings", "options", "keep"), "some", "settings.options.keep.*'all' or 'top'"),
+    (("settings", "dataset", "length"), 0, "settings.dataset.length.*greater than or equal to 1"),
+])
+def test_the_error_names_the_place_and_what_may_stand_there(store, where, value, message):
+    found = refuse(store, "manifest.json", read_record(store / "manifest.json", ""), where, value)
+    assert re.search(message, found), found
