@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test check images bench lint clean
+.PHONY: demo test check images bench lint docs clean
 
 demo: $(VENV)/installed
 	$(RUN) -m crp demo
@@ -26,8 +26,12 @@ lint: $(VENV)/installed-test
 	$(RUN) -m mypy
 	$(RUN) -m deptry .
 
+docs: $(VENV)/installed-docs
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(RUN) docs/check_links.py docs/_build/html
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info docs/_build docs/api/generated docs/tutorials
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,4 +42,8 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable ".[test,dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable ".[docs]"
 	touch $@

@@ -71,7 +71,7 @@ class CondAttribution(Steps):
         Replace zennit's rules by equal, faster ones (see :func:`crp.rules.accelerate`), unless ``no_param_grad`` is
         False.
     functional : bool or {"attnlrp", "cp-lrp"}, default True
-        Beside a composite of LRP, give rules to functional operations too (see :mod:`crp.rules.operations`): additions,
+        Beside a composite of LRP, give rules to functional operations too (see ``crp.rules.operations``): additions,
         products, attention, normalisation and so on; and merge batch norms into the layers that feed them. "attnlrp",
         which True stands for, lets relevance pass the softmax of attention; with "cp-lrp" it all goes to the values.
         With False their gradients flow, as with zennit alone; so they do with ``no_param_grad=False``.

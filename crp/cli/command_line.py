@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="crp", description="Concept attribution for PyTorch models.")
+    parser.add_argument("--version", action="version", version=f"crp {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_demo, _add_run, _add_merge, _add_info, _add_verify, _add_export, _add_patterns, _add_maps):
+        add(commands)
+    return parser
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command.
 
@@ -25,11 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         By default those of the process.
     """
-    parser = argparse.ArgumentParser(prog="crp", description="Concept attribution for PyTorch models.")
-    parser.add_argument("--version", action="version", version=f"crp {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_demo, _add_run, _add_merge, _add_info, _add_verify, _add_export, _add_patterns, _add_maps):
-        add(commands)
+    parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         options.function(options)
@@ -64,7 +70,7 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
     run.add_argument("--start", type=int, default=0, metavar="N", help="first sample (default: 0)")
     run.add_argument("--stop", type=int, metavar="N", help="sample after the last (default: length of the dataset)")
-    run.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    run.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="samples per batch (default: 32)")
     run.add_argument("--checkpoint", type=_positive, default=500, metavar="N", help="batches per shard (default: 500)")
     run.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that read the dataset")
     run.add_argument("--workers", type=int, default=0, metavar="N", help="processes that share the sweep")
@@ -195,7 +201,7 @@ def _add_maps(commands: Commands) -> None:
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_store(parser)
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
-    parser.add_argument("--quantity", choices=["activation", "relevance"], default="activation")
+    parser.add_argument("--quantity", choices=["activation", "relevance"], default="activation", help="of which matrix")
     parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: crp-patterns or crp-maps)")
 
 

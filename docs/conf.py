@@ -1,0 +1,168 @@
+"""Builds the documentation with ``make docs``; without any network, then or later."""
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+from crp import __version__  # noqa: E402
+from crp.cli.command_line import build_parser  # noqa: E402
+
+project = "crp"
+author = "the authors of crp"
+copyright = author
+version = release = __version__
+
+extensions = [
+    "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "numpydoc", "myst_nb", "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+# Documentation of names, as numpydoc reads them
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "none"  # the docstrings have them
+autodoc_class_signature = "mixed"
+numpydoc_show_class_members = False  # autodoc lists them
+numpydoc_class_members_toctree = False
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 76
+toc_object_entries_show_parents = "hide"
+
+# Pages and notebooks
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 4
+suppress_warnings = [
+    "myst.header",  # the changelog starts below the title of its page
+    "autosummary.import_cycle",  # entries have full names, for those who look for them
+]
+
+# Looks
+html_theme = "furo"
+html_title = f"crp {version}"
+html_static_path = ["_static"]
+html_css_files = ["crp.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "default"
+pygments_dark_style = "github-dark"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+PAGES = [
+    "start", "attributions", "concepts", "references", "analysis", "any_model", "large_runs", "command_line", "moving",
+    "speed", "tutorials", "api/index", "house", "changes",
+]
+OUTSIDE = {  # files that GitHub shows elsewhere than the documentation does
+    "../tutorials/": "tutorials/", "../CHANGELOG.md": "changes.md", "../README.md": "index.md",
+    "docs/": "", "../docs/": "",
+}
+
+
+def copy_tutorials() -> None:
+    """Notebooks live beside the documentation, where people look for them; pages are made in the documentation."""
+    folder = HERE / "tutorials"
+    folder.mkdir(exist_ok=True)
+    saved = {path.name: path for path in (ROOT / "tutorials").glob("*.ipynb")}
+    for copy in folder.iterdir():
+        if copy.name not in saved:
+            copy.unlink()
+    for name, path in saved.items():
+        copy = folder / name
+        if not copy.exists() or copy.read_bytes() != path.read_bytes():
+            shutil.copyfile(path, copy)
+
+
+def describe_commands() -> str:
+    """The commands of the command line in Markdown, from the parsers that read their arguments."""
+    parser = build_parser()
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    summaries = {choice.dest: choice.help for choice in commands._choices_actions}
+    return "\n".join(
+        line for name, command in commands.choices.items()
+        for line in _describe_command(name, command, summaries[name] or "")
+    )
+
+
+def _describe_command(name: str, command: argparse.ArgumentParser, summary: str) -> Iterator[str]:
+    command.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=72, max_help_position=12)
+    yield from (f"## crp {name}", "", _sentence(command.description or summary), "")
+    usage = command.format_usage().rstrip().replace("\n" + " " * len("usage: "), "\n").removeprefix("usage: ")
+    yield from ("```text", usage, "```", "")
+    for action in command._actions:
+        if not isinstance(action, argparse._HelpAction):
+            yield from (_argument(action), f": {_explain(action)}", "")
+
+
+def _argument(action: argparse.Action) -> str:
+    value = "" if action.nargs == 0 else action.metavar or "|".join(map(str, action.choices or ()))
+    if not action.option_strings:
+        return f"`{value}`"
+    return ", ".join(f"`{option} {value}`" if value else f"`{option}`" for option in action.option_strings)
+
+
+def _explain(action: argparse.Action) -> str:
+    text = _sentence(action.help or action.dest.replace("_", " "))
+    text = re.sub(r" \(default: (.*)\)\.$", r". Default: \1.", text)
+    if "Default:" not in text and action.nargs != 0 and action.default is not None:
+        text += f" Default: `{action.default}`."
+    return f"{text} Required." if action.required and action.option_strings else text
+
+
+def _sentence(text: str) -> str:
+    first = text.split()[0]
+    is_name = "." in first or first.endswith(":")
+    return (text if is_name else text[0].upper() + text[1:]).rstrip(".") + "."
+
+
+def prepare_source(app: Sphinx, page: str, source: list[str]) -> None:
+    """Fill in the commands, and lead links to where things are in the documentation."""
+    text = source[0].replace("<!-- commands -->\n", describe_commands())
+    if "/" not in page:
+        for before, after in OUTSIDE.items():
+            text = text.replace(f"]({before}", f"]({after}")
+    if page == "index":  # pages are listed as far as they are there
+        text = text.replace("<!-- pages -->\n", "".join(f"{name}\n" for name in PAGES if _exists(name)))
+    source[0] = text
+
+
+def prepare_include(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
+    """Included files have their links prepared too, but not their first heading."""
+    prepare_source(app, page, source)
+    source[0] = re.sub(r"\A# .*\n", "", source[0])
+
+
+def _exists(page: str) -> bool:
+    return any((HERE / f"{page}.{suffix}").exists() for suffix in ("md", "rst"))
+
+
+def refuse_unknown_names(app: Sphinx, environment: Any, node: Any, content: nodes.Element) -> None:
+    """Warn of references to names of crp that have no entry."""
+    written = isinstance(content, nodes.literal) and node.get("refdomain") == "py"
+    if written and not node["reftarget"].startswith(("torch.", "zennit.", "numpy.", "captum.")):
+        logging.getLogger(__name__).warning("no entry for %s", node["reftarget"], location=node)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    copy_tutorials()
+    app.connect("source-read", prepare_source)
+    app.connect("include-read", prepare_include)
+    app.connect("missing-reference", refuse_unknown_names)
