@@ -1,8 +1,15 @@
 """Fixtures that several test files share."""
 import os
 
+import matplotlib
 import pytest
 import torch
+
+matplotlib.use("Agg")
+pytest.register_assert_rewrite(
+    "inputs_of_any_kind", "networks_by_hand", "operations_by_contribution", "rule_cases", "small_sweeps",
+    "visualizations",
+)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import ast
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -24,8 +23,6 @@ from crp.image import (
     vis_opaque_img,
     vis_signal,
 )
-
-matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)

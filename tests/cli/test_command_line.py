@@ -16,7 +16,7 @@ from crp.cli.runs import info, parse_shard
 from crp.model.samples import SampleError
 from crp.store import ReferenceStore, verify
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SPEC = str(HERE / "large_sweeps.py:specification")
 OPTIONS = ["--batch-size", "4", "--checkpoint", "2"]
 pytestmark = pytest.mark.usefixtures("quick")

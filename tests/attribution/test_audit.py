@@ -1,7 +1,6 @@
 import math
 import warnings
 
-import matplotlib
 import pytest
 import torch
 import torchvision
@@ -14,7 +13,6 @@ from zennit.torchvision import ResNetCanonizer
 
 from crp.attribution import CondAttribution
 
-matplotlib.use("Agg")
 RULES = [Epsilon(.1), ZPlus(.1), AlphaBeta(3, 2, .1), Gamma(.5, .1), ZBox(-1., 2., .1), WSquare(.1), Flat(.1)]
 
 

@@ -1,6 +1,5 @@
 from collections import OrderedDict
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -16,8 +15,6 @@ from crp.concepts import ChannelConcept
 from crp.helper import find_files, load_maximization, load_stat_targets, load_statistics
 from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
-
-matplotlib.use("Agg")
 
 SAMPLES, CHANNELS, KEPT = 60, 4, 40
 TARGETS = [0, 2, 5]

@@ -1,7 +1,6 @@
 """Topographic maps, response maps and projections."""
 import sys
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.visualization import FeatureVisualization
 
-matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("quick")
 METHODS = ["tsne", "umap", "pca"]
 

@@ -1,5 +1,4 @@
 """Heads, directions and codes as concepts."""
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,8 +13,6 @@ from crp.concepts import ChannelConcept, DirectionConcept, EncodedConcept, HeadC
 from crp.graph import trace_model_graph
 from crp.image import plot_grid
 from crp.visualization import FeatureVisualization
-
-matplotlib.use("Agg")
 
 
 def random(*shape):

@@ -1,7 +1,5 @@
 """The attribution graph against one plain call per node."""
-import matplotlib
 
-matplotlib.use("Agg")
 
 import pytest
 import torch

@@ -1,18 +1,9 @@
 """Relevance adds up in the models that people have, without canonizers."""
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from zennit.composites import EpsilonPlus
-
-from crp.attribution import CondAttribution
-from crp.composites import LanguageModel, VisionTransformer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from architectures import (  # noqa: E402
+from architectures import (
     CONVOLUTIONAL,
     HUGGING_FACE,
     TRANSFORMERS_OF_IMAGES,
@@ -20,6 +11,11 @@ from architectures import (  # noqa: E402
     hugging_face_model,
     torchvision_model,
 )
+from torch import nn
+from zennit.composites import EpsilonPlus
+
+from crp.attribution import CondAttribution
+from crp.composites import LanguageModel, VisionTransformer
 
 QUICK = ("resnet18", "BERT", "GPT-2", "Llama")
 

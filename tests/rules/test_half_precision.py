@@ -1,0 +1,78 @@
+"""Accelerated rules in half precision and other layouts of memory."""
+import pytest
+import torch
+from rule_cases import COMPOSITES, deviation, everywhere, randomise_statistics, relevance_of
+from torch import nn
+from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+
+from crp.rules.acceleration import accelerate
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def mixed_precision_run(net, data, dtype, composite):
+    x = data.requires_grad_()
+    with composite.context(net), torch.autocast("cpu", dtype=dtype):
+        output = net(x)
+        return output.dtype, torch.autograd.grad(output, x, torch.eye(4)[:2].to(output.dtype))[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_autocast(net, dtype, name):
+    composite, data = accelerate(COMPOSITES[name]()), torch.randn(2, 3, 10, 10)
+    net = randomise_statistics(net).float()
+    output_dtype, relevance = mixed_precision_run(net, data, dtype, composite)
+    expected = relevance_of(composite, net, data, lambda output: torch.eye(4)[:2])
+    assert output_dtype == relevance.dtype == torch.float32 and relevance.isfinite().all()
+    assert 0 < deviation(relevance.sum(1), expected.sum(1)) < .03
+
+
+@pytest.mark.parametrize("rule", [ZPlus(), AlphaBeta(), Flat(), Gamma(), WSquare(), ZBox(-1e3, 1e3)])
+def test_denominators_do_not_overflow_in_half_precision(rule):
+    module = nn.Conv2d(64, 2, 3, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.ones(2, 64, 3, 3) * torch.tensor([1., -1.] * 32).view(1, 64, 1, 1))
+    x = torch.full((1, 64, 5, 5), 1000., requires_grad=True)
+    for scope in (torch.autocast("cpu", dtype=torch.float16), torch.autocast("cpu", enabled=False)):
+        with accelerate(everywhere(rule)).context(module), scope:
+            relevance, = torch.autograd.grad(module(x), x, torch.ones(1, 2, 3, 3))
+        assert relevance.dtype == torch.float32 and relevance.isfinite().all()
+    torch.testing.assert_close(relevance, relevance_of(everywhere(rule), module, x, torch.ones_like))
+
+
+def test_epsilon_is_not_lost_in_half_precision():
+    module = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[1., -1.]]))
+    x = torch.ones(1, 2, requires_grad=True)
+    with accelerate(everywhere(Epsilon(1e-9))).context(module), torch.autocast("cpu", dtype=torch.float16):
+        relevance, = torch.autograd.grad(module(x), x, torch.full((1, 1), 1e-9))
+    torch.testing.assert_close(relevance, torch.tensor([[1., -1.]]))
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_models_in_half_precision(net, name):
+    composite, data = accelerate(COMPOSITES[name]()), torch.randn(2, 3, 10, 10).bfloat16()
+    net = randomise_statistics(net).bfloat16()
+
+
+    def heatmap(composite, net, data):
+        relevance = relevance_of(composite, net, data, lambda output: torch.eye(4)[:2].to(output.dtype))
+        assert relevance.dtype == data.dtype
+        return relevance.float().sum(1)
+
+    of_zennit, own = heatmap(COMPOSITES[name](), net, data), heatmap(composite, net, data)
+    expected = heatmap(composite, net.float(), data.float())
+    assert deviation(own, expected) <= max(.05, 1.5 * deviation(of_zennit, expected))
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_channels_last(net, name):
+    composite, data = COMPOSITES[name](), torch.randn(2, 3, 10, 10, dtype=torch.float64)
+    expected, last = relevance_of(composite, net, data), data.to(memory_format=torch.channels_last)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert deviation(relevance_of(accelerate(composite), net, last), expected) < 1e-12
+    net.to(memory_format=torch.channels_last)
+    for x in (data, last):
+        assert deviation(relevance_of(accelerate(composite), net, x), expected) < 1e-12

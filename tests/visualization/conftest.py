@@ -1,0 +1,13 @@
+"""Fixtures that several test files share."""
+import pytest
+from visualizations import swept, visualization
+
+
+@pytest.fixture(scope="module")
+def single_path(tmp_path_factory):
+    return swept(tmp_path_factory.mktemp("single")).path
+
+
+@pytest.fixture
+def fv(single_path):
+    return visualization(single_path)
