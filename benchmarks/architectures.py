@@ -1,4 +1,4 @@
-"""Where relevance goes in common architectures, without canonizers: the table of the README.
+"""Where relevance goes in common architectures, without canonizers: a table of docs/any_model.md.
 
 Weights are random (Kaiming), as are scale and statistics of batch norms; numbers are of float64.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torchvision
 import transformers
-from readme import write_into_readme
+from pages import write_table
 from torch import nn
 from zennit.composites import EpsilonPlus
 from zennit.core import Composite
@@ -91,7 +91,7 @@ def audits() -> Iterator[tuple[str, Audit]]:
 
 
 def main() -> None:
-    """Print the table and write it into the README."""
+    """Print the table and write it into the documentation."""
     sinks = {"biases": "biases", "parameters": "parameters as data", "softmax": "softmax", "empty": "empty sums",
              "stabilizers": "stabilizers"}
     lines = [f"| architecture | input | {' | '.join(sinks.values())} | together | operations |",
@@ -100,7 +100,7 @@ def main() -> None:
         amounts = " | ".join(f"{found.sinks[sink]:.3f}" for sink in sinks)
         lines.append(f"| {name} | {found.total:.3f} | {amounts} | {found.accounted:.5f} | {len(found.operations)} |")
         print(lines[-1], flush=True)
-    write_into_readme("architectures", "\n".join(lines))
+    write_table("any_model.md", "architectures", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
-from readme import write_into_readme
+from pages import write_table
 from small_transformer import GRID, HEADS, PATCH, trained
 from torch import Tensor, nn
 from torch.nn import functional
@@ -135,7 +135,7 @@ def main() -> None:
               f"\n|{' --- |' * (len(SEEDS) + 2)}")
         for name, found in table.items():
             print(f"| {name} | {' | '.join(f'{x:.2f}' for x in found)} | {statistics.mean(found):.2f} |")
-    write_into_readme("faithfulness", summary(tables))
+    write_table("any_model.md", "faithfulness", summary(tables))
 
 
 def summary(tables: dict[str, dict[str, list[float]]]) -> str:

@@ -1,4 +1,4 @@
-"""Runs every benchmark and writes the table of the README: ``make bench``.
+"""Runs every benchmark and writes the table of docs/speed.md: ``make bench``.
 
 ``python benchmarks/run_all.py lrp_pass generate`` runs some of them and replaces their rows.
 """
@@ -13,7 +13,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from readme import read_from_readme, write_into_readme
+from pages import read_table, write_table
 
 FOLDER = Path(__file__).parent
 SCRIPTS = [
@@ -66,10 +66,10 @@ def _work(text: str) -> tuple[str, ...]:
 def main() -> None:
     """Run the scripts named on the command line, or all, and write their rows."""
     scripts = sys.argv[1:]
-    before = read_from_readme("benchmarks") if scripts else ""
+    before = read_table("speed.md", "benchmarks") if scripts else ""
     text = table([row for script in scripts or SCRIPTS for row in rows_of(script)], before)
     print(text)
-    write_into_readme("benchmarks", text)
+    write_table("speed.md", "benchmarks", text)
 
 
 if __name__ == "__main__":
