@@ -4,13 +4,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hdbscan
 import numpy as np
-from sklearn.decomposition import PCA
 
 from crp.analysis.arrays import as_array
+
+if TYPE_CHECKING:
+    import hdbscan
 
 _BLOCK = 4096
 
@@ -41,6 +42,8 @@ class Clustering:
 
     @cached_property
     def fitted(self) -> hdbscan.HDBSCAN:
+        import hdbscan  # which takes seconds to import
+
         return hdbscan.HDBSCAN(**self.options, core_dist_n_jobs=1).fit(self.points)
 
     @cached_property
@@ -69,6 +72,8 @@ class Clustering:
         """Labels, probabilities and outlier scores of other points."""
         if not len(self.persistence) or not len(points):
             return np.full(len(points), -1), np.zeros(len(points)), np.zeros(len(points))
+        import hdbscan
+
         labels, probability = hdbscan.approximate_predict(self.predicting, points)
         with np.errstate(invalid="ignore"):  # among equal points densities are infinite
             scores = hdbscan.approximate_predict_scores(self.predicting, points)
@@ -135,6 +140,8 @@ def fit_space(values: Any, rows: np.ndarray, normalize: bool | str, components: 
     space = Space(scale, np.zeros_like(scale))
     if components is None:
         return space
+    from sklearn.decomposition import PCA  # which takes seconds to import
+
     pca = PCA(components, svd_solver="covariance_eigh").fit(space.points(np.asarray(values[rows])))
     return Space(scale, pca.mean_, pca.components_)
 

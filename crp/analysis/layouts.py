@@ -7,8 +7,6 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import QhullError
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from crp.analysis.clustering import as_values
 
@@ -42,6 +40,8 @@ def project(values: Any, method: str = "tsne", *, random_state: int | None = 0) 
     if np.ptp(values, axis=0).max() == 0:
         return np.zeros((count, 2))
     if method == "pca" or count <= 3:
+        from sklearn.decomposition import PCA  # which takes seconds to import
+
         points = PCA(min(2, *values.shape), svd_solver="full").fit_transform(values)
         return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     values = values / np.abs(values).max()  # t-SNE and UMAP calculate in float32
@@ -49,6 +49,8 @@ def project(values: Any, method: str = "tsne", *, random_state: int | None = 0) 
         start = "spectral" if count > 15 else "random"  # the eigenvectors it needs do not exist for few
         umap = _umap()(n_neighbors=min(15, count - 1), init=start, random_state=random_state, n_jobs=1)
         return umap.fit_transform(values)
+    from sklearn.manifold import TSNE
+
     return TSNE(perplexity=perplexity_for(count), init=_start(values), random_state=random_state).fit_transform(values)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.neighbors import BallTree, KDTree
 
 from crp.analysis.clustering import Clustering, as_values, assigned, check_assigning, fit_space
 from crp.analysis.patterns import Patterns
@@ -134,6 +133,8 @@ def _check_options(
         raise ValueError(f"epsilon is not negative, as {epsilon} is")
     if method not in ("leaf", "eom"):
         raise ValueError(f"method is 'leaf' or 'eom', not {method!r}")
+    from sklearn.neighbors import BallTree, KDTree  # which takes seconds to import
+
     metrics = sorted({*KDTree.valid_metrics, *BallTree.valid_metrics} - _METRICS_WITH_PARAMETERS)
     if metric not in metrics:
         raise ValueError(f"metric is one of {', '.join(metrics)}, not {metric!r}")

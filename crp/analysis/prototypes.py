@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.mixture import GaussianMixture
 
 from crp.analysis.arrays import as_float_array
 from crp.store.reader import ReferenceStore, StoreError
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 REGULARISATION = 1e-2
 
@@ -126,6 +128,8 @@ def class_prototypes(
     matrix = store.values(layer, quantity)
     profiles = _profiles(matrix[rows], matrix.shape[1])
     unit = float(np.sqrt(profiles.var(0).mean())) or 1.
+    from sklearn.mixture import GaussianMixture  # which takes seconds to import
+
     mixture = GaussianMixture(n, covariance_type=covariance, reg_covar=REGULARISATION, random_state=random_state)
     mixture.fit(profiles / unit)
     order = np.argsort(-mixture.weights_, kind="stable")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from sklearn.manifold import TSNE
 from torch import nn
 
 from crp.analysis.arrays import as_float_array
@@ -128,6 +127,8 @@ class ResponseMap:
         if count < 4:
             points = np.stack([distances[0], np.zeros(count)], 1)
         else:
+            from sklearn.manifold import TSNE  # which takes seconds to import
+
             points = TSNE(
                 metric="precomputed", init="random", perplexity=perplexity_for(count), random_state=self.random_state
             ).fit_transform(distances.clip(0))
