@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from numpydoc import xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -39,6 +40,14 @@ autodoc_typehints = "none"  # the docstrings have them
 autodoc_class_signature = "mixed"
 numpydoc_show_class_members = False  # autodoc lists them
 numpydoc_class_members_toctree = False
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"  # but these:
+xref.DEFAULT_LINKS.clear()  # to Python's documentation
+numpydoc_xref_aliases = {
+    name.rpartition(".")[2]: name
+    for path in sorted((HERE / "api").glob("*.rst"), reverse=True)
+    for name in re.findall(r"^   ~(crp\S+\.[A-Z]\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 76
 toc_object_entries_show_parents = "hide"
@@ -160,9 +169,16 @@ def refuse_unknown_names(app: Sphinx, environment: Any, node: Any, content: node
         logging.getLogger(__name__).warning("no entry for %s", node["reftarget"], location=node)
 
 
+def skip_what_says_nothing(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out members that Python or pydantic describe, since the entries of their classes say more."""
+    empty = name == "model_config" or str(getattr(value, "__doc__", "")).startswith("Alias for field number")
+    return True if empty else None
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     copy_tutorials()
     app.connect("source-read", prepare_source)
     app.connect("include-read", prepare_include)
+    app.connect("autodoc-skip-member", skip_what_says_nothing)
     app.connect("missing-reference", refuse_unknown_names)
