@@ -169,6 +169,11 @@ def refuse_unknown_names(app: Sphinx, environment: Any, node: Any, content: node
         logging.getLogger(__name__).warning("no entry for %s", node["reftarget"], location=node)
 
 
+def reread_pages(app: Sphinx, environment: Any, *changes: set[str]) -> list[str]:
+    """Pages hold what is not in their files: the list of pages, the commands."""
+    return [page for page in environment.found_docs if "/" not in page]
+
+
 def skip_what_says_nothing(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Leave out members that Python or pydantic describe, since the entries of their classes say more."""
     empty = name == "model_config" or str(getattr(value, "__doc__", "")).startswith("Alias for field number")
@@ -179,6 +184,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     copy_tutorials()
     app.connect("source-read", prepare_source)
+    app.connect("env-get-outdated", reread_pages)
     app.connect("include-read", prepare_include)
     app.connect("autodoc-skip-member", skip_what_says_nothing)
     app.connect("missing-reference", refuse_unknown_names)
