@@ -1,4 +1,5 @@
 """Fixtures that several test files share."""
+import gc
 import os
 
 import matplotlib
@@ -10,6 +11,16 @@ pytest.register_assert_rewrite(
     "inputs_of_any_kind", "networks_by_hand", "operations_by_contribution", "rule_cases", "small_sweeps",
     "visualizations",
 )
+
+
+def pytest_collection_finish():
+    """What imports and the collection made stays for the session: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def bytes_of(tensor):
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
 
 
 @pytest.fixture
@@ -25,10 +36,10 @@ def model_state():
             for name, module in model.named_modules()
         }
         parameters = {
-            name: (id(value), value.requires_grad, value.grad, value.detach().flatten().tolist())
+            name: (id(value), value.requires_grad, value.grad, bytes_of(value))
             for name, value in model.named_parameters()
         }
-        buffers = {name: (id(value), value.flatten().tolist()) for name, value in model.named_buffers()}
+        buffers = {name: (id(value), bytes_of(value)) for name, value in model.named_buffers()}
         return modules, parameters, buffers
 
     return describe

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 from large_sweeps import Images, contents, run, specification
 
 from crp.cli import main
@@ -61,9 +60,9 @@ def test_shards_of_an_array_of_jobs(tmp_path, undisturbed, capsys, monkeypatch):
     assert contents(store) == contents(undisturbed)
 
 
-def test_info_and_verify_while_others_write(tmp_path, undisturbed, capsys):
+def test_info_and_verify_while_others_write(tmp_path):
     store, others, done = tmp_path / "store", f"other.{os.getpid()}.01234567", threading.Event()
-    shutil.copytree(undisturbed, store)
+    run(store, checkpoint=10)
 
     def come_and_go():
         while not done.is_set():
@@ -72,6 +71,8 @@ def test_info_and_verify_while_others_write(tmp_path, undisturbed, capsys):
             (temporary / "tables" / "rows.npy").touch()
             shutil.rmtree(temporary)
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns often
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
@@ -81,6 +82,7 @@ def test_info_and_verify_while_others_write(tmp_path, undisturbed, capsys):
     finally:
         done.set()
         thread.join()
+        sys.setswitchinterval(interval)
     assert verify(store) == []
 
 
@@ -137,20 +139,27 @@ def test_tasks_without_a_shard_and_ranges_that_are_none(tmp_path, capsys):
     assert code == 1 and "whole store" in error
 
 
-def test_classes_in_the_file_of_a_specification_reach_the_workers(tmp_path, capsys):
-    (tmp_path / "own.py").write_text(
+@pytest.fixture(scope="module")
+def own_classes(tmp_path_factory, quick):
+    """A specification with a class of its own, and what a worker made of it."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.py").write_text(
         "import large_sweeps\nclass Own(large_sweeps.Images):\n    pass\n"
         "def sweep():\n    return {**large_sweeps.specification(), 'dataset': Own()}\n"
     )
-    code, _, error = crp(capsys, "run", tmp_path / "own.py", "--store", tmp_path / "store", *OPTIONS, "--workers", "1")
-    assert code == 0, error
+    main(["run", str(folder / "own.py"), "--store", str(folder / "store"), *OPTIONS, "--workers=1", "--threads=1"])
+    return folder / "own.py", folder / "store"
 
 
-def test_workers(tmp_path, undisturbed, capsys):
-    threads = torch.get_num_threads()
-    code, *_ = crp(capsys, "run", SPEC, "--store", tmp_path / "store", *OPTIONS, "--workers", "2", "--threads", "1")
-    torch.set_num_threads(threads)
-    assert code == 0 and contents(tmp_path / "store") == contents(undisturbed)
+def test_classes_in_the_file_of_a_specification_reach_the_workers(own_classes):
+    found = info(own_classes[1])
+    assert found["finished"] and found["samples"] == 40
+
+
+def test_workers(own_classes, tmp_path, capsys):
+    specification, store = own_classes
+    code, *_ = crp(capsys, "run", specification, "--store", tmp_path / "alone", *OPTIONS)
+    assert code == 0 and contents(store) == contents(tmp_path / "alone")
 
 
 def test_verify(tmp_path, capsys):

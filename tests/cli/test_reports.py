@@ -66,11 +66,18 @@ def test_samples_with_several_targets(tmp_path, capsys):
     assert "relevance has a row for each" in capsys.readouterr().err
 
 
-def test_errors_are_told_and_not_traced(store, tmp_path):
-    for arguments, message in (
+def test_errors_are_told_and_not_traced(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    without_store, *others = (
         (["patterns", str(tmp_path)], "there is no store"), (["maps", str(store), "--layer", "7"], "no layer '7'"),
         (["patterns", str(store), "--min-samples", "99"], "60 rows are too few"),
-    ):
-        run = subprocess.run([sys.executable, "-m", "crp", *arguments], capture_output=True, text=True, cwd=tmp_path)
-        assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
+    )
+    for arguments, message in (without_store, *others):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert end.value.code == 1 and message in error and "Traceback" not in error
+    arguments, message = without_store
+    run = subprocess.run([sys.executable, "-m", "crp", *arguments], capture_output=True, text=True)
+    assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())

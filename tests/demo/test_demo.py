@@ -1,19 +1,42 @@
 """The demo writes what it promises, from the command line."""
+import copy
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
 from PIL import Image
 
+from crp.cli import main
+from crp.demo import story
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
 PICTURES = 10
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def digits():
+    return digit_datasets()
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """The network of the demo, and the state of torch's random numbers before and after its training."""
+    before = torch.random.get_rng_state()
+    return train_digit_network(digits[0]), before, torch.random.get_rng_state()
+
+
+@pytest.fixture(scope="module", params=["here", pytest.param("in a process", marks=pytest.mark.slow)])
+def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
+    if request.param == "here":
+        network, *_ = request.getfixturevalue("trained")
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
+            patch.setattr(story, "train_digit_network", lambda training: copy.deepcopy(network))
+            main(["demo", "--out", str(folder)])
+        return folder, output.getvalue()
     run = subprocess.run(
         [sys.executable, "-m", "crp", "demo", "--out", str(folder)], capture_output=True, text=True, check=True
     )
@@ -39,17 +62,15 @@ def test_says_what_it_found_and_where(demo):
     assert str(folder / "index.html") in output
 
 
-def test_network_reads_held_out_digits():
-    training, held_out = digit_datasets()
-    state = torch.random.get_rng_state()
-    model = train_digit_network(training)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert accuracy(model, held_out) >= 0.97
+def test_network_reads_held_out_digits(digits, trained):
+    model, before, after = trained
+    assert torch.equal(before, after)
+    assert accuracy(model, digits[1]) >= 0.97
     assert not model.training
 
 
-def test_held_out_digits_are_not_trained_on():
-    training, held_out = digit_datasets()
+def test_held_out_digits_are_not_trained_on(digits):
+    training, held_out = digits
     assert len(training) + len(held_out) == 1797
     seen = {image.numpy().tobytes() for image in training.tensors[0]}
     assert sum(image.numpy().tobytes() in seen for image in held_out.tensors[0]) == 0

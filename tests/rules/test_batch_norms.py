@@ -1,6 +1,6 @@
 import pytest
 import torch
-import torchvision
+from small_architectures import small_architecture
 from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat
@@ -155,7 +155,7 @@ def test_batch_norms_in_train_mode_stay():
     ("resnet18", ResNetCanonizer), ("resnet50", ResNetCanonizer), ("vgg11_bn", VGGCanonizer),
 ])
 def test_heatmaps_as_with_zennits_canonizers(name, canonizer):
-    model = with_statistics(getattr(torchvision.models, name)(num_classes=5)).double()
+    model = with_statistics(small_architecture(name, num_classes=5)).double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.double)
     ours, zennits = (
         CondAttribution(model, functional=functional)(images, [{"y": [1]}], EpsilonPlusFlat(canonizers=given)).heatmap
@@ -182,7 +182,7 @@ def test_layers_before_a_merged_batch_norm_are_read_and_masked_as_with_a_canoniz
 
 
 def test_the_model_stays_as_it_is(model_state):
-    model = with_statistics(torchvision.models.resnet18())
+    model = with_statistics(small_architecture("resnet18", num_classes=5))
     before = model_state(model)
     attribution = CondAttribution(model)
     for _ in range(2):

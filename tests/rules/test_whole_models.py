@@ -2,8 +2,8 @@
 import pytest
 import torch
 from rule_cases import COMPOSITES, assert_equals_zennit, deviation, output_and_relevance
+from small_architectures import small_architecture
 from torch import nn
-from torchvision import models
 from zennit.canonizers import NamedMergeBatchNorm, SequentialMergeBatchNorm
 from zennit.composites import EpsilonPlusFlat
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
@@ -16,15 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 def made(name):
     """A model of torchvision with batch statistics like those of its data."""
     torch.manual_seed(0)
-    if name == "vgg16_bn":
-        with torch.device("meta"):
-            model = models.vgg16_bn(weights=None)
-        model.classifier = nn.Sequential(nn.Linear(512 * 49, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 10))
-        model.features.to_empty(device="cpu")
-        for module in model.features:
-            getattr(module, "reset_parameters", lambda: None)()
-    else:
-        model = getattr(models, name)(weights=None, num_classes=10)
+    model = small_architecture(name, num_classes=10)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None

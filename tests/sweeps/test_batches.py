@@ -1,4 +1,5 @@
 """What the matrices hold."""
+import functools
 import tempfile
 from collections import OrderedDict
 
@@ -74,11 +75,16 @@ def test_a_part_of_a_dataset_keeps_the_numbers_of_its_samples(tmp_path):
     assert set(store.top("conv", 0, k=40).samples) == {3, 4, 5, 6, 7}
 
 
+@functools.cache
+def restated_multi_hot():
+    return restate_rows(small_model(), images(7), [torch.nonzero(bits)[:, 0].tolist() for bits in MULTI_HOT])
+
+
 @settings(deadline=None, max_examples=20)
 @given(batch_size=st.integers(1, 8), checkpoint=st.integers(1, 3), dtype=st.sampled_from(["int", "bool", "float"]))
 def test_multi_hot_targets_give_a_row_of_relevance_per_set_bit_and_one_of_activation(batch_size, checkpoint, dtype):
     multi_hot = MULTI_HOT.to(getattr(torch, dtype))
-    expected = restate_rows(small_model(), images(7), [torch.nonzero(bits)[:, 0].tolist() for bits in MULTI_HOT])
+    expected = restated_multi_hot()
     with tempfile.TemporaryDirectory() as folder:
         store = sweep(folder, data=TensorDataset(images(7), multi_hot), batch_size=batch_size, checkpoint=checkpoint)
         check_store(store, expected)

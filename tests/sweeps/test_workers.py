@@ -72,6 +72,13 @@ def spawned(workers=2):
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
+@pytest.fixture(scope="module")
+def worker(one_thread):
+    """A pool of one process, which computes for one test after another."""
+    with spawned(1) as pool:
+        yield pool
+
+
 def test_any_order_gives_the_same_store(tmp_path, undisturbed):
     run(tmp_path, executor=Backwards())
     assert contents(tmp_path) == undisturbed
@@ -123,7 +130,7 @@ def test_a_pool_that_is_broken_is_left_to_fail_its_futures(tmp_path):
 def test_loky(tmp_path, undisturbed):
     from loky import get_reusable_executor
 
-    pool = get_reusable_executor(max_workers=2)
+    pool = get_reusable_executor(max_workers=1)
     try:
         run(tmp_path, executor=pool)
     finally:
@@ -170,7 +177,7 @@ def specified_differently():
     return {**specification(), "composite": EpsilonPlusFlat(epsilon=1e-2)}
 
 
-def test_factories_make_models_and_datasets_in_the_workers(tmp_path, undisturbed):
+def test_factories_make_models_and_datasets_in_the_workers(tmp_path, undisturbed, worker):
     loaded = []
 
     def factory():
@@ -179,8 +186,7 @@ def test_factories_make_models_and_datasets_in_the_workers(tmp_path, undisturbed
 
     run(tmp_path / "store", executor=Backwards(), factory=factory)
     assert contents(tmp_path / "store") == undisturbed
-    with spawned(1) as pool:
-        run(tmp_path / "spawned", executor=pool, factory=specification)
+    run(tmp_path / "spawned", executor=worker, factory=specification)
     assert contents(tmp_path / "spawned") == undisturbed
     with pytest.raises(StoreError, match="composite.rules.fc"):
         run(tmp_path / "other", executor=Backwards(), factory=specified_differently)
@@ -217,11 +223,10 @@ def test_what_cannot_be_sent_is_refused_before_work_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_workers_use_as_many_threads_as_the_caller(tmp_path):
-    with spawned(1) as pool:
-        pool.submit(torch.set_num_threads, 2).result()
-        run(tmp_path, executor=pool)
-        assert pool.submit(torch.get_num_threads).result() == 1
+def test_workers_use_as_many_threads_as_the_caller(tmp_path, worker):
+    worker.submit(torch.set_num_threads, 2).result()
+    run(tmp_path, executor=worker)
+    assert worker.submit(torch.get_num_threads).result() == 1
 
 
 def test_tampered_jobs_are_not_unpickled(tmp_path):
@@ -249,15 +254,14 @@ class LabelledImages(Images):
 """
 
 
-def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed):
+def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed, worker):
     script = {"__name__": "__main__"}
     exec(SCRIPT, script)
-    with spawned(1) as pool:
-        run(tmp_path, script["LabelledImages"](), executor=pool)
+    run(tmp_path, script["LabelledImages"](), executor=worker)
     assert contents(tmp_path) == undisturbed
 
 
-def test_classes_of_a_function_are_sent_by_value(tmp_path):
+def test_classes_of_a_function_are_sent_by_value(tmp_path, worker):
     class Halved(nn.ReLU):
         def forward(self, x):
             return super().forward(x) / 2
@@ -283,15 +287,15 @@ def test_classes_of_a_function_are_sent_by_value(tmp_path):
         FeatureVisualization(Attribution(model), Images(), layers, path=path).run(Plus(), 0, SAMPLES, 4, 2, **options)
         return contents(path)
 
-    with spawned(1) as pool:
-        assert everything(tmp_path / "sent", executor=pool) == everything(tmp_path / "alone")
+    assert everything(tmp_path / "sent", executor=worker) == everything(tmp_path / "alone")
 
 
-def test_workers_in_another_folder_write_where_they_are_told(tmp_path, undisturbed, monkeypatch):
+def test_workers_in_another_folder_write_where_they_are_told(tmp_path, undisturbed, worker, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with spawned(1) as pool:
-        pool.submit(os.chdir, "/").result()
-        run("store", executor=pool)
+    before = worker.submit(os.getcwd).result()
+    worker.submit(os.chdir, "/").result()
+    run("store", executor=worker)
+    worker.submit(os.chdir, before).result()
     assert contents(tmp_path / "store") == undisturbed
 
 

@@ -3,7 +3,7 @@ import pytest
 from visualizations import swept, visualization
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def single_path(tmp_path_factory):
     return swept(tmp_path_factory.mktemp("single")).path
 
