@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(RUN) -m crp demo
 
 test: $(VENV)/installed-test lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 check: test
 	$(RUN) -m pytest -m slow
