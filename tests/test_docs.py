@@ -51,7 +51,7 @@ def promised_by_readme(names):
 
 
 def promised_by_attributions(names):
-    assert names["nodes"][0] == ("relu3", int(names["top"].indices[0]))
+    assert names["nodes"][0] == ("relu3", int(names["strongest"][0]))
 
 
 def promised_by_references(names):
