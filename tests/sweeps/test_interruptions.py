@@ -209,7 +209,7 @@ def test_out_of_memory_halves_the_rows_of_the_shard(tmp_path, error):
     with pytest.warns(UserWarning, match="out of memory with 8 rows at sample 0: 4 from there on"):
         store = run(tmp_path / "few", batch_size=8, visualization_options=with_greedy(3))
     records = finished_shards(tmp_path / "few").values()
-    assert all(len(record["notes"]) == 2 and "with 4 rows" in record["notes"][1] for record in records)
+    assert all(len(record.notes) == 2 and "with 4 rows" in record.notes[1] for record in records)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         whole = run(tmp_path / "many", batch_size=8, visualization_options=with_greedy(8))
