@@ -13,6 +13,7 @@ from docutils import nodes
 from numpydoc import xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -79,6 +80,7 @@ PAGES = [
     "start", "attributions", "concepts", "references", "analysis", "any_model", "large_runs", "command_line", "moving",
     "speed", "tutorials", "api/index", "house", "changes",
 ]
+AMBIGUOUS = {"abs_norm", "accelerate", "accuracy", "project", "smooth", "spaced", "verify"}  # not only public names
 OUTSIDE = {  # files that GitHub shows elsewhere than the documentation does
     "../tutorials/": "tutorials/", "../CHANGELOG.md": "changes.md", "../README.md": "index.md",
     "docs/": "", "../docs/": "",
@@ -169,6 +171,35 @@ def refuse_unknown_names(app: Sphinx, environment: Any, node: Any, content: node
         logging.getLogger(__name__).warning("no entry for %s", node["reftarget"], location=node)
 
 
+def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Lead public names to their entries, where a section of a page or tutorial first has them."""
+    if page.startswith("api/"):
+        return
+    entries, linked = _entries(app), set()
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext().partition("(")[0]
+        section = literal.parent
+        while section is not None and not isinstance(section, (nodes.section, nodes.title, nodes.reference)):
+            section = section.parent
+        if name in entries and isinstance(section, nodes.section) and (section, name) not in linked:
+            linked.add((section, name))
+            docname, place, full_name = entries[name]
+            link = make_refnode(app.builder, page, docname, place, literal.deepcopy(), full_name)
+            literal.parent.replace(literal, link)
+
+
+def _entries(app: Sphinx) -> dict[str, tuple[str, str, str]]:
+    """Page, place and full name by what is written: full names, short names, Class.method."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for full_name, entry in app.env.domains.python_domain.objects.items():
+        if full_name.startswith("crp."):
+            parts = 2 if entry.objtype in ("method", "property") else 1
+            short = ".".join(full_name.split(".")[-parts:])
+            for name in {full_name, short} - AMBIGUOUS:
+                found.setdefault(name, (entry.docname, entry.node_id, full_name))
+    return found
+
+
 def reread_pages(app: Sphinx, environment: Any, *changes: set[str]) -> list[str]:
     """Pages hold what is not in their files: the list of pages, the commands."""
     return [page for page in environment.found_docs if "/" not in page]
@@ -188,3 +219,4 @@ def setup(app: Sphinx) -> None:
     app.connect("include-read", prepare_include)
     app.connect("autodoc-skip-member", skip_what_says_nothing)
     app.connect("missing-reference", refuse_unknown_names)
+    app.connect("doctree-resolved", link_names)
