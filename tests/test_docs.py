@@ -162,6 +162,27 @@ def test_broken_links_in_the_built_pages_are_found(tmp_path):
     ]
 
 
+def files_named(cell):
+    """The files of the package that a cell names; after a path, plain names are of the same folder."""
+    folder = None
+    for name in re.findall(r"`([\w/]+\.py|\w+/)`", cell):
+        path = ROOT / "crp" / name if "/" in name else folder / name
+        folder = path if name.endswith("/") else path.parent
+        yield from path.glob("*.py") if name.endswith("/") else [path]
+
+
+def test_functions_on_the_ways_through_the_house_are_in_the_files_named():
+    steps = [line.split("|")[2:4] for line in (DOCS / "house.md").read_text(encoding="utf-8").splitlines()
+             if re.fullmatch(r"\|[^|]+\|[^|]*`[^|]+\|[^|]*`[^|]+\|", line)]
+    checked = 0
+    for files, functions in steps:
+        source = "".join(path.read_text(encoding="utf-8") for path in files_named(files))
+        for part in re.findall(r"\w+", " ".join(re.findall(r"`([\w.]+)`", functions))) if source else []:
+            assert re.search(rf"(def|class) {part}\b", source), f"{part} is not in {files}"
+            checked += 1
+    assert checked > 50
+
+
 def marked(name):
     text = (DOCS / "large_runs.md").read_text(encoding="utf-8")
     return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)[1]
