@@ -101,6 +101,14 @@ def copy_tutorials() -> None:
             shutil.copyfile(path, copy)
 
 
+def remove_entries_of_old() -> None:
+    """Entries are generated and stay; those of names that are no longer listed would be pages without a way to them."""
+    listed = "\n".join(path.read_text(encoding="utf-8") for path in (HERE / "api").glob("*.rst"))
+    for page in (HERE / "api" / "generated").glob("*.rst"):
+        if not re.search(rf"^   ~{re.escape(page.stem)}$", listed, re.MULTILINE):
+            page.unlink()
+
+
 def describe_commands() -> str:
     """The commands of the command line in Markdown, from the parsers that read their arguments."""
     parser = build_parser()
@@ -214,6 +222,7 @@ def skip_what_says_nothing(app: Sphinx, kind: str, name: str, value: Any, skip: 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     copy_tutorials()
+    remove_entries_of_old()
     app.connect("source-read", prepare_source)
     app.connect("env-get-outdated", reread_pages)
     app.connect("include-read", prepare_include)

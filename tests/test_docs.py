@@ -133,7 +133,7 @@ def public_names(module):
 
 def documented_names():
     text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.rst"))
-    return set(re.findall(r"^(?:   ~|\.\. py:(?:data|function):: )(crp(?:\.\w+)+)", text, re.MULTILINE))
+    return set(re.findall(r"^(?:   ~|\.\. py:(?:class|data|function):: )(crp(?:\.\w+)+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
