@@ -7,6 +7,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else umap starts threads, and scikit-learn has as many thereafter
 pytest.register_assert_rewrite(
     "inputs_of_any_kind", "networks_by_hand", "operations_by_contribution", "rule_cases", "small_sweeps",
     "visualizations",
@@ -48,7 +49,9 @@ def model_state():
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Every test starts with the same random numbers."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed looks at the stack for each kind of accelerator
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="module")

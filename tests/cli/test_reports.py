@@ -1,5 +1,5 @@
 """The command line draws patterns and maps of a store."""
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -68,16 +68,13 @@ def test_samples_with_several_targets(tmp_path, capsys):
 
 def test_errors_are_told_and_not_traced(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    without_store, *others = (
+    for arguments, message in (
         (["patterns", str(tmp_path)], "there is no store"), (["maps", str(store), "--layer", "7"], "no layer '7'"),
         (["patterns", str(store), "--min-samples", "99"], "60 rows are too few"),
-    )
-    for arguments, message in (without_store, *others):
+    ):
+        monkeypatch.setattr(sys, "argv", ["crp", *arguments])
         with pytest.raises(SystemExit) as end:
-            main(arguments)
+            runpy.run_module("crp", run_name="__main__")  # as python -m crp does
         error = capsys.readouterr().err
         assert end.value.code == 1 and message in error and "Traceback" not in error
-    arguments, message = without_store
-    run = subprocess.run([sys.executable, "-m", "crp", *arguments], capture_output=True, text=True)
-    assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())

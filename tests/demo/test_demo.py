@@ -1,5 +1,6 @@
 """The demo writes what it promises, from the command line."""
 import copy
+import functools
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -14,6 +15,7 @@ from crp.demo import story
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
 PICTURES = 10
+FEWER_EPOCHS = 12
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +23,18 @@ def digits():
     return digit_datasets()
 
 
-@pytest.fixture(scope="module")
-def trained(digits):
+@functools.cache
+def trained(**options):
     """The network of the demo, and the state of torch's random numbers before and after its training."""
     before = torch.random.get_rng_state()
-    return train_digit_network(digits[0]), before, torch.random.get_rng_state()
+    return train_digit_network(digit_datasets()[0], **options), before, torch.random.get_rng_state()
 
 
 @pytest.fixture(scope="module", params=["here", pytest.param("in a process", marks=pytest.mark.slow)])
 def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     if request.param == "here":
-        network, *_ = request.getfixturevalue("trained")
+        network, *_ = trained(epochs=FEWER_EPOCHS)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
             patch.setattr(story, "train_digit_network", lambda training: copy.deepcopy(network))
             main(["demo", "--out", str(folder)])
@@ -62,8 +64,9 @@ def test_says_what_it_found_and_where(demo):
     assert str(folder / "index.html") in output
 
 
-def test_network_reads_held_out_digits(digits, trained):
-    model, before, after = trained
+@pytest.mark.parametrize("options", [{"epochs": FEWER_EPOCHS}, pytest.param({}, marks=pytest.mark.slow)], ids=str)
+def test_network_reads_held_out_digits(digits, options):
+    model, before, after = trained(**options)
     assert torch.equal(before, after)
     assert accuracy(model, digits[1]) >= 0.97
     assert not model.training

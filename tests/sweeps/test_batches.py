@@ -41,7 +41,7 @@ def restrict(expected, count):
 
 # What the matrices hold
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(count=st.integers(1, SAMPLES), batch_size=st.integers(1, 6), checkpoint=st.integers(1, 3),
        max_target=st.sampled_from(["sum", "max"]))
 def test_the_matrices_equal_attributing_each_sample_alone(count, batch_size, checkpoint, max_target):
@@ -80,7 +80,7 @@ def restated_multi_hot():
     return restate_rows(small_model(), images(7), [torch.nonzero(bits)[:, 0].tolist() for bits in MULTI_HOT])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(batch_size=st.integers(1, 8), checkpoint=st.integers(1, 3), dtype=st.sampled_from(["int", "bool", "float"]))
 def test_multi_hot_targets_give_a_row_of_relevance_per_set_bit_and_one_of_activation(batch_size, checkpoint, dtype):
     multi_hot = MULTI_HOT.to(getattr(torch, dtype))

@@ -1,8 +1,6 @@
 """Sweeps that were interrupted, and sweeps that run again."""
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from small_sweeps import (
 )
 from torch import nn
 from torch.utils.data import TensorDataset
+from tqdm.auto import tqdm
 from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
 
 from crp.concepts import ChannelConcept
@@ -66,18 +65,18 @@ def test_a_resumed_sweep_is_bit_identical(tmp_path):
 
 
 def test_a_killed_process_leaves_nothing_that_a_later_run_keeps(tmp_path):
-    script = f"""
-        import os, sys
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        import small_sweeps as tests
+    class Deadly(Breakable):
+        def __getitem__(self, index):
+            return os._exit(9) if index == self.at else self.items[index]
 
-        class Deadly(tests.Breakable):
-            def __getitem__(self, index):
-                return os._exit(9) if index == self.at else self.items[index]
-
-        tests.sweep({str(tmp_path / "store")!r}, data=Deadly(at=7), batch_size=2, checkpoint=2)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True).returncode == 9
+    child = os.fork()
+    if child == 0:
+        try:
+            tqdm.set_lock(threading.RLock())  # one that forked processes do not share
+            sweep(tmp_path / "store", data=Deadly(at=7), batch_size=2, checkpoint=2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert len(list((tmp_path / "store" / "shards").iterdir())) == 2
     check_store(sweep(tmp_path / "store", batch_size=2, checkpoint=2), restated())
     names = sorted(folder.name for folder in (tmp_path / "store" / "shards").iterdir())
