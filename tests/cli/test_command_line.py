@@ -86,6 +86,24 @@ def test_info_and_verify_while_others_write(tmp_path):
     assert verify(store) == []
 
 
+def test_info_counts_what_is_left_when_a_file_is_removed_meanwhile(tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    run(store, checkpoint=10)
+    expected, others = info(store)["bytes"], store / "shards" / f".99999999.other.{os.getpid()}.01234567"
+    others.mkdir()
+    (others / "rows.npy").write_bytes(b"gone")
+    is_file = Path.is_file
+
+    def is_file_and_then_gone(path):
+        found = is_file(path)
+        if others in path.parents:
+            shutil.rmtree(others)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file_and_then_gone)
+    assert info(store)["bytes"] == expected and not others.exists()
+
+
 @pytest.mark.slow
 def test_shards_as_plain_processes_at_once(tmp_path, undisturbed):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
