@@ -18,7 +18,7 @@ from crp.concepts import ChannelConcept
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")
-METHODS = ["tsne", "umap", "pca"]
+METHODS = ["tsne", pytest.param("umap", marks=pytest.mark.slow), "pca"]  # umap compiles itself first
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def test_info_and_verify_while_others_write(tmp_path):
     thread = threading.Thread(target=come_and_go)
     thread.start()
     try:
-        for _ in range(300):
+        for _ in range(100):
             assert info(store)["samples"] == 40
             assert all(".99999999" in problem for problem in verify(store))
     finally:
@@ -169,11 +169,13 @@ def own_classes(tmp_path_factory, quick):
     return folder / "own.py", folder / "store"
 
 
+@pytest.mark.slow
 def test_classes_in_the_file_of_a_specification_reach_the_workers(own_classes):
     found = info(own_classes[1])
     assert found["finished"] and found["samples"] == 40
 
 
+@pytest.mark.slow
 def test_workers(own_classes, tmp_path, capsys):
     specification, store = own_classes
     code, *_ = crp(capsys, "run", specification, "--store", tmp_path / "alone", *OPTIONS)

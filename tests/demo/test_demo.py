@@ -15,7 +15,9 @@ from crp.demo import story
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
 PICTURES = 10
-FEWER_EPOCHS = 12
+FEWER_EPOCHS = 8
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def trained(**options):
     return train_digit_network(digit_datasets()[0], **options), before, torch.random.get_rng_state()
 
 
-@pytest.fixture(scope="module", params=["here", pytest.param("in a process", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["here", "in a process"])
 def demo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     if request.param == "here":
@@ -64,7 +66,7 @@ def test_says_what_it_found_and_where(demo):
     assert str(folder / "index.html") in output
 
 
-@pytest.mark.parametrize("options", [{"epochs": FEWER_EPOCHS}, pytest.param({}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("options", [{"epochs": FEWER_EPOCHS}, {}], ids=str)
 def test_network_reads_held_out_digits(digits, options):
     model, before, after = trained(**options)
     assert torch.equal(before, after)

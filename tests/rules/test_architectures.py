@@ -71,7 +71,7 @@ def test_parameters_that_enter_as_data_are_named():
     assert set(audit(model, data, composite).parameters) == {"transformer.wpe.weight"}
 
 
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("composite", [LanguageModel(), VisionTransformer(), EpsilonPlus()],
                          ids=lambda composite: type(composite).__name__)
 @pytest.mark.parametrize("name", ["GPT-2", "ViT"])

@@ -1,5 +1,6 @@
 """Accelerated rules give the relevance of zennit's."""
 import copy
+import re
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from crp.rules.acceleration import accelerate
 from crp.rules.replacement import PassThrough
 
 pytestmark = pytest.mark.usefixtures("quick")
+VARIANTS_LATER = [  # conv2d, and in the slow tier conv2d with each kind of padding, of one sample, in groups ...
+    pytest.param(name, marks=pytest.mark.slow) if re.search(r"[ ,]", name) else name for name in MODULES
+]
 STABILIZERS = {
     "number": .05,
     "integer": 1,
@@ -51,7 +55,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", VARIANTS_LATER)
 def test_relevance_and_output_are_those_of_zennit(name):
     module, data = make_module(name)
     wrong = {}
@@ -73,7 +77,7 @@ def error_of_zennit(composite, module, x, expected, repetitions):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", VARIANTS_LATER)
 def test_relevance_in_float32_is_as_exact_as_that_of_zennit(name):
     module, data = make_module(name)
     single, wrong = copy.deepcopy(module).float(), {}
@@ -90,7 +94,9 @@ def test_relevance_in_float32_is_as_exact_as_that_of_zennit(name):
     assert not wrong
 
 
-@pytest.mark.parametrize("zero", [None, "bias", ["bias"], ["weight"], ["weight", "bias"]], ids=str)
+@pytest.mark.parametrize("zero", [
+    "bias", ["weight", "bias"], *(pytest.param(zero, marks=pytest.mark.slow) for zero in (None, ["bias"], ["weight"])),
+], ids=str)
 @pytest.mark.parametrize("stabilizer", STABILIZERS)
 @pytest.mark.parametrize("rule", TUNABLE_RULES)
 def test_rules_keep_stabilizer_and_zero_parameters(rule, stabilizer, zero):

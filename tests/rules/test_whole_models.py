@@ -43,7 +43,10 @@ def canonizers_for(name, model):
     }[name]()
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", [
+    "vgg16_bn", "resnet18",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("densenet121", "mobilenet_v3_small")),
+])
 def test_heatmaps_of_whole_models(name):
     model, data = made(name)
     single = None

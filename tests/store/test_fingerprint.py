@@ -169,6 +169,7 @@ found = fingerprint([
 """
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_every_process():
     here = {"__name__": "__main__"}
     exec(SCRIPT, here)

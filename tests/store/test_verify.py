@@ -161,6 +161,7 @@ def test_what_is_no_store(tmp_path):
                                             "FeatureVisualization.run"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     number=st.integers(0, 10 ** 6), how=st.sampled_from(["flip", "truncate", "insert", "repeat", "random"]),
@@ -207,6 +208,7 @@ def make_hashes_right(path):
     write_record(path / "seal.json", {**seal, "manifest": manifest})
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["manifest.json", "seal.json", "shards/00000000/shard.json"]),

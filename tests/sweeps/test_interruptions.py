@@ -65,7 +65,7 @@ def test_killed_at_any_moment(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("moment", [1, 9, 30, 70])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EDQUOT, marks=pytest.mark.slow)])
 def test_full_disks(tmp_path, undisturbed, monkeypatch, moment, code):
     calls, sync = [], os.fsync
 
@@ -197,7 +197,7 @@ class Greedy(torch.nn.Module):
 
 
 @pytest.mark.parametrize("error", [
-    torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"), pytest.param(MemoryError(), marks=pytest.mark.slow),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
 ])
 def test_out_of_memory_halves_the_rows_of_the_shard(tmp_path, error):
@@ -269,8 +269,10 @@ class MultiHot(Images):
         return image, hot if index != 7 else torch.zeros(3)
 
 
-@pytest.mark.parametrize("dataset", [Images(), MultiHot()])
-@pytest.mark.parametrize("max_target", ["sum", "max"])
+@pytest.mark.parametrize("dataset, max_target", [
+    (Images(), "sum"), (MultiHot(), "max"), pytest.param(Images(), "max", marks=pytest.mark.slow),
+    pytest.param(MultiHot(), "sum", marks=pytest.mark.slow),
+])
 def test_keep_top_has_the_tables_and_class_means_of_all(tmp_path, dataset, max_target):
     from crp.analysis import group_profiles
 

@@ -43,7 +43,7 @@ def of(rule, model, kinds=Linear):
     return composite_fingerprint(LayerMapComposite([(kinds, rule)]), model)["rules"]
 
 
-@pytest.mark.parametrize("kind", [Convolution, nn.Linear])
+@pytest.mark.parametrize("kind", [pytest.param(Convolution, marks=pytest.mark.slow), nn.Linear])
 def test_other_rules_answer_otherwise_and_equal_ones_alike(model, kind):
     found = {name: of(make(), model, kind) for name, make in RULES.items()}
     assert {name: of(make(), model, kind) for name, make in RULES.items()} == found

@@ -1,5 +1,6 @@
 """Sweeps that were interrupted, and sweeps that run again."""
 import os
+import shutil
 import threading
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_a_killed_process_leaves_nothing_that_a_later_run_keeps(tmp_path):
     if child == 0:
         try:
             tqdm.set_lock(threading.RLock())  # one that forked processes do not share
+            torch.set_num_threads(1)  # those of the parent are not there
             sweep(tmp_path / "store", data=Deadly(at=7), batch_size=2, checkpoint=2)
         finally:
             os._exit(1)
@@ -113,14 +115,24 @@ OTHER_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("what", OTHER_SETTINGS)
-def test_other_settings_are_refused_by_name_unless_the_store_shall_be_replaced(tmp_path, what):
-    path, other = tmp_path / "store", OTHER_SETTINGS[what]()
-    sweep(path)
-    with pytest.raises(StoreError, match=what.replace(".", r"\.")):
-        sweep(path, **other)
-    check_store(ReferenceStore(path), restated())
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, quick):
+    return sweep(tmp_path_factory.mktemp("swept") / "store").path
 
+
+@pytest.mark.parametrize("what", OTHER_SETTINGS)
+def test_other_settings_are_refused_by_name(swept, what):
+    with pytest.raises(StoreError, match=what.replace(".", r"\.")):
+        sweep(swept, **OTHER_SETTINGS[what]())
+    check_store(ReferenceStore(swept), restated())
+
+
+@pytest.mark.parametrize("what", [
+    pytest.param(what, marks=[] if what in ("model.weights", "layers.relu") else pytest.mark.slow)
+    for what in OTHER_SETTINGS
+])
+def test_a_store_of_other_settings_may_be_replaced(tmp_path, swept, what):
+    path, other = shutil.copytree(swept, tmp_path / "store"), OTHER_SETTINGS[what]()
     (path / "notes.txt").write_text("mine")
     replaced = sweep(path, overwrite=True, **other)
     fresh = sweep(tmp_path / "fresh", **other)

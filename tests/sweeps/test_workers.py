@@ -93,6 +93,7 @@ def test_what_lost_workers_leave_is_completed(tmp_path, undisturbed):
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_spawned_processes(tmp_path, undisturbed):
     with spawned() as pool:
         run(tmp_path / "store", executor=pool)
@@ -127,6 +128,7 @@ def test_a_pool_that_is_broken_is_left_to_fail_its_futures(tmp_path):
     assert len(Broken.futures) > 2 and not any(future.cancelled() for future in Broken.futures)
 
 
+@pytest.mark.slow
 def test_loky(tmp_path, undisturbed):
     from loky import get_reusable_executor
 
@@ -177,6 +179,7 @@ def specified_differently():
     return {**specification(), "composite": EpsilonPlusFlat(epsilon=1e-2)}
 
 
+@pytest.mark.slow
 def test_factories_make_models_and_datasets_in_the_workers(tmp_path, undisturbed, worker):
     loaded = []
 
@@ -223,6 +226,7 @@ def test_what_cannot_be_sent_is_refused_before_work_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_workers_use_as_many_threads_as_the_caller(tmp_path, worker):
     worker.submit(torch.set_num_threads, 2).result()
     run(tmp_path, executor=worker)
@@ -254,6 +258,7 @@ class LabelledImages(Images):
 """
 
 
+@pytest.mark.slow
 def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed, worker):
     script = {"__name__": "__main__"}
     exec(SCRIPT, script)
@@ -261,6 +266,7 @@ def test_classes_of_a_script_are_sent_by_value(tmp_path, undisturbed, worker):
     assert contents(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_classes_of_a_function_are_sent_by_value(tmp_path, worker):
     class Halved(nn.ReLU):
         def forward(self, x):
@@ -290,6 +296,7 @@ def test_classes_of_a_function_are_sent_by_value(tmp_path, worker):
     assert everything(tmp_path / "sent", executor=worker) == everything(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_workers_in_another_folder_write_where_they_are_told(tmp_path, undisturbed, worker, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = worker.submit(os.getcwd).result()

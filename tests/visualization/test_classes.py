@@ -36,7 +36,7 @@ def multi(multi_path):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("mean_n", [1, 3, 10, 100])
+@pytest.mark.parametrize("mean_n", [1, 10, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 100))])
 def test_known_bug_statistics_of_classes_restated(fv, mode, mean_n):
     for layer in ("conv", "out"):
         strength, pairs = strengths(layer, mode)
