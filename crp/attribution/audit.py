@@ -30,8 +30,9 @@ class OperationBalance:
         Relevance of its outputs, and its own contributions to the relevance of its inputs.
     sinks : dict
         What its rule gives to no input: to "biases", "stabilizers" and "parameters" (and other constants) that enter as
-        data, to outputs to which nothing contributes ("empty", such as an empty positive part), and to the bias of
-        AttnLRP's Taylor expansion of a "softmax".
+        data, to outputs to which nothing contributes ("empty", such as an empty positive part), to the bias of
+        AttnLRP's Taylor expansion of a "softmax", and, where an operation has no rule of its own, to what its linear
+        part leaves of it ("remainder: logaddexp").
     magnitude : float
         Absolute relevance that arrives, summed over the elements.
     parameters : str
@@ -99,7 +100,11 @@ class Audit:
     @property
     def sinks(self) -> dict[str, float]:
         """Relevance that went to no input: see :class:`OperationBalance`."""
-        return {name: sum(operation.sinks.get(name, 0.) for operation in self.operations) for name in SINKS}
+        found = dict.fromkeys(SINKS, 0.)
+        for operation in self.operations:
+            for name, amount in operation.sinks.items():
+                found[name] = found.get(name, 0.) + amount
+        return found
 
     @property
     def parameters(self) -> dict[str, float]:

@@ -14,34 +14,34 @@ from zennit.core import BasicHook, Hook, ParamMod
 from zennit.rules import Pass
 from zennit.types import BatchNorm
 
-from crp.attribution.audit import SINKS, Audit, OperationBalance
-from crp.model.layers import flatten_tensors, unflatten_tensors
+from crp.attribution.audit import Audit, OperationBalance
+from crp.model.layers import flatten_tensors
 from crp.rules.batch_norms import is_identity
 from crp.rules.fast_rules import FORMULAS, FastRule
 from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.mode import OperationMode, rule_of
+from crp.rules.operations.modules import WITH_WEIGHTS
 from crp.rules.operations.places import operation_name, source_line
-from crp.rules.operations.rule import OperationRule, carries, total
+from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, total
 from crp.rules.operations.table import ROUTING
 from crp.rules.replacement import PassThrough, precision
 
 Edge: TypeAlias = tuple[Any, int]
 """A node of the autograd graph, and which of its inputs."""
-Sinks: TypeAlias = Callable[[torch.Tensor], dict[str, float]]
-"""``relevance of an output -> what goes to no input``."""
+Sinks: TypeAlias = Callable[[torch.Tensor, int], dict[str, float]]
+"""``relevance of an output, its place among those that carry relevance -> what goes to no input``."""
 
-_JOINING = {
-    torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack, torch.where
-}
 _RELU = {functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_}
 
 
 @dataclass
 class _Measured:
-    """An operation with the sums that its backward pass adds to, in float64."""
+    """An operation with the sums that its backward pass adds to, in float64, and the sink of what is left."""
 
     balance: OperationBalance
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sinks: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rest: str = ""
 
 
 class AuditMode(OperationMode):
@@ -62,7 +62,7 @@ class AuditMode(OperationMode):
         self._places = {
             name: tensor.untyped_storage().data_ptr()
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
-            if tensor.is_floating_point()
+            if tensor.is_floating_point() and tensor.layout == torch.strided
         }
         self._running: tuple[Any, ...] = ()
 
@@ -77,9 +77,6 @@ class AuditMode(OperationMode):
             if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
                 vars(result)["of_parameters"] = parameters
             return result
-        constants: list[torch.Tensor] = []
-        if function in _JOINING:
-            args, constants = _watch_constants(args)
         edges = _edges((args, kwargs))
         inputs = tuple(leaf.detach().clone() for leaf in leaves if carries(leaf)) if rule is not None else ()
         result = super().on_operation(function, args, kwargs, rule)
@@ -89,74 +86,75 @@ class AuditMode(OperationMode):
         if module is not None and next(module.children(), None) is None:
             operation = f"{type(module).__name__} ({operation})"
         source = source_line()
-        balance = OperationBalance(operation, name, source, rule and type(rule).__name__ or "")
+        balance = OperationBalance(operation, name, source, "" if rule in (None, UNKNOWN) else type(rule).__name__)
         balance.parameters = ", ".join(parameters)
-        sinks = None if rule is None else _sinks_of_operation(rule, inputs, result)
-        measured = self._measure(balance, edges, flatten_tensors(outputs), sinks, constants)
+        outputs = flatten_tensors(outputs)
+        is_given = rule is not None and rule is not UNKNOWN
+        sinks = _sinks_of_operation(rule, inputs, list(filter(carries, outputs))) if is_given else None
+        measured = self._measure(balance, edges, outputs, sinks)
+        has_rules = self.rules is not None and function not in WITH_WEIGHTS
+        if rule is UNKNOWN:
+            self._without_rule[f"{operation} {source or name}".strip()] += 1
+        elif measured is not None and rule is None and (has_rules or function in ROUTING):
+            measured.rest = "parameters"  # relevance that is lost is that of constants
         if measured is not None and function in _RELU and rule is None:
             self._functional_relus[source or name, name] += 1
-        if measured is not None and self.rules is not None and rule is None and function not in ROUTING:
-            self._without_rule[f"{operation} {source or name}".strip()] += 1
         return result
 
     def _parameters_among(self, leaves: list[Any]) -> list[str]:
         """Names of the parameters among constants, or of those that they were computed from."""
         constants = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not carries(leaf)]
-        memory = {constant.untyped_storage().data_ptr() for constant in constants}
+        memory = {
+            constant.untyped_storage().data_ptr() for constant in constants if constant.layout == torch.strided
+        }
         known = [name for name, place in self._places.items() if place in memory]
         return list(dict.fromkeys([*known, *(name for c in constants for name in getattr(c, "of_parameters", ()))]))
 
     def before_rule(self, name: str, module: nn.Module, rule: Hook, args: tuple, kwargs: dict) -> None:
         """Remember what a module with a rule is given."""
-        self._calls[name] += 1
+        is_functional = self.modules[-1][1] is not module
+        self._calls[name] += not is_functional
         x = next((leaf for leaf in flatten_tensors((args, kwargs)) if carries(leaf)), None)
-        self._running = name, module, rule, _edges((args, kwargs)), x if x is None else x.detach().clone()
+        source = source_line() if is_functional else ""
+        balance = OperationBalance(type(module).__name__, name, source, _rule_name(rule))
+        self._running = balance, module, rule, _edges((args, kwargs)), x if x is None else x.detach().clone()
 
     def after_rule(self, output: Any) -> None:
         """Measure a module with a rule."""
-        name, module, rule, edges, x = self._running
-        balance = OperationBalance(type(module).__name__, name, "", _rule_name(rule))
+        balance, module, rule, edges, x = self._running
         sinks = _sinks_of(rule, module, x)
         self._measure(balance, edges, flatten_tensors(output), sinks)
 
     def _measure(
-        self, balance: OperationBalance, edges: set[Edge], outputs: list[Any], sinks: Sinks | None = None,
-        constants: Sequence[torch.Tensor] = (),
+        self, balance: OperationBalance, edges: set[Edge], outputs: list[Any], sinks: Sinks | None = None
     ) -> _Measured | None:
         """Add what arrives at outputs, and what the nodes between send along edges, to an operation."""
-        constant_edges = {get_gradient_edge(constant)[:2] for constant in constants}
-        edges = edges | constant_edges
-        outputs = [output for output in outputs if carries(output) and get_gradient_edge(output)[:2] not in edges]
-        if not outputs:
+        carrying = enumerate(output for output in outputs if carries(output) and not _is_sparse(output))
+        places = [(place, output) for place, output in carrying if get_gradient_edge(output)[:2] not in edges]
+        if not places:
             return None
-        nodes = list(_nodes_between(outputs, edges))
+        nodes = list(_nodes_between([output for _, output in places], edges))
         if not nodes:  # as where an operation writes to a part of another tensor
             return None
         measured = _Measured(balance)
         self._measured.append(measured)
 
-        def arrive(relevance: torch.Tensor | None) -> None:
+        def arrive(relevance: torch.Tensor | None, place: int) -> None:
             if relevance is None:  # none arrives at a factor that counts as a constant
                 return
             measured.sums["arriving"] += total(relevance)
             measured.sums["magnitude"] += total(relevance.abs())
             if sinks is not None:
-                for name, amount in sinks(relevance).items():
-                    measured.sums[name] += amount
+                for name, amount in sinks(relevance, place).items():
+                    measured.sinks[name] += amount
 
-        for output in outputs:
-            output.register_hook(arrive)
+        def leave(sent: Sequence[torch.Tensor | None], places: list[int]) -> None:
+            measured.sums["sent"] += sum(total(sent[i]) for i in places if sent[i] is not None)
+
+        for place, output in places:
+            output.register_hook(lambda relevance, place=place: arrive(relevance, place))
         for node, positions in nodes:
-            kinds = [(i, "constant" if edge in constant_edges else "sent") for i, edge in positions]
-
-            def leave(
-                sent: Sequence[torch.Tensor | None], _: Any, kinds: list[tuple[int, str]] = kinds
-            ) -> None:
-                for i, kind in kinds:
-                    if (relevance := sent[i]) is not None:
-                        measured.sums[kind] += total(relevance)
-
-            node.register_hook(leave)
+            node.register_hook(lambda sent, _, places=[i for i, _ in positions]: leave(sent, places))
         return measured
 
     # Results
@@ -164,13 +162,13 @@ class AuditMode(OperationMode):
     def audit(self, total: float, start: float, tolerance: float) -> Audit:
         """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input."""
         operations = []
-        for balance, sums in ((measured.balance, measured.sums) for measured in self._measured):
+        for measured in self._measured:
+            balance, sums = measured.balance, measured.sums
             for name in ("arriving", "sent", "magnitude"):
                 setattr(balance, name, sums[name] / start)
-            balance.sinks = {name: sums[name] / start for name in SINKS if name in sums}
-            missing = balance.arriving - balance.sent
-            if sums["constant"] and abs(missing - sums["constant"] / start) <= tolerance * abs(balance.arriving):
-                balance.sinks["parameters"] = sums["constant"] / start
+            balance.sinks = {name: amount / start for name, amount in measured.sinks.items()}
+            if measured.rest:
+                balance.sinks[measured.rest] = balance.arriving - balance.sent
             if balance.magnitude > 0:
                 operations.append(balance)
         return Audit(total / start, operations, list(self._notes()), tolerance)
@@ -198,17 +196,12 @@ class AuditMode(OperationMode):
 
 def _edges(values: Any) -> set[Edge]:
     """Where, in the autograd graph, relevance of tensors goes."""
-    return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf)}
+    return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf) and not _is_sparse(leaf)}
 
 
-def _watch_constants(args: tuple) -> tuple[tuple, list[torch.Tensor]]:
-    """Let floating-point constants among tensors that are joined have gradients, to see what falls on them."""
-    leaves, constants = flatten_tensors(args), []
-    for i, leaf in enumerate(leaves):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.requires_grad:
-            leaves[i] = leaf.detach().requires_grad_()
-            constants.append(leaves[i])
-    return unflatten_tensors(args, leaves), constants
+def _is_sparse(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no memory of its own, nor views, as sparse parameters do."""
+    return tensor.layout != torch.strided and tensor.grad_fn is None
 
 
 def _nodes_between(outputs: list[torch.Tensor], edges: set[Edge]) -> Iterable[tuple[Any, list[tuple[int, Edge]]]]:
@@ -232,7 +225,7 @@ def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Sinks | 
     if x is None or not isinstance(rule, BasicHook):
         return None
 
-    def sinks(relevance: torch.Tensor) -> dict[str, float]:
+    def sinks(relevance: torch.Tensor, _: int) -> dict[str, float]:
         with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
             given = x.to(relevance.dtype)
             outputs, biases = [], []
@@ -260,15 +253,14 @@ def _sinks_of(rule: Hook, module: nn.Module, x: torch.Tensor | None) -> Sinks | 
     return sinks
 
 
-def _sinks_of_operation(
-    rule: OperationRule, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-) -> Sinks:
-    output = output.detach().clone()
+def _sinks_of_operation(rule: OperationRule, inputs: tuple[torch.Tensor, ...], outputs: list[torch.Tensor]) -> Sinks:
+    kept = [z.detach().clone().to(precision(z)) for z in outputs]
 
-    def sinks(relevance: torch.Tensor) -> dict[str, float]:
-        kind = precision(relevance)
+    def sinks(relevance: torch.Tensor, place: int) -> dict[str, float]:
+        arriving = [relevance.to(precision(relevance)) if i == place else None for i in range(len(kept))]
         with torch.no_grad(), torch.autocast(relevance.device.type, enabled=False):
-            return rule.sinks(relevance.to(kind), tuple(x.to(kind) for x in inputs), output.to(kind))
+            given = tuple(x.to(precision(x)) for x in inputs)
+            return rule.sinks(arriving, given, kept) if len(kept) > 1 else rule.sinks(arriving[0], given, kept[0])
 
     return sinks
 

@@ -108,7 +108,8 @@ def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         composite = _without_attention(composite)
     modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
-    tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    dense = (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.layout == torch.strided)
+    tensors = [(tensor, tensor.data) for tensor in dense]
     try:
         composite.register(model)
         yield

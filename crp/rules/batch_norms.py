@@ -17,6 +17,7 @@ from crp.model.inputs import call_model
 from crp.model.layers import flatten_tensors
 from crp.rules.operations.mode import OperationMode
 from crp.rules.operations.rule import OperationRule
+from crp.rules.used_weights import computes_weight
 
 
 class MergeNamedBatchNorm(NamedMergeBatchNorm):
@@ -126,7 +127,7 @@ class _Consumers(OperationMode):
 
 def _fit(linear: nn.Module, batch_norm: nn.Module) -> bool:
     weight = linear._parameters.get("weight")
-    if not isinstance(batch_norm, BatchNorm) or batch_norm.training or weight is None:
+    if not isinstance(batch_norm, BatchNorm) or batch_norm.training or weight is None or computes_weight(linear):
         return False
     parameters = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
     if not all(isinstance(parameter, torch.Tensor) for parameter in parameters):

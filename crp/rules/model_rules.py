@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
-from zennit.core import Composite
+from zennit.core import Composite, Hook
 
 from crp.model.inputs import Inputs, map_tensors
 from crp.rules.acceleration import accelerate
@@ -20,6 +20,7 @@ from crp.rules.attach import (
 from crp.rules.batch_norms import find_mergeable, merging
 from crp.rules.composites import gives_relevance
 from crp.rules.operations.choice import ATTENTION, OperationRules
+from crp.rules.used_weights import leave_open
 
 
 class ModelRules:
@@ -105,6 +106,7 @@ class ModelRules:
             gives_rules = functional and freeze and gives_relevance(composite, self.model)
             if gives_rules:
                 composite = merging(composite, self.model, self._batch_norms_to_merge(data))
+                composite, open_rules = leave_open(composite, self.model)
             composite = accelerate(composite, repeated=repeated) if accelerated else composite
             stack.enter_context(registered(composite, self.model))
             if freeze:  # canonizers bring parameters of their own
@@ -114,13 +116,24 @@ class ModelRules:
                 return
             stack.enter_context(passing_activations(self.model))
             attention = functional if isinstance(functional, str) else ATTENTION[0]
-            yield OperationRules(composite, self.model, attention, copy=self.writes_to_inputs)
+            open_layers = {
+                module: accelerate(_everywhere(rule), repeated=repeated) if accelerated else _everywhere(rule)
+                for module, rule in open_rules.items()
+            }
+            yield OperationRules(composite, self.model, attention, self.writes_to_inputs, open_layers)
 
     def _batch_norms_to_merge(self, data: Inputs) -> list[tuple[str, str]]:
         """Linear layers and the batch norms they feed; found once for the modules of the model."""
         modules = list(self.model.named_modules())
         known, pairs = self._mergeable
         if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
-            pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+            try:
+                pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+            except Exception:  # a model of which no sample can be taken out, such as nodes of a graph
+                pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor.detach(), data))
             self._mergeable = [module for _, module in modules], pairs
         return pairs
+
+
+def _everywhere(rule: Hook) -> Composite:
+    return Composite(lambda context, name, module: rule)

@@ -77,7 +77,8 @@ def multi_head_attention_forward(
     separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else None
     q, k, v = (x.transpose(0, 1) for x in _project(query, key, value, separate or in_proj_weight, in_proj_bias))
     if bias_k is not None and bias_v is not None:
-        k, v = (torch.cat([x, bias.expand(len(x), -1, -1)], 1) for x, bias in ((k, bias_k), (v, bias_v)))
+        added = (bias.reshape(1, 1, -1).expand(len(k), -1, -1) for bias in (bias_k, bias_v))
+        k, v = (torch.cat([x, bias], 1) for x, bias in zip((k, v), added))
     q, k, v = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     k, v = (
         x if static is None else static.unflatten(0, (-1, num_heads)) for x, static in ((k, static_k), (v, static_v))

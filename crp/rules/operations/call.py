@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crp.model.layers import flatten_tensors, unflatten_tensors
-from crp.rules.operations.rule import Stabilize, carries, is_constant_factor
+from crp.rules.operations.rule import Stabilize, carries, is_constant_factor, is_in_place
 
 
 class Operation:
@@ -24,7 +24,7 @@ class Operation:
     """
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize):
-        self.function, self.args, self.kwargs, self.stabilize = function, args, kwargs, stabilize
+        self.function, self.args, self.kwargs, self.stabilize = _canonical(function), args, kwargs, stabilize
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -40,18 +40,23 @@ class Operation:
         """The tensors that can get relevance."""
         return [leaf for leaf in flatten_tensors((self.args, self.kwargs)) if carries(leaf)]
 
-    def as_function_of_inputs(self) -> Callable[..., Tensor]:
-        """The call as a function of its inputs alone."""
+    def as_function_of_inputs(self) -> Callable[..., Any]:
+        """The call as a function of its inputs alone; given some of another type, constants follow."""
         leaves = flatten_tensors((self.args, self.kwargs))
         places = [i for i, leaf in enumerate(leaves) if carries(leaf)]
-        kept = [None if carries(leaf) else leaf for leaf in leaves]
+        kinds = [leaves[place].dtype for place in places]
+        kept = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        kept = [None if i in places else leaf for i, leaf in enumerate(kept)]
         template = unflatten_tensors((self.args, self.kwargs), kept)
 
-        def function(*inputs: Tensor) -> Tensor:
+        def function(*inputs: Tensor) -> Any:
             values = list(kept)
+            if any(x.dtype != kind for x, kind in zip(inputs, kinds)):
+                values = [_like(value, inputs[0]) for value in values]
             for place, value in zip(places, inputs):
                 values[place] = value
-            values = [_like(value, inputs[0]) for value in values]
+            if is_in_place(self.function):
+                values[0] = values[0].clone()
             args, kwargs = unflatten_tensors(template, values)
             return self.function(*args, **kwargs)
 
@@ -67,6 +72,13 @@ def sharing(factors: list[Tensor]) -> list[bool]:
     """Which factors of a product share its relevance: all, unless some count as constants."""
     sharing = [not is_constant_factor(factor) for factor in factors]
     return sharing if any(sharing) else [True] * len(sharing)
+
+
+def _canonical(function: Callable) -> Callable:
+    """PyTorch's function of the same name, for one of ``torch.ops.aten``."""
+    packet = getattr(function, "overloadpacket", function)
+    is_aten = getattr(packet, "_qualified_op_name", "").startswith("aten::")
+    return getattr(torch, packet.__name__, function) if is_aten else function
 
 
 _NAMESPACES = (torch, Tensor, functional, torch.special, torch.linalg, torch._C._nn)

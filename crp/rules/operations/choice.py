@@ -7,8 +7,9 @@ from zennit.layer import Sum
 
 from crp.rules.fast_rules import stabilizer_of
 from crp.rules.operations.call import Operation
+from crp.rules.operations.first_order import first_order_rule
 from crp.rules.operations.rule import OperationRule
-from crp.rules.operations.table import RULES, SOFTMAX, normalises
+from crp.rules.operations.table import RULES, SOFTMAX, normalises, routes
 from crp.rules.stabilizers import FastStabilizer
 
 ATTENTION = ("attnlrp", "cp-lrp")
@@ -29,10 +30,16 @@ class OperationRules:
         Whether relevance passes the softmax of attention, or all of it goes to the values.
     copy : bool, default False
         Let rules read copies of their inputs, for models that write to these later.
+    open_layers : dict, optional
+        Layer -> what gives the rule of linear operations in it, for layers that carry none.
     """
 
-    def __init__(self, composite: Composite, model: nn.Module, attention: str = "attnlrp", copy: bool = False):
+    def __init__(
+        self, composite: Composite, model: nn.Module, attention: str = "attnlrp", copy: bool = False,
+        open_layers: dict[nn.Module, Composite] | None = None,
+    ):
         self.composite, self.attention, self.copy = composite, attention, copy
+        self.open_layers = open_layers or {}
         self.context: dict = {}
         for name, module in model.named_modules():
             composite.module_map(self.context, name, module)
@@ -41,9 +48,11 @@ class OperationRules:
         self.stabilize = FastStabilizer(next((stabilizer for stabilizer in found if stabilizer), Stabilizer(1e-6)))
 
     def rule_of(self, operation: Operation) -> OperationRule | None:
-        """The rule of an operation; None where gradients are right, or nothing better is known."""
-        choose = RULES.get(operation.function)
-        return choose(operation) if choose is not None else None
+        """The rule of an operation; None where gradients are right."""
+        if routes(operation):
+            return None
+        choose = first_order_rule if any(x.is_complex() for x in operation.inputs) else RULES.get(operation.function)
+        return (choose and choose(operation)) or first_order_rule(operation)
 
     def is_constant_factor(self, operation: Operation) -> bool:
         """Whether what an operation gives counts as a constant where it is a factor."""

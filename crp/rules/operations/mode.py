@@ -15,8 +15,9 @@ from crp.rules.operations import attention
 from crp.rules.operations.call import Operation
 from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
-from crp.rules.operations.modules import as_module
-from crp.rules.operations.rule import OperationRule, carries, mark_constant_factor, run_with_rule
+from crp.rules.operations.modules import WITH_WEIGHTS, as_module
+from crp.rules.operations.places import warn_of_gradient
+from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
 
 
 class OperationMode(TorchFunctionMode):
@@ -52,7 +53,9 @@ class OperationMode(TorchFunctionMode):
 
     def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
         """What a functional operation gives."""
-        if rule is None or self.rules is None:
+        if rule is UNKNOWN:
+            warn_of_gradient(function, "relevance is not defined for its inputs")
+        if rule is None or rule is UNKNOWN or self.rules is None:
             return function(*args, **kwargs)
         return run_with_rule(rule, function, args, kwargs, self.rules.copy)
 
@@ -114,25 +117,19 @@ class OperationMode(TorchFunctionMode):
         if composed is not None:
             return self._resume(composed, args, kwargs)
         operation = Operation(function, args, kwargs, rules.stabilize)
-        found = self._as_module_with_rule(rules, operation)
-        if found is not None:
-            result = self._run_as_module(*found, operation.first)
+        module = as_module(operation)
+        name, running = self.modules[-1] if self.modules else ("", None)
+        is_asked = module is not None and isinstance(running, type(module))  # the composite was asked for that module
+        composite = rules.open_layers.get(running) or (None if is_asked else rules.composite)
+        template = composite.module_map(self._context, name, module) if composite and module is not None else None
+        if module is not None and template is not None:
+            result = self._run_as_module(template, module, operation.first)
         else:
-            result = self.on_operation(function, args, kwargs, rules.rule_of(operation))
+            left_out = is_asked and function in WITH_WEIGHTS
+            result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
         if isinstance(result, Tensor) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         return result
-
-    def _as_module_with_rule(
-        self, rules: OperationRules, operation: Operation
-    ) -> tuple[Hook, nn.Module] | None:
-        """The composite's rule for an operation, and the module that does the same; None if there is none."""
-        module = as_module(operation)
-        name, running = self.modules[-1] if self.modules else ("", None)
-        if module is None or isinstance(running, type(module)):  # for which the composite has been asked
-            return None
-        template = rules.composite.module_map(self._context, name, module)
-        return None if template is None else (template, module)
 
     def _run_as_module(self, template: Hook, module: nn.Module, x: Tensor) -> Any:
         rule = template.copy()

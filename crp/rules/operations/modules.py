@@ -99,3 +99,6 @@ _MODULES: dict[Callable, Callable[[Operation], nn.Module | None]] = {
        for axes in (1, 2, 3) for function in named(f"max_pool{axes}d")},
     functional.interpolate: _plain(nn.Upsample, "size", "scale_factor", "mode", "align_corners"),
 }
+
+WITH_WEIGHTS = {functional.linear, *named(*(f"conv{kind}{axes}d" for kind in ("", "_transpose") for axes in (1, 2, 3)))}
+"""Functions of layers that composites have rules for."""

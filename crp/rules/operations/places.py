@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -31,3 +32,12 @@ def operation_name(function: Callable) -> str:
     if name == "__get__":  # a property of tensors
         return getattr(getattr(function, "__self__", None), "__name__", name)
     return name.strip("_") or name
+
+
+def warn_of_gradient(function: Callable, reason: str) -> None:
+    """Say that relevance passes an operation by its gradient, and what to do."""
+    place = source_line()
+    warnings.warn(
+        f"relevance passes {operation_name(function)}{f' ({place})' if place else ''} by its gradient, which is no "
+        f"relevance: {reason}. crp.rules.register_rule gives it a rule", stacklevel=2,
+    )

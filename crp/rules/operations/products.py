@@ -8,8 +8,8 @@ from torch import Tensor
 
 from crp.rules.operations.call import Operation, sharing
 from crp.rules.operations.elementwise import Scaling
+from crp.rules.operations.first_order import first_order_rule
 from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks
-from crp.rules.operations.sums import multilinear_rule
 
 
 class Uniform(OperationRule):
@@ -90,4 +90,4 @@ def matrix_product_rule(operation: Operation) -> OperationRule | None:
     a, b = operation.first, operation.argument(1, "other", operation.kwargs.get("mat2"))
     if carries(a) and carries(b) and a.ndim > 1 and b.ndim > 1:
         return MatrixProduct(operation.stabilize, sharing([a, b]))
-    return multilinear_rule(operation)
+    return first_order_rule(operation)

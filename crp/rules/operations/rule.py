@@ -43,42 +43,79 @@ class OperationRule:
         """Relevance of the inputs. Those, and the output, are only given if they are read."""
         raise NotImplementedError
 
+    def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
+        """What the function gives; the arguments require no gradients."""
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    def reaches(self, leaf: Any) -> bool:
+        """Whether relevance comes back through a leaf of what :meth:`run` gives."""
+        return isinstance(leaf, Tensor)
+
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """Relevance that reaches no input, by the name of what gets it."""
         return {}
 
 
+UNKNOWN = OperationRule()
+"""Stands for the rule of an operation that could be given none: its gradient passes, and that is told."""
+
+
 def denominator_sinks(relevance: Tensor, z: Tensor, s: Tensor) -> dict[str, float]:
     """What a stabilized division ``s = R / stabilized(z)`` keeps: where nothing contributes, and elsewhere."""
-    kept, empty = relevance - s * z, z == 0
+    relevance, z, s = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in (relevance, z, s))
+    kept, empty = relevance - (s * z).masked_fill_(s == 0, 0), z == 0
     return {"stabilizers": total(kept.masked_fill(empty, 0)), "empty": total(kept[empty])}
 
 
 def total(tensor: Tensor) -> float:
-    """Sum in float64."""
+    """Sum in float64, of real and imaginary parts."""
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     return float(tensor.detach().sum(dtype=torch.float64))
+
+
+def by_parts(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """A function of real tensors, of complex ones for real and imaginary parts by themselves.
+
+    Relevance of a complex number is a complex number: that of its real and of its imaginary part.
+    """
+    if not first.is_complex() and not second.is_complex():
+        return function(first, second)
+    kind = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.complex64)
+    return torch.view_as_complex(function(
+        *(torch.view_as_real(part.to(kind).resolve_conj()) for part in (first, second))
+    ))
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rule: OperationRule, output: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.rule, ctx.count = rule, len(inputs)
-        output = output.detach()  # no view, which could not be written to
-        ctx.save_for_backward(*(inputs if rule.reads_inputs else ()), *((output,) if rule.reads_output else ()))
-        return output
+    def forward(ctx: Any, rule: OperationRule, count: int, *tensors: Tensor) -> Any:
+        ctx.rule, ctx.count = rule, len(tensors) - count
+        ctx.set_materialize_grads(False)
+        outputs = tuple(tensor.detach() for tensor in tensors[:count])  # no views, which could not be written to
+        ctx.save_for_backward(
+            *(tensors[count:] if rule.reads_inputs else ()), *(outputs if rule.reads_output else ())
+        )
+        return outputs if count > 1 else outputs[0]
 
     @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *relevance: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("relevance of operations cannot be differentiated: use functional=False")
-        rule, kind = ctx.rule, precision(relevance)
-        saved = tuple(tensor.to(kind) for tensor in ctx.saved_tensors)
-        inputs = saved[:ctx.count] if rule.reads_inputs else ()
-        with torch.autocast(relevance.device.type, enabled=False):
-            return None, None, *rule.send(relevance.to(kind), inputs, saved[-1] if rule.reads_output else None)
+        rule, count = ctx.rule, len(relevance)
+        arriving = [None if r is None else r.to(precision(r)) for r in relevance]
+        device = next((r.device.type for r in relevance if r is not None), None)
+        if device is None:
+            return (None,) * (2 + count + ctx.count)
+        saved = [tensor.to(precision(tensor)) for tensor in ctx.saved_tensors]
+        inputs = tuple(saved[:ctx.count]) if rule.reads_inputs else ()
+        outputs = tuple(saved[-count:]) if rule.reads_output else (None,) * count
+        with torch.autocast(device, enabled=False):
+            sent = rule.send(arriving, inputs, outputs) if count > 1 else rule.send(arriving[0], inputs, outputs[0])
+        return (None,) * (2 + count) + tuple(sent)
 
 
-def run_with_rule(rule: OperationRule, function: Callable, args: tuple, kwargs: dict, copy: bool = False) -> Tensor:
+def run_with_rule(rule: OperationRule, function: Callable, args: tuple, kwargs: dict, copy: bool = False) -> Any:
     """Call a function such that relevance goes back through it by a rule; its in-place forms write, as they do.
 
     Parameters
@@ -98,16 +135,21 @@ def run_with_rule(rule: OperationRule, function: Callable, args: tuple, kwargs: 
     elif copy and rule.reads_inputs:
         leaves = [leaf.clone() if carries(leaf) else leaf for leaf in leaves]
     inputs = [leaf for leaf in leaves if carries(leaf)]
-    with torch.no_grad():
-        alone = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        if in_place:
-            alone[0] = alone[0].clone()
-        alone_args, alone_kwargs = unflatten_tensors((args, kwargs), alone)
-        output = function(*alone_args, **alone_kwargs)
-    result = _Backward.apply(rule, output, *inputs)
+    alone = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     if in_place:
-        return written.copy_(result)
-    return result.clone() if copy and rule.reads_output else result
+        alone[0] = alone[0].clone()
+    output = rule.run(function, *unflatten_tensors((args, kwargs), alone))
+    found = flatten_tensors(output)
+    places = [i for i, leaf in enumerate(found) if rule.reaches(leaf)]
+    results = _Backward.apply(rule, len(places), *(found[i] for i in places), *inputs)
+    results = [results] if isinstance(results, Tensor) else list(results)
+    if in_place:
+        return written.copy_(results[0])
+    if copy and rule.reads_output:
+        results = [result.clone() for result in results]
+    for i, result in zip(places, results):
+        found[i] = result
+    return unflatten_tensors(output, found)
 
 
 def is_in_place(function: Callable) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crp.rules.operations.call import Operation, sharing
+from crp.rules.operations.call import Operation
 from crp.rules.operations.elementwise import Scaling
 from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks, total
 
@@ -52,43 +52,40 @@ class Addition(OperationRule):
         s = relevance / self.stabilize(z)
         found = denominator_sinks(relevance, z, s)
         if self.constant is not None:
-            found[self.sink] = total(s * self.constant)
+            found[self.sink] = total((s * self.constant).masked_fill(s == 0, 0))  # masks are infinite
         return found
 
 
 class Linear(OperationRule):
-    """An operation that is linear in its inputs, or in each of them: ``R_i = x_i df/dx_i(R / stabilized(z)) / n``.
+    """An operation that is linear in its input, up to what it adds: ``R = x df/dx(R / stabilized(z))``.
 
     Parameters
     ----------
     function : callable
-        ``inputs -> output``
+        ``input -> output``
     stabilize : callable
-    sharing : list of bool, optional
-        For a product, which of its factors share the relevance; by default the inputs are summands.
     """
 
     reads_inputs = True
 
-    def __init__(self, function: Callable[..., Tensor], stabilize: Stabilize, sharing: list[bool] | None = None):
-        self.function, self.stabilize, self.sharing = function, stabilize, sharing
+    def __init__(self, function: Callable[[Tensor], Tensor], stabilize: Stabilize):
+        self.function, self.stabilize = function, stabilize
 
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor | None]:
-        """Each input times what the transposed operation sends there."""
-        sharing = self.sharing or [True] * len(inputs)
+        """The input times what the transposed operation sends there."""
+        x, = inputs
         with torch.enable_grad():
-            leaves = [x.detach().requires_grad_(takes) for x, takes in zip(inputs, sharing)]
-            z = self.function(*leaves)
-            s = relevance / self.stabilize(z.detach()) / (sum(sharing) if self.sharing else 1)
-            gradients = iter(torch.autograd.grad(z, [leaf for leaf in leaves if leaf.requires_grad], s))
-        return [next(gradients) * x if takes else None for x, takes in zip(inputs, sharing)]
+            leaf = x.detach().requires_grad_()
+            z = self.function(leaf)
+            gradient, = torch.autograd.grad(z, leaf, relevance / self.stabilize(z.detach()))
+        return [gradient * x]
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
-        """The share of what is added to zero inputs, and what the stabilizer takes."""
-        z = self.function(*inputs)
+        """The share of what is added to zero, and what the stabilizer takes."""
+        x, = inputs
+        z = self.function(x)
         s = relevance / self.stabilize(z)
-        bias = total(s * self.function(*map(torch.zeros_like, inputs)))
-        return {**denominator_sinks(relevance, z, s), "biases": bias}
+        return {**denominator_sinks(relevance, z, s), "biases": total(s * self.function(torch.zeros_like(x)))}
 
 
 def sum_rule(first: float, second: float) -> Callable[[Operation], OperationRule | None]:
@@ -105,18 +102,3 @@ def sum_rule(first: float, second: float) -> Callable[[Operation], OperationRule
         return Addition(coefficients, constants[0] if constants else None, "parameters", operation.stabilize)
 
     return rule
-
-
-def linear_rule(operation: Operation) -> OperationRule | None:
-    """Of an operation that is linear in all its inputs together."""
-    return Linear(operation.as_function_of_inputs(), operation.stabilize)
-
-
-def linear_in_first_rule(operation: Operation) -> OperationRule | None:
-    """Of an operation that is linear in its first argument; none where others carry relevance."""
-    return linear_rule(operation) if len(operation.inputs) == 1 and operation.inputs[0] is operation.first else None
-
-
-def multilinear_rule(operation: Operation) -> OperationRule | None:
-    """Of an operation that is linear in each of its inputs."""
-    return Linear(operation.as_function_of_inputs(), operation.stabilize, sharing(operation.inputs))

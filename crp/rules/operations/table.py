@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
 from torch.nn import functional
 
 from crp.rules.operations.call import Operation, named
@@ -21,13 +20,10 @@ from crp.rules.operations.products import matrix_product_rule, power_rule, produ
 from crp.rules.operations.rule import OperationRule, is_constant_factor
 from crp.rules.operations.sums import (
     REVERSED_SUBTRACTIONS,
-    linear_in_first_rule,
-    linear_rule,
-    multilinear_rule,
     sum_rule,
 )
 
-SOFTMAX = named("softmax")
+SOFTMAX = named("softmax", "_softmax", "_safe_softmax")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
 _POWERS = named("pow", "__pow__")
 _SHAPED_LIKE_ANOTHER = named("expand_as", "view_as", "reshape_as", "type_as")
@@ -49,11 +45,6 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
     ),
     **dict.fromkeys(named("__rdiv__", "__rtruediv__", "pow", "float_power", "__pow__", "__rpow__"), power_rule),
     **dict.fromkeys(named("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"), matrix_product_rule),
-    **dict.fromkeys(named("einsum", "mv", "dot", "vdot", "inner", "outer", "ger", "tensordot"), multilinear_rule),
-    **dict.fromkeys(named(
-        "sum", "mean", "cumsum", "diff", "trace", "fold", "interpolate", "upsample",
-        *(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)),
-    ), linear_rule),
     **dict.fromkeys(SOFTMAX, softmax_rule),
     **dict.fromkeys(named("log_softmax"), log_softmax_rule),
     **dict.fromkeys(named("layer_norm"), layer_norm_rule),
@@ -61,7 +52,6 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
     **dict.fromkeys(named("group_norm"), group_norm_rule),
     functional.instance_norm: instance_norm_rule,  # torch.instance_norm and torch.batch_norm have other arguments
     functional.batch_norm: batch_norm_rule,
-    functional.grid_sample: linear_in_first_rule,
     **dict.fromkeys(named("normalize"), normalised_rule),
 }
 
@@ -93,5 +83,12 @@ ROUTING = named(
     "block_diag", "real",
     *(f"{kind}max_pool{axes}d{suffix}" for kind in ("", "adaptive_") for axes in (1, 2, 3)
       for suffix in ("", "_with_indices")),
-) | {getattr(Tensor, attribute).__get__ for attribute in ("T", "mT", "H", "mH", "data")}
-"""Functions whose gradient hands relevance on as it should be: each output is a copy of one input, or constant."""
+)
+
+def routes(operation: Operation) -> bool:
+    """Whether each value of the output is that of an input, or a constant: gradients hand on relevance as they should.
+
+    Relevance of constants is lost there. Views are found out when they are called.
+    """
+    adds = operation.kwargs.get("accumulate") or operation.argument(3, "accumulate") is True
+    return operation.function in ROUTING and not adds and not operation.kwargs.get("reduce")
