@@ -89,8 +89,9 @@ class AuditMode(OperationMode):
         balance = OperationBalance(operation, name, source, "" if rule in (None, UNKNOWN) else type(rule).__name__)
         balance.parameters = ", ".join(parameters)
         outputs = flatten_tensors(outputs)
-        is_given = rule is not None and rule is not UNKNOWN
-        sinks = _sinks_of_operation(rule, inputs, list(filter(carries, outputs))) if is_given else None
+        sinks = None
+        if rule is not None and rule is not UNKNOWN:
+            sinks = _sinks_of_operation(rule, inputs, list(filter(carries, outputs)))
         measured = self._measure(balance, edges, outputs, sinks)
         has_rules = self.rules is not None and function not in WITH_WEIGHTS
         if rule is UNKNOWN:
@@ -100,6 +101,17 @@ class AuditMode(OperationMode):
         if measured is not None and function in _RELU and rule is None:
             self._functional_relus[source or name, name] += 1
         return result
+
+    def on_autograd_function(self, output: torch.Tensor, function: type, has_rule: bool) -> None:
+        """Measure a function that has no graph but that of its own."""
+        balance = OperationBalance(
+            function.__name__, self.modules[-1][0] if self.modules else "", source_line(), "own" if has_rule else ""
+        )
+        following = output.grad_fn.next_functions if output.grad_fn is not None else ()
+        edges = {edge[:2] for edge in following if edge[0] is not None}
+        self._measure(balance, edges, [output])
+        if not has_rule:
+            self._without_rule[f"{function.__name__} {balance.source or balance.module}".strip()] += 1
 
     def _parameters_among(self, leaves: list[Any]) -> list[str]:
         """Names of the parameters among constants, or of those that they were computed from."""
@@ -149,7 +161,9 @@ class AuditMode(OperationMode):
                     measured.sinks[name] += amount
 
         def leave(sent: Sequence[torch.Tensor | None], places: list[int]) -> None:
-            measured.sums["sent"] += sum(total(sent[i]) for i in places if sent[i] is not None)
+            for place in places:
+                if (relevance := sent[place]) is not None:
+                    measured.sums["sent"] += total(relevance)
 
         for place, output in places:
             output.register_hook(lambda relevance, place=place: arrive(relevance, place))

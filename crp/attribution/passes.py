@@ -32,7 +32,7 @@ from crp.model.inputs import (
 )
 from crp.model.layers import flatten_tensors, select_output
 from crp.model.rows import is_shared, share_rows
-from crp.rules.attach import exclusive_use
+from crp.rules.attach import exclusive_use, without_checkpoints
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.mode import OperationMode
 
@@ -133,6 +133,7 @@ def forward_pass(
     end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
     with ExitStack() as stack:
         stack.enter_context(exclusive_use(model))
+        stack.enter_context(without_checkpoints())
         operation_rules = stack.enter_context(rules.attached(
             flow.composite, data, accelerated=flow.accelerate, functional=flow.functional,
             freeze=flow.freeze, repeated=repeated,
@@ -150,6 +151,7 @@ def forward_pass(
             try:
                 with mode if is_seen else nullcontext():
                     output = call_model(model, model_data)
+                mode.see(output)
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:
                 pass  # the start layer takes the place of the output

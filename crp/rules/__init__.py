@@ -6,8 +6,10 @@
 ``batch_norms``                                  batch norms, merged into the layers that feed them
 ``attach``, ``model_rules``                      rules on a model, for a call or several
 
-Others take :func:`accelerate` and what ``composites`` has; ``attribution`` takes ``ModelRules`` and ``OperationMode``.
+Others take :func:`accelerate`, :func:`register_rule` and what ``composites`` has; ``attribution`` takes ``ModelRules``
+and ``OperationMode``.
 """
 from crp.rules.acceleration import accelerate
+from crp.rules.operations.registration import register_rule
 
-__all__ = ["accelerate"]
+__all__ = ["accelerate", "register_rule"]

@@ -24,7 +24,7 @@ class Operation:
     """
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize):
-        self.function, self.args, self.kwargs, self.stabilize = _canonical(function), args, kwargs, stabilize
+        self.function, self.args, self.kwargs, self.stabilize = canonical(function), args, kwargs, stabilize
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -40,10 +40,17 @@ class Operation:
         """The tensors that can get relevance."""
         return [leaf for leaf in flatten_tensors((self.args, self.kwargs)) if carries(leaf)]
 
-    def as_function_of_inputs(self) -> Callable[..., Any]:
-        """The call as a function of its inputs alone; given some of another type, constants follow."""
+    @property
+    def constants(self) -> list[Tensor]:
+        """The tensors of real numbers that can get none."""
         leaves = flatten_tensors((self.args, self.kwargs))
-        places = [i for i, leaf in enumerate(leaves) if carries(leaf)]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and not carries(leaf)]
+
+    def as_function_of(self, tensors: list[Tensor]) -> Callable[..., Any]:
+        """The call as a function of some tensors among its arguments; given some of another type, constants follow."""
+        leaves = flatten_tensors((self.args, self.kwargs))
+        chosen = [id(tensor) for tensor in tensors]
+        places = [i for i, leaf in enumerate(leaves) if id(leaf) in chosen]
         kinds = [leaves[place].dtype for place in places]
         kept = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         kept = [None if i in places else leaf for i, leaf in enumerate(kept)]
@@ -74,11 +81,11 @@ def sharing(factors: list[Tensor]) -> list[bool]:
     return sharing if any(sharing) else [True] * len(sharing)
 
 
-def _canonical(function: Callable) -> Callable:
-    """PyTorch's function of the same name, for one of ``torch.ops.aten``."""
+def canonical(function: Callable) -> Callable:
+    """A function as tables of rules have it: PyTorch's of the same name, for one of ``torch.ops.aten``."""
     packet = getattr(function, "overloadpacket", function)
     is_aten = getattr(packet, "_qualified_op_name", "").startswith("aten::")
-    return getattr(torch, packet.__name__, function) if is_aten else function
+    return getattr(torch, packet.__name__, packet) if is_aten else packet
 
 
 _NAMESPACES = (torch, Tensor, functional, torch.special, torch.linalg, torch._C._nn)

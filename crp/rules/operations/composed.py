@@ -23,11 +23,32 @@ def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha:
     return beta * input + alpha * (mat1 @ mat2)
 
 
-def _with_addend(product: Callable) -> Callable:
-    def composed(input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        return beta * input + alpha * product(first, second)
+def _addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * torch.mv(mat, vec)
 
-    return composed
+
+def _addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * torch.bmm(batch1, batch2).sum(0)
+
+
+def _baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * torch.bmm(batch1, batch2)
+
+
+def _addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * torch.outer(vec1, vec2)
+
+
+def _addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + value * (tensor1 * tensor2)
+
+
+def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + value * (tensor1 / tensor2)
+
+
+def _lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    return (1 - weight) * input + weight * end
 
 
 def _statistic_and_mean(statistic: Callable) -> Callable:
@@ -47,13 +68,11 @@ COMPOSED: dict[Callable, Callable] = {
     torch.std_mean: _statistic_and_mean(torch.std),
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
-    **dict.fromkeys((torch.addmv, Tensor.addmv), _with_addend(torch.mv)),
-    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _with_addend(torch.bmm)),
-    **dict.fromkeys(
-        (torch.addcmul, Tensor.addcmul), lambda input, first, second, *, value=1: input + value * (first * second)
-    ),
-    **dict.fromkeys(
-        (torch.addcdiv, Tensor.addcdiv), lambda input, first, second, *, value=1: input + value * (first / second)
-    ),
-    **dict.fromkeys((torch.lerp, Tensor.lerp), lambda input, end, weight: (1 - weight) * input + weight * end),
+    **dict.fromkeys((torch.addmv, Tensor.addmv), _addmv),
+    **dict.fromkeys((torch.addbmm, Tensor.addbmm), _addbmm),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _baddbmm),
+    **dict.fromkeys((torch.addr, Tensor.addr), _addr),
+    **dict.fromkeys((torch.addcmul, Tensor.addcmul), _addcmul),
+    **dict.fromkeys((torch.addcdiv, Tensor.addcdiv), _addcdiv),
+    **dict.fromkeys((torch.lerp, Tensor.lerp), _lerp),
 }

@@ -49,10 +49,10 @@ class FirstOrder(OperationRule):
         self, function: Callable, inputs: list[Tensor], stabilize: Stabilize, sharing: list[bool], name: str
     ):
         self.function, self.stabilize, self.sharing, self.name = function, stabilize, sharing, name
-        self._graph = self._run(inputs)
-        self._output = self._graph[0]
-        if any(precision(tensor) != tensor.dtype for tensor in (*inputs, *self.outputs)):
-            self._graph = None  # run again in float32
+        graph = self._run(inputs)
+        self._output = graph[0]
+        is_exact = all(precision(tensor) == tensor.dtype for tensor in (*inputs, *self.outputs))
+        self._graph = graph if is_exact else None  # else run again in float32
         factors = [x for x, takes in zip(inputs, sharing) if takes]
         self.shares = len(factors) if len(factors) > 1 and self._is_product(inputs) else 1
 
@@ -133,7 +133,7 @@ def first_order_rule(operation: Operation) -> OperationRule | None:
         return None if operation.function in _FORMS else UNKNOWN
     try:
         rule = FirstOrder(
-            operation.as_function_of_inputs(), inputs, operation.stabilize, sharing(inputs),
+            operation.as_function_of(inputs), inputs, operation.stabilize, sharing(inputs),
             operation_name(operation.function),
         )
     except Exception:  # of functions that are about a tensor's own graph, or that fail anyway

@@ -12,6 +12,7 @@ from zennit.core import Hook, RemovableHandleList
 
 from crp.model.layers import flatten_tensors
 from crp.rules.operations import attention
+from crp.rules.operations.autograd_functions import function_of, give_rule
 from crp.rules.operations.call import Operation
 from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
@@ -49,6 +50,7 @@ class OperationMode(TorchFunctionMode):
         self._owners: dict[int, nn.Module] = {}
         self._context: dict = {}
         self._handles = RemovableHandleList()
+        self._seen: set[Any] = set()
         self.temporary = RemovableHandleList()
 
     def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
@@ -108,7 +110,19 @@ class OperationMode(TorchFunctionMode):
                 return self._resume(owner, args[:1], {})
         if self.rules is None or not any(map(carries, flatten_tensors((args, kwargs)))):
             return self.on_operation(function, args, kwargs, None)
+        self.see((args, kwargs))
         return self._with_rule(self.rules, function, args, kwargs)
+
+    def see(self, value: Any) -> None:
+        """Give rules to functions of ``torch.autograd`` that gave the tensors in a value, or tell that one has none."""
+        for leaf in flatten_tensors(value) if self.rules is not None else ():
+            function = function_of(leaf) if carries(leaf) else None
+            if function is not None and leaf.grad_fn not in self._seen:
+                self._seen.add(leaf.grad_fn)
+                self.on_autograd_function(leaf, function, give_rule(leaf.grad_fn, function))
+
+    def on_autograd_function(self, output: Tensor, function: type, has_rule: bool) -> None:
+        """Called with what a ``torch.autograd.Function`` gave."""
 
     def _with_rule(self, rules: OperationRules, function: Callable, args: tuple, kwargs: dict) -> Any:
         composed = COMPOSED.get(function)
@@ -120,10 +134,10 @@ class OperationMode(TorchFunctionMode):
         module = as_module(operation)
         name, running = self.modules[-1] if self.modules else ("", None)
         is_asked = module is not None and isinstance(running, type(module))  # the composite was asked for that module
-        composite = rules.open_layers.get(running) or (None if is_asked else rules.composite)
+        composite = running and rules.open_layers.get(running) or (None if is_asked else rules.composite)
         template = composite.module_map(self._context, name, module) if composite and module is not None else None
         if module is not None and template is not None:
-            result = self._run_as_module(template, module, operation.first)
+            result = self._run_as_module(template, module, operation.inputs[0])
         else:
             left_out = is_asked and function in WITH_WEIGHTS
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
@@ -151,6 +165,7 @@ class OperationMode(TorchFunctionMode):
 
     def _enter_module(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.modules.append((name, module))
+        self.see((args, kwargs))
         rule = rule_of(module)
         if rule is None:
             return

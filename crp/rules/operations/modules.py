@@ -8,16 +8,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crp.model.layers import flatten_tensors
 from crp.rules.operations.call import Operation, named
 
 
 def as_module(operation: Operation) -> nn.Module | None:
-    """The module that does to its input what an operation does to its first argument; None if there is none."""
-    make = _MODULES.get(operation.function)
+    """The module that does to its input what an operation does to the one that carries relevance; None if none does."""
     inputs = operation.inputs
-    if make is None or len(inputs) != 1 or inputs[0] is not operation.first:
+    if len(inputs) != 1:
         return None
-    return make(operation)
+    make = _MODULES.get(operation.function) if inputs[0] is operation.first else None
+    module = make(operation) if make is not None else None
+    if module is None and operation.function in _CONTRACTIONS and len(operation.constants) == 1:
+        return Contraction(operation)
+    return module
+
+
+class Contraction(nn.Linear):
+    """A linear layer that is written in another way, such as ``torch.einsum`` with a constant.
+
+    Parameters
+    ----------
+    operation : Operation
+        A product of its input with one constant tensor.
+    """
+
+    def __init__(self, operation: Operation):
+        super().__init__(1, 1, bias=False, device="meta")
+        x, weight = operation.inputs[0], operation.constants[0]
+        self.product = operation.as_function_of([x, weight])
+        leaves = [id(leaf) for leaf in flatten_tensors((operation.args, operation.kwargs))]
+        self.is_first = leaves.index(id(x)) < leaves.index(id(weight))
+        _with_parameters(self, weight, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product."""
+        return self.product(*((x, self.weight) if self.is_first else (self.weight, x)))
+
+
+_CONTRACTIONS = named(
+    "matmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "einsum", "tensordot", "__matmul__", "__rmatmul__", "vecdot",
+)
 
 
 def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:

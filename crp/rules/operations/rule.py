@@ -39,8 +39,11 @@ class OperationRule:
 
     reads_inputs = reads_output = False
 
-    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> Sequence[Tensor | None]:
-        """Relevance of the inputs. Those, and the output, are only given if they are read."""
+    def send(self, relevance: Any, inputs: tuple[Tensor, ...], output: Any) -> Sequence[Tensor | None]:
+        """Relevance of the inputs. Those, and the output, are only given if they are read.
+
+        Of several outputs, and of their relevance, there is a sequence.
+        """
         raise NotImplementedError
 
     def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
@@ -52,7 +55,7 @@ class OperationRule:
         """Whether relevance comes back through a leaf of what :meth:`run` gives."""
         return isinstance(leaf, Tensor)
 
-    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
+    def sinks(self, relevance: Any, inputs: tuple[Tensor, ...], output: Any) -> dict[str, float]:
         """Relevance that reaches no input, by the name of what gets it."""
         return {}
 

@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat, GuidedBackprop
 from zennit.core import Composite
-from zennit.rules import Epsilon
+from zennit.rules import Epsilon, ZPlus
 
 from crp.attribution import CondAttribution
+from crp.composites import VisionTransformer
 
 
 @pytest.mark.parametrize("rules", [None, GuidedBackprop()])
@@ -121,3 +122,38 @@ def test_functional_norms_keep_their_epsilon_and_their_zeros(function):
     factor = weight / ((var if is_running else own[1]) + .5).sqrt()
     s = relevance / stabilize(z) * factor
     torch.testing.assert_close(found, x * (s if is_running else s - s.mean(2, keepdim=True)))
+
+
+SPELLINGS = {
+    "product": lambda x, w: x @ w.T, "three axes": lambda x, w: torch.matmul(x, w.T[None]),
+    "einsum": lambda x, w: torch.einsum("btf,of->bto", x, w), "einsum, weight first": lambda x, w: torch.einsum(
+        "of,btf->bto", w, x), "list": lambda x, w: torch.einsum("btf,of->bto", [x, w]),
+    "tensordot": lambda x, w: torch.tensordot(x, w, dims=([2], [1])),
+    "bmm": lambda x, w: torch.bmm(x, w.T.expand(len(x), -1, -1)), "weight first": lambda x, w: (w @ x.mT).mT,
+    "vectors": lambda x, w: torch.stack([torch.mv(w, row) for row in x.flatten(0, 1)]).view(*x.shape[:2], -1),
+    "aten": lambda x, w: torch.ops.aten.matmul.default(x, w.T),
+}
+
+
+@pytest.mark.parametrize("make", [
+    EpsilonPlus, lambda: EpsilonPlusFlat(epsilon=.1), VisionTransformer,
+    lambda: Composite(lambda context, name, module: ZPlus() if isinstance(module, nn.Linear) else None),
+])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_linear_layer_has_the_rule_of_the_composite_however_it_is_written(spelling, make):
+    class Layer(nn.Module):
+        def __init__(self, product):
+            super().__init__()
+            torch.manual_seed(0)
+            self.product, self.weight = product, nn.Parameter(random(4, 6))
+            self.last = nn.Linear(12, 3).double()
+
+        def forward(self, x):
+            return self.last(self.product(x, self.weight).relu().flatten(1))
+
+    x = random(2, 3, 6)
+    found, expected = (
+        CondAttribution(Layer(product).eval())(x, [{"y": [1]}], make()).heatmap
+        for product in (SPELLINGS[spelling], functional.linear)
+    )
+    torch.testing.assert_close(found, expected)
