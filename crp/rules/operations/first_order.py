@@ -51,6 +51,7 @@ class FirstOrder(OperationRule):
         self.function, self.stabilize, self.sharing, self.name = function, stabilize, sharing, name
         graph = self._run(inputs)
         self._output = graph[0]
+        self.gives_tensors = any(isinstance(leaf, Tensor) for leaf in flatten_tensors(graph[0]))
         is_exact = all(precision(tensor) == tensor.dtype for tensor in (*inputs, *self.outputs))
         self._graph = graph if is_exact else None  # else run again in float32
         factors = [x for x, takes in zip(inputs, sharing) if takes]
@@ -139,9 +140,14 @@ def first_order_rule(operation: Operation) -> OperationRule | None:
     except Exception:  # of functions that are about a tensor's own graph, or that fail anyway
         return None
     outputs = rule.outputs
+    if not rule.gives_tensors:
+        QUESTIONS.add(operation.function)
     is_dense = all(z.layout == torch.strided for z in outputs)
     return rule if outputs and is_dense and not any(_is_view(z, inputs) for z in outputs) else None
 
+
+QUESTIONS: set[Callable] = set()
+"""Functions that were found to give no tensors, such as ``Tensor.size``."""
 
 _FORMS = named("to_dense", "to_sparse", "to_sparse_coo", "to_sparse_csr", "coalesce", "values")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -16,6 +17,7 @@ from crp.rules.operations.autograd_functions import function_of, give_rule
 from crp.rules.operations.call import Operation
 from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
+from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
 from crp.rules.operations.places import warn_of_gradient
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
@@ -100,7 +102,7 @@ class OperationMode(TorchFunctionMode):
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._carrying_rule:
+        if self._carrying_rule or function in QUESTIONS:
             return function(*args, **kwargs)
         if function is functional.multi_head_attention_forward:
             return self._resume(attention.multi_head_attention_forward, args, kwargs)
@@ -165,7 +167,8 @@ class OperationMode(TorchFunctionMode):
 
     def _enter_module(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self.modules.append((name, module))
-        self.see((args, kwargs))
+        with torch._C.DisableTorchFunction():
+            self.see((args, kwargs))
         rule = rule_of(module)
         if rule is None:
             return

@@ -34,7 +34,7 @@ def written(base, write):
     (lambda x: torch.fft.rfft(x).real, [(2, 6)]),
     (lambda x: torch.sparse.mm(WEIGHT.to_sparse(), x), [(6, 2)]),
     (lambda x, y: torch.block_diag(x, y).sum(0), [(2, 3), (1, 2)]),
-], ids=str)
+])
 def test_operations_that_are_linear_send_to_each_input_what_it_contributes(function, shapes):
     inputs = [random(*shape) for shape in shapes]
     found, output, relevance = send_back(function, inputs)
@@ -45,7 +45,7 @@ def test_operations_that_are_linear_send_to_each_input_what_it_contributes(funct
 @pytest.mark.parametrize("function", [
     lambda x: torch.fft.fft(x), lambda x: torch.fft.ifft2(x), lambda x: torch.fft.rfft(x),
     lambda x: torch.conj_physical(torch.view_as_complex(x.view(2, 4, 2))), lambda x: torch.complex(x, CONSTANT),
-], ids=str)
+])
 def test_relevance_of_a_complex_number_is_that_of_its_parts(function):
     """Through what is linear, and then through ``abs``, which is so of the parts at each place."""
     def parts(x):
@@ -64,7 +64,7 @@ def test_relevance_of_a_complex_number_is_that_of_its_parts(function):
     lambda x: torch.logaddexp(x, torch.ones_like(x)), lambda x: torch.logsumexp(x, 1), lambda x: x.var(1),
     lambda x: functional.softmin(x, 1), lambda x: torch.cdist(x, WEIGHT[:, :4]), lambda x: x.logcumsumexp(1),
     lambda x: functional.local_response_norm(x[:, None], 2), lambda x: x.erfinv_(),
-], ids=str)
+])
 def test_the_remainder_of_others_is_a_sink_of_their_name(function):
     x = random(3, 4).tanh()
     model = Function(lambda x: function(x[0] * 1).reshape(1, -1))
