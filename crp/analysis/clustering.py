@@ -34,7 +34,9 @@ class Space:
 class Clustering:
     """HDBSCAN of some points, its clusters numbered by descending persistence.
 
-    The fitted object of the hdbscan package is made when it is needed: what is saved are the points.
+    Equal points, which it may spread over several clusters and noise, all go where most of those in a cluster are;
+    clusters that lose all their points that way are none. The fitted object of the hdbscan package is made when it is
+    needed: what is saved are the points.
     """
 
     points: np.ndarray
@@ -49,12 +51,46 @@ class Clustering:
     @cached_property
     def persistence(self) -> np.ndarray:
         """[P], descending."""
-        return np.sort(np.asarray(self.fitted.cluster_persistence_, np.float64))[::-1]
+        return self._fitted_persistence[self._order]
 
     def renumbered(self, labels: np.ndarray) -> np.ndarray:
-        """Numbers of the fitted object as ours."""
-        order = np.argsort(-np.asarray(self.fitted.cluster_persistence_), kind="stable")
-        return np.append(np.argsort(order), -1)[labels]
+        """Numbers of the fitted object as ours; those of clusters that are none as that of which took their points."""
+        numbers = np.full(len(self._fitted_persistence) + 1, -1)
+        numbers[self._order] = np.arange(len(self._order))
+        for lost in np.setdiff1d(np.arange(len(numbers) - 1), self._order):
+            numbers[lost] = numbers[self._labels[np.flatnonzero(self.fitted.labels_ == lost)[0]]]
+        return numbers[labels]
+
+    @property
+    def _fitted_persistence(self) -> np.ndarray:
+        return np.asarray(self.fitted.cluster_persistence_, np.float64)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """The fitted object's numbers of the clusters that have points."""
+        remaining = np.unique(self._labels[self._labels >= 0])
+        return remaining[np.argsort(-self._fitted_persistence[remaining], kind="stable")]
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        """The fitted object's labels of the points, the same for equal points."""
+        return self.fitted.labels_[self._representative]
+
+    @cached_property
+    def _representative(self) -> np.ndarray:
+        """For each point, an equal one whose label holds for both: the firmest of those in the commonest cluster."""
+        places: dict[bytes, list[int]] = {}
+        for row, key in enumerate(_keys(self.points)):
+            places.setdefault(key, []).append(row)
+        labels, probability = self.fitted.labels_, self.fitted.probabilities_
+        found = np.arange(len(self.points))
+        for rows in places.values():
+            in_clusters = [row for row in rows if labels[row] >= 0]
+            if len(rows) > 1 and in_clusters:
+                commonest = np.bincount(labels[in_clusters]).argmax()
+                members = [row for row in in_clusters if labels[row] == commonest]
+                found[rows] = members[int(np.argmax(probability[members]))]
+        return found
 
     @cached_property
     def predicting(self) -> hdbscan.HDBSCAN:
@@ -65,8 +101,8 @@ class Clustering:
     @cached_property
     def own(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, probabilities and outlier scores of the points themselves."""
-        fitted = self.fitted
-        return self.renumbered(fitted.labels_), fitted.probabilities_, np.nan_to_num(fitted.outlier_scores_)
+        rows, fitted = self._representative, self.fitted
+        return self.renumbered(self._labels), fitted.probabilities_[rows], np.nan_to_num(fitted.outlier_scores_)[rows]
 
     def of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, probabilities and outlier scores of other points."""

@@ -466,3 +466,33 @@ def test_profile_concepts_know_their_ids():
         concept.mask(0, [count - 1])(torch.ones(1, 5, 3))
         with pytest.raises(IndexError, match=f"0 to {count - 1}"):
             concept.mask(0, [count], "layer")(torch.ones(1, 5, 3))
+
+
+@pytest.mark.parametrize("units, copies", [(2, 30), (2, 100), (2, 1000), (8, 300)])
+def test_equal_rows_are_in_one_pattern(units, copies):
+    random = np.random.default_rng(0)
+    points = random.normal(size=(3, units))
+    which = random.permutation(np.repeat(np.arange(3), copies))
+    patterns = find_patterns(points[which])
+    labels, probability, outlier_score = patterns.labels, patterns.probability, patterns.outlier_score
+    assert len(patterns) == 3 and set(labels) == {0, 1, 2} and (np.diff(patterns.persistence) <= 0).all()
+    for point in range(3):
+        for values in (labels, probability, outlier_score):
+            assert len(set(values[which == point])) == 1
+    assert np.array_equal(patterns.assign(points)[0], [labels[which == point][0] for point in range(3)])
+
+
+@pytest.mark.parametrize("zeros", [3, 50, 200])
+def test_rows_of_zeros_among_others_stay_together(zeros, tmp_path):
+    random = np.random.default_rng(0)
+    groups = random.normal(size=(2, 100, 16)) * .3 + np.array([3, -3])[:, None, None]
+    values = np.concatenate([*groups, np.zeros((zeros, 16))])
+    patterns = find_patterns(values, normalize=False)
+    assert len(set(patterns.labels[200:])) == 1 and (zeros < 5 or patterns.labels[-1] >= 0)
+    of_groups = [set(part) - {-1} for part in np.split(patterns.labels, [100, 200])]
+    assert all(of_groups[:2]) and not of_groups[0] & of_groups[1] and not of_groups[2] & (of_groups[0] | of_groups[1])
+    assert len(patterns) == len(patterns.sizes) and (patterns.sizes > 0).all()
+    patterns.save(tmp_path / "patterns.npz")
+    loaded = Patterns.load(tmp_path / "patterns.npz")
+    assert np.array_equal(loaded.assign(values)[0], patterns.assign(values)[0])
+    assert np.array_equal(patterns.assign(values[200:])[0], patterns.labels[200:])
