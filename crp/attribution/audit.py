@@ -144,7 +144,7 @@ class Audit:
         names = {"empty": "empty sums"}
         sinks = ", ".join(
             f"{amount:.3g} to {names.get(name, name)}" for name, amount in self.sinks.items()
-            if amount or name in SINKS[:2]
+            if abs(amount) > 1e-9 or name in SINKS[:2]
         )
         faults = self.faults
         verdict = (

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crp.rules.operations import attention
+from crp.rules.operations.recurrent import RECURRENT
 from crp.rules.operations.rule import carries
 
 
@@ -75,4 +76,5 @@ COMPOSED: dict[Callable, Callable] = {
     **dict.fromkeys((torch.addcmul, Tensor.addcmul), _addcmul),
     **dict.fromkeys((torch.addcdiv, Tensor.addcdiv), _addcdiv),
     **dict.fromkeys((torch.lerp, Tensor.lerp), _lerp),
+    **RECURRENT,
 }
