@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crp.model.layers import flatten_tensors
 from crp.rules.operations.call import Operation, named, sharing
-from crp.rules.operations.places import operation_name
+from crp.rules.operations.places import operation_name, warn_of_loss
 from crp.rules.operations.rule import (
     UNKNOWN,
     OperationRule,
@@ -98,15 +98,24 @@ class FirstOrder(OperationRule):
         output, leaves = self._graph or self._run([x.to(precision(x)) for x in inputs])
         outputs = [leaf for leaf in flatten_tensors(output) if self.reaches(leaf)]
         arriving = [(z, q.to(z.dtype)) for z, q in zip(outputs, s) if q is not None]
-        gradients = iter(torch.autograd.grad(
-            [z for z, _ in arriving], [leaf for leaf in leaves if leaf.requires_grad], [q for _, q in arriving],
-            retain_graph=True, allow_unused=True,
-        ))
+        gradients = iter(self._gradients(arriving, [leaf for leaf in leaves if leaf.requires_grad]))
         received = [next(gradients) if takes else None for takes in self.sharing]
         return [
             None if gradient is None else by_parts(_contribution, x, gradient) / self.shares
             for x, gradient in zip(inputs, received)
         ]
+
+    def _gradients(self, arriving: list[tuple[Tensor, Tensor]], leaves: list[Tensor]) -> Sequence[Tensor | None]:
+        """Gradients of the leaves; none, with a warning, where an operation has none."""
+        try:
+            return torch.autograd.grad(
+                [z for z, _ in arriving], leaves, [q for _, q in arriving], retain_graph=True, allow_unused=True
+            )
+        except RuntimeError as error:
+            if "modified by an inplace operation" in str(error):
+                raise
+            warn_of_loss(self.name, f"it has no derivative ({error}); crp.rules.register_rule gives it a rule")
+            return [None] * len(leaves)
 
     def _run(self, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         """The output, and the leaves of its graph."""

@@ -19,8 +19,9 @@ from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
 from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
-from crp.rules.operations.places import warn_of_gradient
+from crp.rules.operations.places import operation_name, warn_of_gradient, warn_of_loss
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
+from crp.rules.operations.table import CASTS
 
 
 class OperationMode(TorchFunctionMode):
@@ -145,6 +146,7 @@ class OperationMode(TorchFunctionMode):
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
         if isinstance(result, Tensor) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
+        _tell_of_loss(operation.function, result)
         return result
 
     def _run_as_module(self, template: Hook, module: nn.Module, x: Tensor) -> Any:
@@ -184,6 +186,17 @@ class OperationMode(TorchFunctionMode):
         self.modules.pop()
 
 
+def _tell_of_loss(function: Callable, result: Any) -> None:
+    """Warn where relevance cannot come back through what became integers, nor through a kernel without derivative."""
+    kinds = {leaf.dtype for leaf in flatten_tensors(result) if isinstance(leaf, Tensor) and not carries(leaf)}
+    if function in CASTS and kinds & _INTEGERS:
+        warn_of_loss(f"a cast to {kinds.pop()}", "integers carry none. Give columns of categories as an input of their "
+                     "own, of integers, so that embeddings look them up as they are")
+    elif isinstance(function, torch._ops.OpOverloadPacket) and any(kind.is_floating_point for kind in kinds):
+        warn_of_loss(operation_name(function), "it has no derivative; crp.rules.register_rule gives it a rule")
+
+
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _OWNERS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 

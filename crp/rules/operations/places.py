@@ -41,3 +41,9 @@ def warn_of_gradient(function: Callable, reason: str) -> None:
         f"relevance passes {operation_name(function)}{f' ({place})' if place else ''} by its gradient, which is no "
         f"relevance: {reason}. crp.rules.register_rule gives it a rule", stacklevel=2,
     )
+
+
+def warn_of_loss(name: str, reason: str) -> None:
+    """Say that relevance ends at an operation."""
+    place = source_line()
+    warnings.warn(f"relevance ends at {name}{f' ({place})' if place else ''}: {reason}", stacklevel=2)

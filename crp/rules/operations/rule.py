@@ -144,7 +144,7 @@ def run_with_rule(rule: OperationRule, function: Callable, args: tuple, kwargs: 
     output = rule.run(function, *unflatten_tensors((args, kwargs), alone))
     found = flatten_tensors(output)
     places = [i for i, leaf in enumerate(found) if rule.reaches(leaf)]
-    results = _Backward.apply(rule, len(places), *(found[i] for i in places), *inputs)
+    results = _Backward.apply(rule, len(places), *(found[i].detach() for i in places), *inputs)
     results = [results] if isinstance(results, Tensor) else list(results)
     if in_place:
         return written.copy_(results[0])

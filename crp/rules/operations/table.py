@@ -67,6 +67,8 @@ def normalises(operation: Operation) -> bool:
     return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, inputs))
 
 
+CASTS = named("long", "int", "short", "char", "byte", "to", "type", "type_as")
+
 ROUTING = named(
     "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "split", "chunk", "unbind",
     "tensor_split", "hsplit", "vsplit", "dsplit", "split_with_sizes", "unsafe_chunk", "unsafe_split", "reshape", "view",

@@ -136,6 +136,28 @@ def test_rules_for_functions_and_custom_operators():
     assert audit.accounted == pytest.approx(1)
 
 
+def test_kernels_without_derivative_and_casts_to_integers_are_named():
+    @torch.library.custom_op("crp_tests::opaque", mutates_args=())
+    def opaque(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    x = random(3, 8)
+    model = net(lambda h: h + torch.ops.crp_tests.opaque(h))
+    with pytest.warns(UserWarning, match="relevance ends at opaque.*no derivative.*register_rule"):
+        audit = CondAttribution(model).audit(x, EpsilonPlus())
+    assert audit.accounted == pytest.approx(1, abs=1e-3)
+    assert any("opaque" in name and abs(amount) > 1e-3 for name, amount in audit.sinks.items())
+    register_rule(torch.ops.crp_tests.opaque, "identity")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert CondAttribution(model).audit(x, EpsilonPlus()).total == pytest.approx(1, abs=1e-3)
+
+    table = nn.Embedding(5, 6).double()
+    model = net(lambda h: h + table(h[:, 0].long().clamp(0, 4)))
+    with pytest.warns(UserWarning, match=r"ends at a cast to torch.int64 \(test_registration.py:\d+\): integers"):
+        CondAttribution(model)(x, [{"y": [1]}], EpsilonPlus())
+
+
 def test_what_is_no_rule_is_refused():
     with pytest.raises(ValueError, match="'identity', not 'epsilon'"):
         register_rule(torch.logsumexp, "epsilon")
