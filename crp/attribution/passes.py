@@ -155,6 +155,9 @@ def forward_pass(
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:
                 pass  # the start layer takes the place of the output
+        if flow.start_layer is None and start.is_complex():
+            raise ValueError("the output is complex: CondAttribution(model, output=torch.real), or another function of "
+                             "it, gives the numbers that relevance starts from")
         for layer in layers:
             if layer not in taps.outputs:
                 raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")

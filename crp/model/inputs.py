@@ -38,7 +38,7 @@ def count_samples(data: Any) -> int:
     Raises
     ------
     TypeError
-        If the data is neither a tensor nor a tuple or dict with tensors.
+        If the data is neither a tensor nor a tuple or dict with tensors, or holds complex numbers.
     ValueError
         If the tensors differ in length or have no axis.
     """
@@ -47,6 +47,8 @@ def count_samples(data: Any) -> int:
         raise TypeError(
             f"data is a tensor (for arrays: torch.from_numpy), a tuple or a dict of tensors, not {type(data).__name__}"
         )
+    if any(tensor.is_complex() for tensor in tensors):
+        raise TypeError("data is complex: give its parts (torch.view_as_real) to a model that joins them")
     if any(tensor.ndim == 0 for tensor in tensors):
         raise ValueError("the first axis of data holds the samples, but a tensor without axes was given")
     lengths = {len(tensor) for tensor in tensors}

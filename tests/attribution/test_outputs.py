@@ -3,6 +3,7 @@ import pytest
 import torch
 from inputs_of_any_kind import gradient, select
 from torch import nn
+from zennit.composites import EpsilonPlus
 
 from crp.attribution import CondAttribution
 
@@ -83,3 +84,18 @@ def test_outputs_of_one_axis(ids):
     torch.testing.assert_close(result.heatmap, expected * 0 if ids == [] else expected)
     with pytest.raises(IndexError, match="1"):
         CondAttribution(net)(data, [{"y": [1]}])
+
+
+def test_complex_numbers_are_refused_where_relevance_starts_and_ends():
+    class Fourier(nn.Linear):
+        def forward(self, x):
+            return torch.fft.fft(super().forward(x))
+
+    model, x = Fourier(4, 4).eval(), torch.randn(2, 4)
+    with pytest.raises(ValueError, match="output is complex.*output=torch.real"):
+        CondAttribution(model)(x, [{"y": [1]}], EpsilonPlus())
+    result = CondAttribution(model, output=torch.real, heatmap_axis=None)(x, [{"y": [1]}], EpsilonPlus())
+    torch.testing.assert_close(result.prediction, model(x).real)
+    assert result.heatmap.any() and not result.heatmap.is_complex()
+    with pytest.raises(TypeError, match="data is complex.*view_as_real"):
+        CondAttribution(model)(x + 1j * x, [{"y": [1]}], EpsilonPlus())

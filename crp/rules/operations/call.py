@@ -21,10 +21,13 @@ class Operation:
     function, args, kwargs
     stabilize : callable
         For the denominators of its rule.
+    copy : bool, default False
+        Let its rule read copies of its inputs, for models that write to these later.
     """
 
-    def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize):
+    def __init__(self, function: Callable, args: tuple, kwargs: dict, stabilize: Stabilize, copy: bool = False):
         self.function, self.args, self.kwargs, self.stabilize = canonical(function), args, kwargs, stabilize
+        self.copy = copy
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""

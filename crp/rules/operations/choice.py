@@ -52,7 +52,8 @@ class OperationRules:
         """The rule of an operation; None where gradients are right."""
         if routes(operation):
             return None
-        choose = first_order_rule if any(x.is_complex() for x in operation.inputs) else RULES.get(operation.function)
+        is_complex = any(x.is_complex() for x in operation.inputs)
+        choose = None if is_complex else RULES.get(operation.function)
         return (choose and choose(operation)) or first_order_rule(operation)
 
     def is_constant_factor(self, operation: Operation) -> bool:

@@ -138,12 +138,12 @@ class FirstOrder(OperationRule):
 
 def first_order_rule(operation: Operation) -> OperationRule | None:
     """The general rule; none where no relevance comes back, nor for views and sparse forms, whose gradient is right."""
-    inputs = operation.inputs
+    inputs = [x.clone() for x in operation.inputs] if operation.copy else operation.inputs
     if any(x.layout != torch.strided for x in inputs):
         return None if operation.function in _FORMS else UNKNOWN
     try:
         rule = FirstOrder(
-            operation.as_function_of(inputs), inputs, operation.stabilize, sharing(inputs),
+            operation.as_function_of(operation.inputs), inputs, operation.stabilize, sharing(operation.inputs),
             operation_name(operation.function),
         )
     except Exception:  # of functions that are about a tensor's own graph, or that fail anyway

@@ -133,7 +133,7 @@ class OperationMode(TorchFunctionMode):
             composed = linear_with_computed_weight  # with weights that are computed
         if composed is not None:
             return self._resume(composed, args, kwargs)
-        operation = Operation(function, args, kwargs, rules.stabilize)
+        operation = Operation(function, args, kwargs, rules.stabilize, rules.copy)
         module = as_module(operation)
         name, running = self.modules[-1] if self.modules else ("", None)
         is_asked = module is not None and isinstance(running, type(module))  # the composite was asked for that module

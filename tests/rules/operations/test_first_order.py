@@ -2,6 +2,7 @@
 import pytest
 import torch
 from operations_by_contribution import Function, by_contributions, composite, random, send_back, stabilize
+from torch import nn
 from torch.nn import functional
 
 from crp.attribution import CondAttribution
@@ -152,3 +153,27 @@ def test_random_numbers_of_the_model_stay_as_they_are():
     expected = function(x, y)
     torch.manual_seed(1)
     torch.testing.assert_close(send_back(function, [x, y])[1], expected)
+
+
+def test_models_that_write_to_what_an_operation_has_read():
+    class Writing(nn.Module):
+        def __init__(self, writes):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last, self.writes = nn.Linear(4, 6), nn.Linear(6, 3), writes
+
+        def forward(self, x):
+            h = self.first(x)
+            found = torch.cdist(h, h.detach() + 1) @ h + torch.logcumsumexp(h, 1)
+            view = h.unflatten(1, (2, 3))
+            h = h.mul_(2.) if self.writes else h * 2.
+            view = view if self.writes else h.unflatten(1, (2, 3))
+            return self.last(found + h + view.flatten(1))
+
+    x = random(5, 4)
+    found, expected = (
+        CondAttribution(Writing(writes).double().eval(), heatmap_axis=None)(x, [{"y": [1]}], composite())
+        for writes in (True, False)
+    )
+    torch.testing.assert_close(found.prediction, expected.prediction)
+    torch.testing.assert_close(found.heatmap, expected.heatmap)
