@@ -24,7 +24,9 @@ PUBLIC = [
     "crp.demo.digits", "crp.graph", "crp.helper", "crp.hooks", "crp.image", "crp.rules", "crp.store", "crp.sweeps",
     "crp.text", "crp.visualization",
 ]
-TABLES = [("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness")]
+TABLES = [
+    ("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness"), ("any_model", "operations"),
+]
 
 pytestmark = pytest.mark.usefixtures("quick")
 
