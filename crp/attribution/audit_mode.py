@@ -86,12 +86,11 @@ class AuditMode(OperationMode):
         if module is not None and next(module.children(), None) is None:
             operation = f"{type(module).__name__} ({operation})"
         source = source_line()
-        balance = OperationBalance(operation, name, source, "" if rule in (None, UNKNOWN) else type(rule).__name__)
+        known = None if rule is UNKNOWN else rule
+        balance = OperationBalance(operation, name, source, "" if known is None else type(known).__name__)
         balance.parameters = ", ".join(parameters)
         outputs = flatten_tensors(outputs)
-        sinks = None
-        if rule is not None and rule is not UNKNOWN:
-            sinks = _sinks_of_operation(rule, inputs, list(filter(carries, outputs)))
+        sinks = None if known is None else _sinks_of_operation(known, inputs, list(filter(carries, outputs)))
         measured = self._measure(balance, edges, outputs, sinks)
         has_rules = self.rules is not None and function not in WITH_WEIGHTS
         if rule is UNKNOWN:

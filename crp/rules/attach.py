@@ -15,6 +15,7 @@ from zennit.core import Composite, Hook, RemovableHandleList
 from zennit.rules import Pass
 from zennit.types import Linear
 
+from crp.rules.operations.elementwise import maps_single_elements
 from crp.rules.replacement import PassThrough
 
 _in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -169,21 +170,10 @@ def passing_activations(model: nn.Module) -> Iterator[None]:
 
 
 def _is_elementwise_function(module: nn.Module) -> bool:
-    """Whether a module without parts or parameters maps each element by itself, on a few numbers in two shapes."""
+    """Whether a module without parts or parameters maps each element by itself."""
     if module._modules or module._parameters or module._buffers or module._forward_pre_hooks or module.training:
         return False
-    x = torch.linspace(-3, 3, 24)
-    shuffled = torch.arange(24).view(4, 6).T.flatten()
-    try:
-        with torch.no_grad():
-            y = module.forward(x.clone())
-            others = [module.forward(part.clone()) for part in (x[shuffled], x[:1], x.view(2, 3, 4))]
-    except Exception:  # whatever a module raises that expects something else
-        return False
-    expected = [y[shuffled], y[:1], y.view(2, 3, 4)] if isinstance(y, torch.Tensor) and y.shape == x.shape else []
-    return bool(expected) and all(
-        isinstance(a, torch.Tensor) and a.shape == b.shape and torch.allclose(a, b) for a, b in zip(others, expected)
-    )
+    return maps_single_elements(module.forward)
 
 
 def _without_attention(composite: Composite) -> Composite:

@@ -116,10 +116,9 @@ class ModelRules:
                 return
             stack.enter_context(passing_activations(self.model))
             attention = functional if isinstance(functional, str) else ATTENTION[0]
-            open_layers = {
-                module: accelerate(_everywhere(rule), repeated=repeated) if accelerated else _everywhere(rule)
-                for module, rule in open_rules.items()
-            }
+            open_layers = {module: _everywhere(rule) for module, rule in open_rules.items()}
+            if accelerated:
+                open_layers = {module: accelerate(own, repeated=repeated) for module, own in open_layers.items()}
             yield OperationRules(composite, self.model, attention, self.writes_to_inputs, open_layers)
 
     def _batch_norms_to_merge(self, data: Inputs) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Rules of operations that treat each element by itself."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,22 @@ class Scaling(OperationRule):
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What arrives where the factor is zero."""
         return {} if self.factor is None else {"empty": total(relevance * (self.factor == 0))}
+
+
+def maps_single_elements(function: Callable[[Tensor], Any]) -> bool:
+    """Whether a function maps each element of a tensor by itself, on a few numbers in several shapes."""
+    x = torch.linspace(-3, 3, 24)
+    shuffled = torch.arange(24).view(4, 6).T.flatten()
+    try:
+        with torch.no_grad():
+            y = function(x.clone())
+            others = [function(part.clone()) for part in (x[shuffled], x[:1], x.view(2, 3, 4))]
+    except Exception:  # whatever a function raises that expects something else
+        return False
+    expected = [y[shuffled], y[:1], y.view(2, 3, 4)] if isinstance(y, Tensor) and y.shape == x.shape else []
+    return bool(expected) and all(
+        isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a, b) for a, b in zip(others, expected)
+    )
 
 
 def elementwise_rule(operation: Operation) -> OperationRule | None:

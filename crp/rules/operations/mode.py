@@ -111,9 +111,10 @@ class OperationMode(TorchFunctionMode):
             owner = self._owner_of(*args, **kwargs)
             if owner is not None:
                 return self._resume(owner, args[:1], {})
-        if self.rules is None or not any(map(carries, flatten_tensors((args, kwargs)))):
+        carrying = [] if self.rules is None else list(filter(carries, flatten_tensors((args, kwargs))))
+        if self.rules is None or not carrying:
             return self.on_operation(function, args, kwargs, None)
-        self.see((args, kwargs))
+        self.see(carrying)
         return self._with_rule(self.rules, function, args, kwargs)
 
     def see(self, value: Any) -> None:
@@ -146,7 +147,8 @@ class OperationMode(TorchFunctionMode):
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
         if isinstance(result, Tensor) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
-        _tell_of_loss(operation.function, result)
+        if operation.function in CASTS or isinstance(operation.function, torch._ops.OpOverloadPacket):
+            _tell_of_loss(operation.function, result)
         return result
 
     def _run_as_module(self, template: Hook, module: nn.Module, x: Tensor) -> Any:
@@ -189,11 +191,12 @@ class OperationMode(TorchFunctionMode):
 def _tell_of_loss(function: Callable, result: Any) -> None:
     """Warn where relevance cannot come back through what became integers, nor through a kernel without derivative."""
     kinds = {leaf.dtype for leaf in flatten_tensors(result) if isinstance(leaf, Tensor) and not carries(leaf)}
-    if function in CASTS and kinds & _INTEGERS:
+    if function not in CASTS:
+        if any(kind.is_floating_point for kind in kinds):
+            warn_of_loss(operation_name(function), "it has no derivative; crp.rules.register_rule gives it a rule")
+    elif kinds & _INTEGERS:
         warn_of_loss(f"a cast to {kinds.pop()}", "integers carry none. Give columns of categories as an input of their "
                      "own, of integers, so that embeddings look them up as they are")
-    elif isinstance(function, torch._ops.OpOverloadPacket) and any(kind.is_floating_point for kind in kinds):
-        warn_of_loss(operation_name(function), "it has no derivative; crp.rules.register_rule gives it a rule")
 
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}

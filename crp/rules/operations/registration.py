@@ -41,8 +41,8 @@ class OwnRule(OperationRule):
         """What the function keeps."""
         arriving = relevance if isinstance(relevance, list) else [relevance]
         sent = self.send(relevance, inputs, output)
-        return {"own rules": sum(total(r) - 0. for r in arriving if r is not None)
-                - sum(total(r) for r in sent if r is not None)}
+        came, went = (sum(total(r) for r in values if r is not None) for values in (arriving, sent))
+        return {"own rules": came - went}
 
 
 def register_rule(function: Any, rule: Send | str) -> None:

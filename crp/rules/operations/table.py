@@ -18,10 +18,7 @@ from crp.rules.operations.normalisation import (
 )
 from crp.rules.operations.products import matrix_product_rule, power_rule, product_rule, quotient_rule
 from crp.rules.operations.rule import OperationRule, is_constant_factor
-from crp.rules.operations.sums import (
-    REVERSED_SUBTRACTIONS,
-    sum_rule,
-)
+from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, sum_rule
 
 SOFTMAX = named("softmax", "_softmax", "_safe_softmax")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
@@ -86,6 +83,8 @@ ROUTING = named(
     *(f"{kind}max_pool{axes}d{suffix}" for kind in ("", "adaptive_") for axes in (1, 2, 3)
       for suffix in ("", "_with_indices")),
 )
+"""Functions each value of whose output is that of an input, or a constant, unless they accumulate."""
+
 
 def routes(operation: Operation) -> bool:
     """Whether each value of the output is that of an input, or a constant: gradients hand on relevance as they should.
