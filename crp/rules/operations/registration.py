@@ -68,9 +68,9 @@ def register_rule(function: Any, rule: Send | str) -> None:
     --------
     >>> import torch
     >>> from crp.rules import register_rule
-    >>> register_rule(torch.nn.functional.huber_loss, lambda relevance, inputs, output: [
-    ...     relevance * torch.ones_like(x) / x.numel() for x in inputs
-    ... ])
+    >>> class Rounding(torch.autograd.Function):
+    ...     pass  # forward and backward
+    >>> register_rule(Rounding, "identity")
     """
     if rule != "identity" and not callable(rule):
         raise ValueError(f"rule is a function (relevance, inputs, output), or 'identity', not {rule!r}")
