@@ -5,6 +5,8 @@ from rule_cases import COMPOSITES, deviation, everywhere, randomise_statistics, 
 from torch import nn
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 
+from crp.attribution import CondAttribution
+from crp.composites import LanguageModel
 from crp.rules.acceleration import accelerate
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -76,3 +78,20 @@ def test_channels_last(net, name):
     net.to(memory_format=torch.channels_last)
     for x in (data, last):
         assert deviation(relevance_of(accelerate(composite), net, x), expected) < 1e-12
+
+
+@pytest.mark.parametrize("add", [
+    lambda a, b: a + b, torch.add, lambda a, b: (a * 1).add_(b), lambda a, b: a - -b, lambda a, b: torch.rsub(-a, b),
+], ids=["+", "torch.add", "add_", "-", "rsub"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_summands_that_rounding_cancels_keep_their_contributions(add, dtype):
+    class Residual(nn.Module):
+        def forward(self, x):
+            return add(x[:, 0] * 1, x[:, 1] * 1) @ torch.tensor([2., 3], dtype=x.dtype)
+
+    x = torch.tensor([[[0.1, 0.25], [-0.1, 0.5]]]).to(dtype)
+    heatmap = CondAttribution(Residual(), heatmap_axis=None)(
+        x, [{}], LanguageModel(1e-9), init_rel=lambda y: y
+    ).heatmap
+    expected = torch.tensor([[[0.2, 0.75], [-0.2, 1.5]]]).to(dtype)
+    torch.testing.assert_close(heatmap, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)

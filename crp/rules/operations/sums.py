@@ -17,6 +17,9 @@ REVERSED_SUBTRACTIONS: set[Callable] = {torch.rsub, Tensor.__rsub__}
 class Addition(OperationRule):
     """Summands get the relevance of the sum in proportion: ``R_i = c_i x_i R / stabilized(z)``.
 
+    In half precision summands often cancel out by rounding. Relevance of a sum that is zero is zero, and each summand's
+    contribution would be lost: so there the sum is what rounding of the last summand leaves open, instead of zero.
+
     Parameters
     ----------
     coefficients : list of number
@@ -26,12 +29,26 @@ class Addition(OperationRule):
     sink : str
         The name under which that is booked.
     stabilize : callable
+    kind : torch.dtype, default torch.float32
+        Of the sum.
     """
 
     reads_inputs = True
 
-    def __init__(self, coefficients: list[float], constant: Any, sink: str, stabilize: Stabilize):
+    def __init__(
+        self, coefficients: list[float], constant: Any, sink: str, stabilize: Stabilize,
+        kind: torch.dtype = torch.float32,
+    ):
         self.coefficients, self.constant, self.sink, self.stabilize = coefficients, constant, sink, stabilize
+        self.reads_output = self.is_rounded = torch.finfo(kind).bits < 32
+
+    def run(self, function: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """The sum."""
+        z = super().run(function, args, kwargs)
+        if not self.is_rounded:
+            return z
+        *_, summand = (leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor))
+        return torch.where(z == 0, summand.to(z.dtype) * (torch.finfo(z.dtype).eps / 2), z)
 
     def _scaled(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return [x if c == 1 else -x if c == -1 else c * x for c, x in zip(self.coefficients, inputs)]
@@ -43,12 +60,12 @@ class Addition(OperationRule):
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Proportional shares."""
         terms = self._scaled(inputs)
-        s = relevance / self.stabilize(self._sum(terms))
+        s = relevance / self.stabilize(output if self.is_rounded else self._sum(terms))
         return [(term * s).sum_to_size(term.shape) for term in terms]
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of the constant, and what the stabilizer takes."""
-        z = self._sum(self._scaled(inputs))
+        z = output if self.is_rounded else self._sum(self._scaled(inputs))
         s = relevance / self.stabilize(z)
         found = denominator_sinks(relevance, z, s)
         if self.constant is not None:
@@ -99,6 +116,7 @@ def sum_rule(first: float, second: float) -> Callable[[Operation], OperationRule
         coefficients = [c for c, v in zip(coefficients, (x, y)) if carries(v)]
         if constants and not isinstance(constants[0], Tensor) and constants[0] == 0:
             return Scaling(None, operation.inputs[0].shape)
-        return Addition(coefficients, constants[0] if constants else None, "parameters", operation.stabilize)
+        constant, kind = constants[0] if constants else None, torch.result_type(x, y)
+        return Addition(coefficients, constant, "parameters", operation.stabilize, kind)
 
     return rule
