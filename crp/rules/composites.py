@@ -8,10 +8,12 @@
 """
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 from zennit.canonizers import Canonizer
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat, LayerMapComposite, layer_map_base
-from zennit.core import BasicHook, Composite
+from zennit.core import BasicHook, Composite, Hook
 from zennit.rules import Epsilon, Gamma
 from zennit.types import Convolution, Linear
 
@@ -32,6 +34,10 @@ class VisionTransformer(LayerMapComposite):
     stabilizer : float or callable, default 1e-6
         As in zennit's rules.
     canonizers : list of zennit.core.Canonizer, optional
+    attention_gamma : float, optional
+        In the projections of :class:`torch.nn.MultiheadAttention`; by default ``gamma``. LXT leaves these to the
+        epsilon rule, since hooks do not reach them: its results are those of ``attention_gamma=0``, with
+        ``functional="cp-lrp"`` in its example for vision transformers.
 
     References
     ----------
@@ -40,10 +46,19 @@ class VisionTransformer(LayerMapComposite):
 
     def __init__(
         self, gamma: float = 0.05, convolution_gamma: float = 0.25, stabilizer: float = 1e-6,
-        canonizers: list[Canonizer] | None = None,
+        canonizers: list[Canonizer] | None = None, attention_gamma: float | None = None,
     ):
         rules = [(Convolution, Gamma(convolution_gamma, stabilizer)), (nn.Linear, Gamma(gamma, stabilizer))]
         super().__init__([*layer_map_base(stabilizer), *rules], canonizers=canonizers)
+        self._in_attention = Gamma(attention_gamma, stabilizer) if attention_gamma else Epsilon(stabilizer)
+        self._has_own_rule = attention_gamma is not None
+
+    def mapping(self, ctx: dict, name: str, module: nn.Module) -> Hook | None:
+        """The rule of a module."""
+        if isinstance(module, nn.MultiheadAttention):
+            ctx.setdefault("attention", set()).add(name)
+        is_projection = isinstance(module, nn.Linear) and {name, name.rpartition(".")[0]} & ctx.get("attention", set())
+        return self._in_attention if self._has_own_rule and is_projection else super().mapping(ctx, name, module)
 
 
 class LanguageModel(LayerMapComposite):
@@ -95,7 +110,7 @@ def default_composite(model: nn.Module, *, verbose: bool = True) -> Composite:
     composite: EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
-    has_attention = any("attention" in type(module).__name__.lower() for module in model.modules())
+    has_attention = _has_attention(model)
     if not layers and not has_attention:
         raise ValueError("the model has no linear layer and no convolution, to which the rules of LRP apply")
     first_name, first = layers[0] if layers else ("", None)
@@ -111,6 +126,37 @@ def default_composite(model: nn.Module, *, verbose: bool = True) -> Composite:
     if verbose:
         print(f"composite: {type(composite).__name__} ({rules})")
     return composite
+
+
+def _has_attention(model: nn.Module) -> bool:
+    """Whether a module in a model looks like attention: by its layers, since names of classes say little.
+
+    Queries, keys and values are projections from the same width, each by a layer of its own, or by a joint one beside a
+    projection back. Layers from the same width at the very end of a model are several outputs instead.
+    """
+    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        return True
+    *_, last = (None, *filter(_widths, model.modules()))
+    return any(
+        _are_projections([_widths(child) for child in module.children() if _widths(child)], last in module.children())
+        for module in model.modules() if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    )
+
+
+def _widths(module: nn.Module) -> tuple[int, ...]:
+    """What a linear layer, of whatever class, reads and writes; nothing for other modules."""
+    weight = None if isinstance(module, nn.Embedding) else module._parameters.get("weight")
+    if weight is None or weight.ndim != 2:
+        return ()
+    return tuple(weight.shape)[::-1] if isinstance(module, nn.Linear) else tuple(weight.shape)
+
+
+def _are_projections(widths: list[tuple[int, ...]], are_last: bool) -> bool:
+    while are_last and len(widths) > 1 and widths[-2][0] == widths[-1][0]:
+        widths = widths[:-1]
+    is_joint = any(read < written and (read, read) in widths for read, written in widths)
+    triples = itertools.combinations(widths[:-1] if are_last else widths, 3)
+    return is_joint or any(a[0] == b[0] == c[0] and len({a, b, c}) < 3 for a, b, c in triples)
 
 
 def gives_relevance(composite: Composite, model: nn.Module) -> bool:

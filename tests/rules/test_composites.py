@@ -7,7 +7,32 @@ from zennit.composites import EpsilonPlus, EpsilonPlusFlat, GuidedBackprop, Laye
 from zennit.core import Composite
 from zennit.rules import Epsilon, Gamma, ZPlus
 
+from crp.attribution import CondAttribution
 from crp.composites import LanguageModel, VisionTransformer, default_composite, gives_relevance
+
+
+class Projections(nn.Module):
+    """Attention by its layers; the name does not say so."""
+
+    def __init__(self, is_joint):
+        super().__init__()
+        widths = [("qkv", 24), ("out", 8)] if is_joint else [(name, 8) for name in ("q", "k", "v", "out")]
+        for name, width in widths:
+            setattr(self, name, nn.Linear(8, width))
+
+
+class ChannelAttention(nn.Module):
+    """Of CBAM: no attention, but for its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(8, 2), nn.Linear(2, 8)
+
+
+class Outputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.age, self.kind, self.colour, self.size = (nn.Linear(8, 3) for _ in range(4))
 
 
 class WithAttention(nn.Module):
@@ -25,6 +50,11 @@ class WithAttention(nn.Module):
      "EpsilonPlus (ZPlus in convolutions, Epsilon in linear layers)"),
     (WithAttention(nn.Conv2d(3, 8, 4)), VisionTransformer,
      "VisionTransformer (Gamma in convolutions and linear layers)"),
+    *((nn.Sequential(nn.Conv2d(3, 8, 4), nn.ReLU(), Projections(is_joint), nn.Linear(8, 3)), VisionTransformer,
+       "VisionTransformer (Gamma in convolutions and linear layers)") for is_joint in (True, False)),
+    *((nn.Sequential(nn.Conv2d(3, 8, 4), nn.ReLU(), part), EpsilonPlusFlat,
+       "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')")
+      for part in (ChannelAttention(), Outputs(), nn.Sequential(*(nn.Linear(8, 8) for _ in range(5))))),
     (WithAttention(nn.Embedding(9, 8)), LanguageModel, "LanguageModel (Epsilon in linear layers)"),
 ])
 def test_it_chooses_by_the_kind_of_model_and_says_so(model, kind, said, capsys):
@@ -55,6 +85,24 @@ def test_rules_of_the_presets(preset, expected):
             output = model(x)
             heatmaps += torch.autograd.grad(output, x, output.detach())
     torch.testing.assert_close(*heatmaps)
+
+
+@pytest.mark.parametrize("attention_gamma, gamma", [(None, .05), (0, 0), (.5, .5)])
+def test_rule_of_the_projections_of_attention(attention_gamma, gamma):
+    block = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, dropout=0).double().eval()
+    ways, asked = {"self_attn": gamma, "self_attn.out_proj": gamma, "linear1": .05, "linear2": .05}, set()
+
+    def by_name(context, name, module):
+        asked.add(name)
+        return Gamma(ways[name]) if isinstance(module, nn.Linear) and name in ways else None
+
+    x, attribution = torch.randn(2, 5, 8, dtype=torch.double), CondAttribution(block, heatmap_axis=None)
+    found, expected = (
+        attribution(x, [{"y": [(0, 1)]}], composite).heatmap
+        for composite in (VisionTransformer(attention_gamma=attention_gamma), Composite(by_name))
+    )
+    assert ways.keys() <= asked
+    torch.testing.assert_close(found, expected)
 
 
 def test_which_composites_give_relevance():
