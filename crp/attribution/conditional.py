@@ -70,10 +70,13 @@ class CondAttribution(Steps):
     accelerate : bool, default True
         Replace zennit's rules by equal, faster ones (see :func:`crp.rules.accelerate`), unless ``no_param_grad`` is
         False.
-    functional : bool or {"attnlrp", "cp-lrp"}, default True
+    functional : bool or {"attnlrp", "cp-lrp", "cp-lrp-gates"}, default True
         Beside a composite of LRP, give rules to functional operations too (see ``crp.rules.operations``): additions,
         products, attention, normalisation and so on; and merge batch norms into the layers that feed them. "attnlrp",
         which True stands for, lets relevance pass the softmax of attention; with "cp-lrp" it all goes to the values.
+        With "cp-lrp-gates" what an activation function gives is a constant factor too, where both factors of a product
+        share its relevance otherwise: gated MLPs send all of it to the values that the gate lets through, as in LXT's
+        ``cp_LRP``.
         With False their gradients flow, as with zennit alone; so they do with ``no_param_grad=False``.
 
     Examples

@@ -103,7 +103,7 @@ class AttributionEntry(_Description):
 
     class_name: Name = Field(alias="class")
     output: Sha256
-    functional: Literal[False, "attnlrp", "cp-lrp"]
+    functional: Literal[False, "attnlrp", "cp-lrp", "cp-lrp-gates"]
     accelerate: bool
     no_param_grad: bool
     attributes: Sha256

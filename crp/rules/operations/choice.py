@@ -9,10 +9,10 @@ from crp.rules.fast_rules import stabilizer_of
 from crp.rules.operations.call import Operation
 from crp.rules.operations.first_order import first_order_rule
 from crp.rules.operations.rule import OperationRule
-from crp.rules.operations.table import RULES, SOFTMAX, normalises, routes
+from crp.rules.operations.table import RULES, SOFTMAX, activates, normalises, routes
 from crp.rules.stabilizers import FastStabilizer
 
-ATTENTION = ("attnlrp", "cp-lrp")
+ATTENTION = ("attnlrp", "cp-lrp", "cp-lrp-gates")
 
 
 class OperationRules:
@@ -26,8 +26,9 @@ class OperationRules:
     composite : zennit.core.Composite
     model : torch.nn.Module
         On which it is registered.
-    attention : {"attnlrp", "cp-lrp"}
-        Whether relevance passes the softmax of attention, or all of it goes to the values.
+    attention : {"attnlrp", "cp-lrp", "cp-lrp-gates"}
+        Whether relevance passes the softmax of attention, or all of it goes to the values; and, with the last, whether
+        what an activation function gives gets nothing of a product either.
     copy : bool, default False
         Let rules read copies of their inputs, for models that write to these later.
     open_layers : dict, optional
@@ -58,4 +59,10 @@ class OperationRules:
 
     def is_constant_factor(self, operation: Operation) -> bool:
         """Whether what an operation gives counts as a constant where it is a factor."""
-        return normalises(operation) or self.attention == "cp-lrp" and operation.function in SOFTMAX
+        is_weight = self.attention != "attnlrp" and operation.function in SOFTMAX
+        return normalises(operation) or is_weight or self.are_gates_constant and activates(operation)
+
+    @property
+    def are_gates_constant(self) -> bool:
+        """Whether what an activation function gives counts as a constant where it is a factor."""
+        return self.attention == "cp-lrp-gates"

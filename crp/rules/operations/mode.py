@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from zennit.core import Hook, RemovableHandleList
+from zennit.types import Activation, Linear
 
 from crp.model.layers import flatten_tensors
 from crp.rules.operations import attention
@@ -22,6 +23,7 @@ from crp.rules.operations.modules import WITH_WEIGHTS, as_module
 from crp.rules.operations.places import operation_name, warn_of_gradient, warn_of_loss
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
 from crp.rules.operations.table import CASTS
+from crp.rules.replacement import PassThrough
 
 
 class OperationMode(TorchFunctionMode):
@@ -145,7 +147,7 @@ class OperationMode(TorchFunctionMode):
         else:
             left_out = is_asked and function in WITH_WEIGHTS
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
-        if isinstance(result, Tensor) and rules.is_constant_factor(operation):
+        if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         if operation.function in CASTS or isinstance(operation.function, torch._ops.OpOverloadPacket):
             _tell_of_loss(operation.function, result)
@@ -181,10 +183,14 @@ class OperationMode(TorchFunctionMode):
             self.before_rule(name, module, rule, args, kwargs)
 
     def _leave_module(self, module: nn.Module, output: Any) -> None:
-        if rule_of(module) is not None:
+        rule = rule_of(module)
+        if rule is not None:
             if len(self._carrying_rule) == 1:
                 self.after_rule(output)
             self._carrying_rule.pop()
+        is_activation = isinstance(module, Activation) or isinstance(rule, PassThrough)
+        if is_activation and isinstance(output, Tensor) and self.rules is not None and self.rules.are_gates_constant:
+            mark_constant_factor(output)
         self.modules.pop()
 
 

@@ -64,6 +64,13 @@ def normalises(operation: Operation) -> bool:
     return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, inputs))
 
 
+def activates(operation: Operation) -> bool:
+    """Whether an operation is a nonlinear function of each element, as gates are."""
+    return RULES.get(operation.function) is elementwise_rule and operation.function not in _NEGATIONS
+
+
+_NEGATIONS = named("neg", "negative")
+
 CASTS = named("long", "int", "short", "char", "byte", "to", "type", "type_as")
 
 ROUTING = named(
