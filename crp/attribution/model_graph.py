@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from crp.model.inputs import Inputs, call_model, gradient_mode, input_leaves
+from crp.attribution.leaves import InputLeaves, LookupMode
+from crp.model.inputs import Inputs, call_model, gradient_mode
 from crp.model.layers import (
     LayerAddress,
     as_layer_list,
@@ -178,8 +179,10 @@ def _trace_calls(model: nn.Module, sample: Inputs, inputs_to_mark: list[LayerAdd
         for address in inputs_to_mark
     ]
     try:
-        with gradient_mode(), input_leaves(model, sample) as (data, _), OperationMode(model):
-            call_model(model, data)
+        with gradient_mode():
+            leaves = InputLeaves(sample)
+            with OperationMode(model), LookupMode(leaves):
+                call_model(model, leaves.data)
     finally:
         for handle in handles:
             handle.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,18 +19,10 @@ from crp.attribution.conditions import (
     output_indices,
     select_rows,
 )
+from crp.attribution.leaves import InputLeaves, LookupMode
 from crp.attribution.steps import InitialRelevance, Steps
 from crp.attribution.taps import ForwardStopped, LayerTaps, RecordFunction
-from crp.model.inputs import (
-    InputLeaf,
-    Inputs,
-    call_model,
-    count_samples,
-    gradient_mode,
-    input_leaves,
-    list_tensors,
-    map_tensors,
-)
+from crp.model.inputs import Inputs, call_model, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import flatten_tensors, select_output
 from crp.model.rows import is_shared, share_rows
 from crp.rules.attach import exclusive_use, without_checkpoints
@@ -105,6 +98,10 @@ class Flow:
         return layers
 
 
+class MakesIntegers(BaseException):
+    """Ends a forward pass in which the origin of integers has to be followed. No error, as :class:`ForwardStopped`."""
+
+
 @contextmanager
 def forward_pass(
     steps: Steps, rules: ModelRules, data: Inputs, conditions: list[dict], flow: Flow,
@@ -126,6 +123,21 @@ def forward_pass(
     mode_type : type, default OperationMode
         What looks at the operations of the model.
     """
+    arguments = steps, rules, data, conditions, flow, repeated, mode_type
+    with ExitStack() as stack:
+        try:
+            forward = stack.enter_context(_forward_pass(*arguments))
+        except MakesIntegers:
+            rules.makes_integers = True
+            forward = stack.enter_context(_forward_pass(*arguments))
+        yield forward
+
+
+@contextmanager
+def _forward_pass(
+    steps: Steps, rules: ModelRules, data: Inputs, conditions: list[dict], flow: Flow, repeated: bool,
+    mode_type: type[OperationMode],
+) -> Iterator[ForwardPass]:
     model, output_name = steps.model, steps.MODEL_OUTPUT_NAME
     held = [layer for condition in conditions for layer in layers_of(condition, output_name)]
     held += [] if flow.start_layer is None else [flow.start_layer]
@@ -147,10 +159,13 @@ def forward_pass(
             flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(flow.mask_map, layers),
         ))
         with gradient_mode():
-            model_data, leaves = stack.enter_context(input_leaves(model, data, reach=flow.heatmap))
+            leaves = InputLeaves(data, reach=flow.heatmap)
+            follows = flow.heatmap and (leaves.hold_integers or rules.makes_integers)  # which takes time
+            if flow.heatmap and not follows:
+                mode.on_integers = _stop_for_integers
             try:
-                with mode if is_seen else nullcontext():
-                    output = call_model(model, model_data)
+                with mode if is_seen else nullcontext(), LookupMode(leaves) if follows else nullcontext():
+                    output = call_model(model, leaves.data)
                 mode.see(output)
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:
@@ -163,9 +178,10 @@ def forward_pass(
                 raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
         if flow.start_layer is not None and all(calls == 1 for calls in taps.calls.values()):
             rules.read_once.add(end)
-        if flow.heatmap and not any(leaf.tensors for leaf in leaves):
+        if flow.heatmap and not leaves.tensors:
             raise ValueError(
-                "relevance reaches none of the data: integers must go to an nn.Embedding as they are (as int64)"
+                "relevance reaches none of the data: they are integers, which look nothing up (in an nn.Embedding, "
+                "weight[ids] or one_hot(ids) @ weight); numbers that the model computes with are given as real numbers"
             )
         if flow.start_layer is not None:
             start = taps.outputs[flow.start_layer]
@@ -176,7 +192,7 @@ def forward_pass(
         for condition in conditions:
             flow.chain(condition, output_name, taps.outputs)
             _check_masks(condition, output_name, flow, taps)
-        yield ForwardPass(steps, model_data, leaves, taps, start, mode)
+        yield ForwardPass(steps, leaves, taps, start, mode)
 
 
 @dataclass
@@ -186,10 +202,8 @@ class ForwardPass:
     Attributes
     ----------
     steps : Steps
-    data : torch.Tensor, tuple or dict
-        What the model was called with.
-    leaves : list of InputLeaf
-        Where relevance ends.
+    leaves : InputLeaves
+        What the model was called with, and where relevance ends.
     taps : LayerTaps
     start : torch.Tensor
         Where relevance starts.
@@ -197,8 +211,7 @@ class ForwardPass:
     """
 
     steps: Steps
-    data: Any
-    leaves: list[InputLeaf]
+    leaves: InputLeaves
     taps: LayerTaps
     start: torch.Tensor
     mode: OperationMode
@@ -211,8 +224,7 @@ class ForwardPass:
         taps.relevances.clear()
         taps.masks.clear()
         taps.masked_rows.clear()
-        for tensor in (tensor for leaf in self.leaves for tensor in leaf.tensors):
-            tensor.grad = None
+        self.leaves.clear()
         chosen = {row: condition for row in rows if (condition := conditions[row]) is not None}
         for row, condition in chosen.items():
             for layer in layers_of(condition, output_name):
@@ -231,16 +243,16 @@ class ForwardPass:
                 )
 
         def finish(result: Any) -> Any:
-            return _finished(result, rows if len(rows) < count_samples(self.data) else slice(None), flow.on_device)
+            is_whole = len(rows) == count_samples(self.leaves.data)
+            return _finished(result, slice(None) if is_whole else rows, flow.on_device)
 
-        heatmaps = [self._heatmap(leaf, flow) for leaf in self.leaves]
-        heatmaps = [None if heatmap is None else finish(heatmap) for heatmap in heatmaps]
-        remaining = iter(heatmaps)
+        modify = partial(self.steps.heatmap_modifier, on_device=flow.on_device)
+        heatmaps = iter([heatmap if heatmap is None else finish(heatmap) for heatmap in self.leaves.heatmaps(modify)])
         for layer in set(flow.record_layer) - taps.relevances.keys():
             nothing = torch.zeros_like(taps.outputs[layer], device=self.start.device)
             taps.relevances[layer] = taps.record(layer, nothing)
         return AttributionResult(
-            map_tensors(lambda _: next(remaining), self.data),
+            map_tensors(lambda _: next(heatmaps), self.leaves.data),
             {layer: finish(taps.activations[layer]) for layer in flow.record_layer},
             {layer: finish(taps.relevances[layer]) for layer in flow.record_layer},
             finish(self.start),
@@ -249,7 +261,7 @@ class ForwardPass:
     def _initial_relevance(self, chosen: Mapping[int, Mapping], count: int, flow: Flow) -> torch.Tensor:
         """Relevance to start with: of all rows of the forward pass, zero in those that do not take part."""
         prediction, relevance_init, rows = self.start.detach(), self.steps.relevance_init, list(chosen)
-        is_whole = len(rows) == count_samples(self.data)
+        is_whole = len(rows) == count_samples(self.leaves.data)
         active = prediction if is_whole else prediction[rows]
         targets = None
         if flow.start_layer is None:
@@ -263,12 +275,9 @@ class ForwardPass:
             return relevance
         return torch.zeros_like(prediction).index_copy_(0, torch.as_tensor(rows, device=prediction.device), relevance)
 
-    def _heatmap(self, leaf: InputLeaf, flow: Flow) -> torch.Tensor | None:
-        for tensor in leaf.tensors:
-            if tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-        heatmaps = [self.steps.heatmap_modifier(tensor, flow.on_device) for tensor in leaf.tensors]
-        return sum(heatmaps[1:], heatmaps[0]) if heatmaps else None
+
+def _stop_for_integers(kind: torch.dtype) -> None:
+    raise MakesIntegers
 
 
 def _check_masks(condition: Mapping, output_name: str, flow: Flow, taps: LayerTaps) -> None:

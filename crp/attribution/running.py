@@ -60,7 +60,7 @@ class Runner:
                 forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
                 forward.backward(conditions, rows, flow)
                 start = sum(started)
-                gradients = [tensor.grad for leaf in forward.leaves for tensor in leaf.tensors]
+                gradients = [tensor.grad for tensor in forward.leaves.tensors]
                 total = sum(float(gradient.sum(dtype=torch.float64)) for gradient in gradients if gradient is not None)
                 return mode.audit(total, start, tolerance)
 
@@ -98,7 +98,7 @@ class Runner:
             # given all conditions, since they are checked before relevance flows under the first
             with forward_pass(self.steps, self.rules, group_data, conditions, flow) as forward:
                 parts.append(forward.backward(group_conditions, list(range(len(rows))), group_flow))
-            gradients.append(tuple(leaf.gradient for leaf in forward.leaves))
+            gradients.append(forward.leaves.gradients)
         order = restoring_order(groups)
         return merge_rows(parts, order), merge_rows(gradients, order)
 

@@ -132,7 +132,8 @@ class Steps:
         Parameters
         ----------
         data : torch.Tensor
-            An input of the model; or the output of the embedding that looked it up, with an attribute ``feature_axis``.
+            An input of the model; or what its integers looked up, with an attribute ``feature_axis``: the axes that are
+            not those of the integers.
         on_device : str or torch.device, optional
 
         Returns
@@ -140,7 +141,7 @@ class Steps:
         torch.Tensor
         """
         heatmap = cast(torch.Tensor, data.grad).detach()
-        axis = getattr(data, "feature_axis", self.heatmap_axis)
-        if self.heatmap_axis is not None and heatmap.ndim > 1:  # [B] has nothing to sum
+        axis = getattr(data, "feature_axis", self.heatmap_axis if heatmap.ndim > 1 else ())  # [B] has nothing to sum
+        if self.heatmap_axis is not None and axis != ():
             heatmap = heatmap.sum(axis)
         return heatmap if on_device is None else heatmap.to(on_device)

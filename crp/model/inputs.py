@@ -3,13 +3,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-
-from crp.model.rows import copy_rows
 
 Inputs: TypeAlias = torch.Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -92,94 +89,6 @@ def gradient_mode() -> Iterator[None]:
     """Record gradients, whatever the caller's mode is."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-@dataclass
-class InputLeaf:
-    """A tensor of the data, and where its relevance ends.
-
-    Attributes
-    ----------
-    source : torch.Tensor
-        The tensor of the data.
-    tensors : list of torch.Tensor
-        The leaves of autograd whose ``grad`` becomes the relevance: ``source`` itself, or for integers the output of
-        each embedding that looks them up, with an attribute ``feature_axis``.
-    """
-
-    source: torch.Tensor
-    tensors: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether the data are integers, such as token ids."""
-        return not self.source.is_floating_point()
-
-    @property
-    def gradient(self) -> torch.Tensor | None:
-        """What autograd left of the data itself, if relevance reaches it."""
-        return self.tensors[0].grad if self.tensors and not self.is_embedded else None
-
-
-@contextmanager
-def input_leaves(model: nn.Module, data: Inputs, reach: bool = True) -> Iterator[tuple[Any, list[InputLeaf]]]:
-    """Make model inputs into autograd leaves, for one forward pass within the context.
-
-    Integers have no gradient: the output of the embedding that looks them up becomes the leaf. To be entered, and the
-    model called, in :func:`gradient_mode`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    data : torch.Tensor, tuple or dict
-    reach : bool, default True
-        Whether relevance shall reach the data; otherwise nothing becomes a leaf.
-
-    Yields
-    ------
-    data : tensor, tuple or dict
-        To call the model with. It shares no memory with the caller's floating-point tensors.
-    leaves : list of InputLeaf
-        One per tensor of the data, in order.
-    """
-    leaves: list[InputLeaf] = []
-
-    def add_leaf(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
-        leaf = InputLeaf(tensor)
-        leaves.append(leaf)
-        if leaf.is_embedded:
-            return tensor
-        if reach:
-            leaf.tensors.append(tensor.requires_grad_())
-        return copy_rows(tensor)
-
-    def end_at_embedding(
-        module: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor
-    ) -> torch.Tensor | None:
-        ids = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
-        for leaf in leaves:
-            if ids is not None and leaf.is_embedded and _share_memory(leaf.source, ids):
-                embedded = output.detach().requires_grad_()
-                vars(embedded)["feature_axis"] = -1
-                leaf.tensors.append(embedded)
-                return embedded.clone()
-        return None
-
-    data = map_tensors(add_leaf, data)
-    handles = [
-        module.register_forward_hook(end_at_embedding, with_kwargs=True, prepend=True)
-        for module in model.modules() if reach and isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-    ]
-    try:
-        yield data, leaves
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _share_memory(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def leave_gradients(

@@ -34,13 +34,15 @@ class ModelRules:
     ----------
     writes_to_inputs : bool
         Whether the model was found to write in place to what a fast rule reads, of which zennit's rules hold copies.
+    makes_integers : bool
+        Whether the model was found to make integers of real numbers, perhaps to look something up.
     read_once : set
         (layers, shapes of the inputs) for which the model was found to call each layer once.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.writes_to_inputs = False
+        self.writes_to_inputs = self.makes_integers = False
         self.read_once: set[tuple] = set()
         self._kept: tuple[Composite | None, OperationRules | None] | None = None
         self._mergeable: tuple[Any, list[tuple[str, str]]] = (None, [])

@@ -20,7 +20,7 @@ from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
 from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
-from crp.rules.operations.places import operation_name, warn_of_gradient, warn_of_loss
+from crp.rules.operations.places import operation_name, warn_of_cast, warn_of_gradient, warn_of_loss
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
 from crp.rules.operations.table import CASTS
 from crp.rules.replacement import PassThrough
@@ -41,6 +41,8 @@ class OperationMode(TorchFunctionMode):
 
     Attributes
     ----------
+    on_integers : callable
+        Is called with the type of integers that real numbers become; warns by default.
     modules : list of (str, torch.nn.Module)
         The modules that are running, the innermost last.
     temporary : zennit.core.RemovableHandleList
@@ -50,6 +52,7 @@ class OperationMode(TorchFunctionMode):
     def __init__(self, model: nn.Module, rules: OperationRules | None = None):
         super().__init__()
         self.model, self.rules = model, rules
+        self.on_integers: Callable[[torch.dtype], None] = warn_of_cast
         self.modules: list[tuple[str, nn.Module]] = []
         self._carrying_rule: list[nn.Module] = []
         self._owners: dict[int, nn.Module] = {}
@@ -150,8 +153,17 @@ class OperationMode(TorchFunctionMode):
         if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         if operation.function in CASTS or isinstance(operation.function, torch._ops.OpOverloadPacket):
-            _tell_of_loss(operation.function, result)
+            self._tell_of_loss(operation.function, result)
         return result
+
+    def _tell_of_loss(self, function: Callable, result: Any) -> None:
+        """Tell where relevance cannot come back through what became integers, nor a kernel without derivative."""
+        kinds = {leaf.dtype for leaf in flatten_tensors(result) if isinstance(leaf, Tensor) and not carries(leaf)}
+        if function not in CASTS:
+            if any(kind.is_floating_point for kind in kinds):
+                warn_of_loss(operation_name(function), "it has no derivative; crp.rules.register_rule gives it a rule")
+        elif kinds & _INTEGERS:
+            self.on_integers(kinds.pop())
 
     def _run_as_module(self, template: Hook, module: nn.Module, x: Tensor) -> Any:
         rule = template.copy()
@@ -192,17 +204,6 @@ class OperationMode(TorchFunctionMode):
         if is_activation and isinstance(output, Tensor) and self.rules is not None and self.rules.are_gates_constant:
             mark_constant_factor(output)
         self.modules.pop()
-
-
-def _tell_of_loss(function: Callable, result: Any) -> None:
-    """Warn where relevance cannot come back through what became integers, nor through a kernel without derivative."""
-    kinds = {leaf.dtype for leaf in flatten_tensors(result) if isinstance(leaf, Tensor) and not carries(leaf)}
-    if function not in CASTS:
-        if any(kind.is_floating_point for kind in kinds):
-            warn_of_loss(operation_name(function), "it has no derivative; crp.rules.register_rule gives it a rule")
-    elif kinds & _INTEGERS:
-        warn_of_loss(f"a cast to {kinds.pop()}", "integers carry none. Give columns of categories as an input of their "
-                     "own, of integers, so that embeddings look them up as they are")
 
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}

@@ -34,6 +34,11 @@ def operation_name(function: Callable) -> str:
     return name.strip("_") or name
 
 
+def warn_of_cast(kind: torch.dtype, place: str | None = None) -> None:
+    """Say that relevance ends where real numbers become integers."""
+    warn_of_loss(f"a cast to {kind}", "integers carry none, unless they look something up", place)
+
+
 def warn_of_gradient(function: Callable, reason: str) -> None:
     """Say that relevance passes an operation by its gradient, and what to do."""
     place = source_line()
@@ -43,7 +48,7 @@ def warn_of_gradient(function: Callable, reason: str) -> None:
     )
 
 
-def warn_of_loss(name: str, reason: str) -> None:
-    """Say that relevance ends at an operation."""
-    place = source_line()
+def warn_of_loss(name: str, reason: str, place: str | None = None) -> None:
+    """Say that relevance ends at an operation, in the line that is running or another one."""
+    place = source_line() if place is None else place
     warnings.warn(f"relevance ends at {name}{f' ({place})' if place else ''}: {reason}", stacklevel=2)
