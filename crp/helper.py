@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.taps import LayerTaps
 from crp.concepts import normalise
 from crp.model.inputs import call_model
@@ -41,7 +42,8 @@ def get_output_shapes(model: nn.Module, single_sample: Any, record_layers: list[
         Layer -> shape.
     """
     record_layers = as_layer_list(record_layers)
-    with torch.no_grad(), LayerTaps(model, record_layers) as taps:
+    rows = SampleFinder(model).find(record_layers, single_sample)
+    with torch.no_grad(), LayerTaps(model, record_layers, rows=rows) as taps:
         call_model(model, single_sample)
         return {layer: tuple(taps.outputs[layer].shape[1:]) for layer in record_layers}
 

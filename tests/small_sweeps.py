@@ -114,6 +114,10 @@ def hooks_of(model):
     ]
 
 
+PROBES = 4
+"""Samples that are run to learn about layers: what they give for one, and for one and two where their samples are."""
+
+
 def count_forwarded(model):
     """A list that grows by the number of samples of each forward pass."""
     counts = []

@@ -12,6 +12,7 @@ from torch import nn
 
 from crp.analysis.arrays import as_float_array
 from crp.analysis.layouts import grid, interpolate, perplexity_for, scale_to_unit
+from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.taps import LayerTaps
 from crp.concepts import aggregate
 from crp.model.inputs import call_model, device_of, map_tensors
@@ -333,11 +334,13 @@ def layer_responses(
     def read(tensor: torch.Tensor, layer: str) -> None:
         found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
 
-    taps = LayerTaps(model, (), layers, read)
-    with torch.no_grad(), restored_buffers(model), taps:
+    taps, finder = LayerTaps(model, (), layers, read), SampleFinder(model)
+    with torch.no_grad(), restored_buffers(model):
         for batch in _batches(inputs, batch_size):
-            taps.calls.clear()
-            call_model(model, map_tensors(lambda tensor: tensor.to(device), batch))
+            data = map_tensors(lambda tensor: tensor.to(device), batch)
+            taps.rows, taps.calls = finder.find(layers, data, layers if axis > 0 else ()), {}
+            with taps:
+                call_model(model, data)
             for layer in layers:
                 calls = taps.calls.get(layer, 0)
                 if calls == 0 and not may_be_unused:

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from zennit.core import Composite
 from zennit.rules import Pass
 
+from crp.attribution.conditions import counted_from_the_front
+from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.taps import LayerTaps
 from crp.concepts import ChannelConcept, Concept, EncodedConcept, as_ids
 from crp.model.inputs import device_of, gradient_mode
@@ -135,6 +137,7 @@ def synthesize(
     else:
         generator.manual_seed(int(random_state))
     images, reached = [], []
+    finder = SampleFinder(model)
     bar = tqdm(total=steps * math.ceil(len(ids) / batch_size), disable=not verbose, desc=f"images for {layer}")
     with bar, gradient_mode(), exclusive_use(model), frozen_parameters(model), restored_buffers(model):
         for first in range(0, len(ids), batch_size):
@@ -146,13 +149,13 @@ def synthesize(
                 shown = to_images(coefficients, size)
                 shown = random_transform(shown, generator) if transform else shown
                 with registered(_THROUGH_RELU, model) if step < WARM_UP else nullcontext():
-                    loss = -_read(model, preprocess_fn(shown), layer, part, concept).sum()
+                    loss = -_read(finder, preprocess_fn(shown), layer, part, concept).sum()
                     loss.backward()
                 optimizer.step()
                 bar.update()
             with torch.no_grad():
                 images.append(to_images(coefficients, size).cpu())
-                reached.append(_read(model, preprocess_fn(images[-1].to(device)), layer, part, concept).cpu())
+                reached.append(_read(finder, preprocess_fn(images[-1].to(device)), layer, part, concept).cpu())
     return Synthesis(torch.cat(images), ids, torch.cat(reached), layer)
 
 
@@ -188,10 +191,11 @@ def _random_coefficients(count: int, size: tuple[int, int, int], generator: torc
     return 0.01 * torch.randn(count, channels, height, width // 2 + 1, 2, generator=generator)
 
 
-def _read(model: nn.Module, data: Any, layer: str, ids: list[int | None], concept: Concept) -> torch.Tensor:
+def _read(finder: SampleFinder, data: Any, layer: str, ids: list[int | None], concept: Concept) -> torch.Tensor:
     """Value of a concept, or mean over all, in each row."""
-    with LayerTaps(model, [layer]) as taps:
-        model(data)
+    rows = finder.find([layer], data, counted_from_the_front({layer: concept}))
+    with LayerTaps(finder.model, [layer], rows=rows) as taps:
+        finder.model(data)
         if layer not in taps.outputs:
             raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
         tensor = taps.outputs[layer]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -24,6 +24,8 @@ from crp.attribution.conditions import (
 from crp.attribution.conservation import explanation, is_conserved
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
+from crp.attribution.sample_finder import SampleFinder
+from crp.attribution.sample_rows import SampleRows
 from crp.attribution.steps import InitialRelevance, Steps
 from crp.attribution.taps import RecordFunction
 from crp.concepts import ChannelConcept
@@ -78,6 +80,10 @@ class CondAttribution(Steps):
         share its relevance otherwise: gated MLPs send all of it to the values that the gate lets through, as in LXT's
         ``cp_LRP``.
         With False their gradients flow, as with zennit alone; so they do with ``no_param_grad=False``.
+    samples : dict, optional
+        Layer -> the axis of its tensor that holds the samples, such as 1 for [T, B, C], or
+        :class:`crp.attribution.SampleRows` where each sample has several rows. For other layers this is found out by
+        running the model on one sample and on two.
 
     Examples
     --------
@@ -107,6 +113,7 @@ class CondAttribution(Steps):
         heatmap_axis: int | tuple[int, ...] | None = 1,
         accelerate: bool = True,
         functional: bool | str = True,
+        samples: Mapping[str, int | SampleRows] | None = None,
     ):
         check_supported(model)
         if functional not in (True, False, *ATTENTION):
@@ -117,6 +124,8 @@ class CondAttribution(Steps):
         self.no_param_grad = no_param_grad
         self.accelerate = accelerate
         self.functional = functional
+        self.samples = {} if samples is None else samples
+        self._finder = SampleFinder(model, self.samples)
         self._rules = ModelRules(model)
         self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
 
@@ -393,7 +402,7 @@ class CondAttribution(Steps):
             )
         return conditions, Flow(
             composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel,
-            heatmap, record_fn, self._accelerates, self.functional, self.no_param_grad,
+            heatmap, record_fn, self._accelerates, self.functional, self.no_param_grad, self._finder,
         )
 
     @property

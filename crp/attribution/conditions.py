@@ -113,12 +113,22 @@ def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(output.shape)
 
 
-def codings_of(mask_map: Any, layers: Iterable[str]) -> dict[str, EncodedConcept]:
-    """The concepts of a ``mask_map`` that put a code in the place of a layer's tensor, by layer."""
+def concepts_of(mask_map: Any, layers: Iterable[str]) -> dict[str, Any]:
+    """The concepts of a ``mask_map``, by layer; or its functions, where those belong to none."""
     mask_map = _from_pairs(mask_map)
     masks = {layer: mask_map.get(layer) if isinstance(mask_map, Mapping) else mask_map for layer in layers}
-    concepts = {layer: getattr(mask, "__self__", mask) for layer, mask in masks.items()}
+    return {layer: getattr(mask, "__self__", mask) for layer, mask in masks.items()}
+
+
+def codings_of(concepts: Mapping[str, Any]) -> dict[str, EncodedConcept]:
+    """The concepts that put a code in the place of a layer's tensor."""
     return {layer: concept for layer, concept in concepts.items() if isinstance(concept, EncodedConcept)}
+
+
+def counted_from_the_front(concepts: Mapping[str, Any]) -> list[str]:
+    """Layers whose concepts have their axis after that of the samples, such as channels on axis 1."""
+    axes = {layer: getattr(concept, "axis", getattr(concept, "feature_axis", 1)) for layer, concept in concepts.items()}
+    return [layer for layer, axis in axes.items() if axis >= 0]
 
 
 def mask_of(mask_map: Any, layer: str) -> MaskFunction:

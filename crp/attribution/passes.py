@@ -14,12 +14,15 @@ from crp.attribution.conditions import (
     MaskMap,
     check_targets,
     codings_of,
+    concepts_of,
+    counted_from_the_front,
     layers_of,
     mask_of,
     output_indices,
     select_rows,
 )
 from crp.attribution.leaves import InputLeaves, LookupMode
+from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.steps import InitialRelevance, Steps
 from crp.attribution.taps import ForwardStopped, LayerTaps, RecordFunction
 from crp.model.inputs import Inputs, call_model, count_samples, gradient_mode, list_tensors, map_tensors
@@ -77,6 +80,7 @@ class Flow:
     accelerate: bool
     functional: bool | str
     freeze: bool
+    finder: SampleFinder
 
     def chain(self, condition: Mapping, output_name: str, outputs: Mapping[str, torch.Tensor]) -> list[str]:
         """The layers of a condition to go through, from last to first.
@@ -146,6 +150,8 @@ def _forward_pass(
     with ExitStack() as stack:
         stack.enter_context(exclusive_use(model))
         stack.enter_context(without_checkpoints())
+        concepts = concepts_of(flow.mask_map, layers)
+        rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
         operation_rules = stack.enter_context(rules.attached(
             flow.composite, data, accelerated=flow.accelerate, functional=flow.functional,
             freeze=flow.freeze, repeated=repeated,
@@ -156,7 +162,7 @@ def _forward_pass(
         stop = flow.start_layer is not None and end in rules.read_once
         taps = stack.enter_context(LayerTaps(
             model, layers if flow.record_fn is None else held, () if flow.record_fn is None else flow.record_layer,
-            flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(flow.mask_map, layers),
+            flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(concepts), rows=rows,
         ))
         with gradient_mode():
             leaves = InputLeaves(data, reach=flow.heatmap)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import hooks
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
+from crp.attribution.sample_rows import LayerRows, SampleRows
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.model.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
@@ -191,12 +192,15 @@ class LayerTaps:
         Raise :class:`ForwardStopped` in the forward pass as soon as all layers have been read.
     codings : mapping, optional
         Layer -> :class:`crp.concepts.EncodedConcept`, whose code takes the place of the layer's tensor.
+    rows : mapping, optional
+        Layer -> :class:`crp.attribution.sample_rows.LayerRows`, for layers whose samples may be elsewhere than on the
+        first axis.
 
     Attributes
     ----------
     outputs : dict
-        Layer -> its tensor with autograd history, in the order in which the forward pass met them, while attached; for
-        layers that are not held a tensor without data.
+        Layer -> its tensor, samples first, with autograd history, in the order in which the forward pass met them,
+        while attached; for layers that are not held a tensor without data.
     activations, relevances : dict
         Layer -> what arrived there in the forward and the last backward pass, before masking; what ``record_fn`` read.
     masks, masked_rows : dict
@@ -208,12 +212,12 @@ class LayerTaps:
     def __init__(
         self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (),
         record_fn: RecordFunction | None = None, *, from_layers: bool = False, stop: bool = False,
-        codings: Mapping[str, EncodedConcept] | None = None,
+        codings: Mapping[str, EncodedConcept] | None = None, rows: Mapping[str, LayerRows] | None = None,
     ):
         self.held = set(held)
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
         self.recorded, self.record_fn = set(recorded), record_fn
-        self.from_layers, self.stop, self.codings = from_layers, stop, codings or {}
+        self.from_layers, self.stop, self.codings, self.rows = from_layers, stop, codings or {}, rows or {}
         self.outputs: dict[str, torch.Tensor] = {}
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
@@ -240,6 +244,14 @@ class LayerTaps:
     def _visit(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.from_layers and not tensor.requires_grad:
             tensor = _Beginning.apply(tensor, torch.ones((), requires_grad=True))
+        known = self.rows.get(layer)
+        rows = SampleRows() if known is None else known.of(tensor.shape)
+        if known is None or rows == SampleRows():
+            return self._visit_samples(layer, tensor)
+        samples = rows.samples_first(copy_rows(tensor), known.rows_last)
+        return rows.as_it_was(self._visit_samples(layer, samples), known.rows_last)
+
+    def _visit_samples(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         concept = self.codings.get(layer)
         if concept is None:
             return self._read(layer, tensor)

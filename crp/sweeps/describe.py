@@ -24,7 +24,8 @@ def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
     }
     elsewhere = {"model", "device", "output", "heatmap_axis", "overwrite_data_grad", *named}
     others = {
-        name: value for name, value in vars(attribution).items() if name not in elsewhere and not name.startswith("_")
+        name: value for name, value in vars(attribution).items()
+        if name not in elsewhere and not name.startswith("_") and (name, value) != ("samples", {})
     }
     return {
         "class": type(attribution).__name__, "output": fingerprint(attribution.output), **named,

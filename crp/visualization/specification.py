@@ -26,7 +26,7 @@ class SweepSpec(BaseModel):
     composite : zennit.core.Composite
     preprocess_fn, max_target, abs_norm, path, device, target_key
         As for ``FeatureVisualization``.
-    output, functional
+    output, functional, samples
         As for ``CondAttribution``.
     """
 
@@ -44,6 +44,7 @@ class SweepSpec(BaseModel):
     target_key: str = "labels"
     output: str | int | Callable | None = None
     functional: bool | str = True
+    samples: dict[str, Any] = {}
 
     @classmethod
     def of(cls, made: Any) -> SweepSpec:
@@ -72,7 +73,9 @@ class SweepSpec(BaseModel):
         """The model, ready to be attributed."""
         if isinstance(self.model, CondAttribution):
             return self.model
-        return CondAttribution(self.model, self.device, output=self.output, functional=self.functional)
+        return CondAttribution(
+            self.model, self.device, output=self.output, functional=self.functional, samples=self.samples
+        )
 
     def layer_map(self) -> Any:
         """Layer -> concept."""

@@ -103,7 +103,8 @@ def test_generate_with_equal_and_other_targets(model, image, targets):
 def test_generate_runs_the_forward_pass_the_denominators_and_what_lies_above_the_concepts_on_one_row(model, image):
     conditions = [{"3": [c], "y": [1]} for c in range(4)]
     with Convolutions() as count:
-        list(CondAttribution(model).generate(image, conditions, EpsilonPlusFlat(), batch_size=2, verbose=False))
+        attribution = CondAttribution(model, samples={"3": 0})
+        list(attribution.generate(image, conditions, EpsilonPlusFlat(), batch_size=2, verbose=False))
     assert len(count.forward) == 3 + 3  # the model, and the denominators once for both rounds
     assert {batch for batch, *_ in count.forward} == {1}
     above = [call for call in count.backward if call[1:] == (16, 12)]
@@ -198,7 +199,9 @@ def test_no_graph_and_no_relevance_below_the_lowest_record(model, image):
     seen = []
     handle = model[3].register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
     with Convolutions() as count:
-        CondAttribution(model)(image, [{"y": [1]}], EpsilonPlusFlat(), record_layer=["6"], heatmap=False)
+        CondAttribution(model, samples={"6": 0})(
+            image, [{"y": [1]}], EpsilonPlusFlat(), record_layer=["6"], heatmap=False
+        )
     handle.remove()
     assert seen == [False]
     assert count.backward == []
@@ -351,7 +354,7 @@ def test_parameters_get_gradients_where_they_are_asked_for(model, image):
 def test_equal_rows_are_run_once_without_heatmap_too(model, image):
     conditions = [{"6": [c], "y": [1]} for c in range(4)]
     with Convolutions() as count:
-        list(CondAttribution(model).generate(
+        list(CondAttribution(model, samples={"3": 0, "6": 0}).generate(
             image, conditions, EpsilonPlusFlat(), ["3"], batch_size=4, verbose=False, heatmap=False
         ))
     assert {batch for batch, *_ in count.forward} == {1}

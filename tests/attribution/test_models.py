@@ -30,9 +30,9 @@ def test_further_outputs_are_addressed_by_number():
     at = {"lstm": sequence, "lstm:0": sequence, "lstm:1": h, "lstm:2": c}
     result = CondAttribution(net)(data, [{"y": [1]}], record_layer=list(at))
     for layer, tensor in at.items():
-        torch.testing.assert_close(result.activations[layer], tensor.detach())
-    torch.testing.assert_close(result.relevances["lstm:2"], gradient(output, c, start))
-    torch.testing.assert_close(result.relevances["lstm:1"], gradient(output, h, start))
+        torch.testing.assert_close(result.activations[layer], tensor.detach().transpose(0, 1))  # samples first
+    torch.testing.assert_close(result.relevances["lstm:2"], gradient(output, c, start).transpose(0, 1))
+    torch.testing.assert_close(result.relevances["lstm:1"], gradient(output, h, start).transpose(0, 1))
 
     through_c = CondAttribution(net, heatmap_axis=None)(data, [{"lstm:2": [3], "y": [1]}], mask_map=LAST).heatmap
     torch.testing.assert_close(through_c, gradient(c, leaf, kept(gradient(output, c, start), [3])))

@@ -1,0 +1,140 @@
+"""Finds out where the samples are in the tensors of layers."""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from crp.attribution.sample_rows import ONLY_AS_IT_IS, LayerRows, SampleRows
+from crp.attribution.taps import tap_module
+from crp.model.inputs import Inputs, call_model, count_samples, device_of, list_tensors, map_tensors
+from crp.model.layers import resolve_layer
+from crp.rules.attach import restored_buffers
+from crp.rules.operations.mode import OperationMode
+
+
+class SampleFinder:
+    """Finds where the samples are in layers, by running the model on one sample and on two.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    given : dict, optional
+        Layer -> axis of its samples, or :class:`SampleRows`, where that is known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something else is given, or for layers that do not exist.
+    """
+
+    def __init__(self, model: nn.Module, given: Mapping[str, int | SampleRows] = MappingProxyType({})):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"samples maps layers to the axis of their samples, or to SampleRows; not {given!r}")
+        for layer, rows in given.items():
+            resolve_layer(model, layer)
+            if not isinstance(rows, SampleRows) and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 0):
+                raise TypeError(f"samples[{layer!r}] is an axis, counted from 0, or SampleRows, not {rows!r}")
+        self.model = model
+        self._given = {
+            layer: rows if isinstance(rows, SampleRows) else SampleRows(rows) for layer, rows in given.items()
+        }
+        self._found: dict[tuple, SampleRows | str] = {}
+
+    def find(self, layers: Iterable[str], data: Inputs, rows_last: Collection[str] = ()) -> dict[str, LayerRows]:
+        """How layers are read.
+
+        Parameters
+        ----------
+        layers : iterable of str
+        data : torch.Tensor, tuple or dict
+            Inputs of the model.
+        rows_last : collection of str
+            Layers in which several rows of a sample become the last axis; else they are the second.
+
+        Returns
+        -------
+        dict
+            Layer -> :class:`LayerRows`.
+        """
+        kinds = tuple((tensor.shape[1:], tensor.dtype) for tensor in list_tensors(data))
+        unknown = [layer for layer in layers if layer not in self._given and (layer, kinds) not in self._found]
+        if unknown:
+            self._found |= {(layer, kinds): rows for layer, rows in self._try(unknown, data).items()}
+        return {
+            layer: LayerRows(
+                layer, self._given.get(layer) or self._found[layer, kinds], count_samples(data), layer in rows_last
+            ) for layer in layers
+        }
+
+    def _try(self, layers: list[str], data: Inputs) -> dict[str, SampleRows | str]:
+        one = map_tensors(lambda tensor: tensor[:1].detach().clone(), data)
+        two = map_tensors(lambda tensor: torch.cat([tensor, _changed(tensor)]), one)
+        try:
+            of_one, of_two = self._run(layers, one), self._run(layers, two)
+        except Exception:  # a model that takes no other number of samples, such as a graph of nodes
+            return dict.fromkeys(layers, ONLY_AS_IT_IS)
+        return {layer: _rows_of(of_one[layer], of_two[layer]) for layer in layers}
+
+    def _run(self, layers: list[str], data: Inputs) -> dict[str, list[Tensor]]:
+        """The tensors of layers, of each of their calls."""
+        found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+        def keep(layer: str) -> Callable[[Tensor], Tensor]:
+            def visit(tensor: Tensor) -> Tensor:
+                found[layer].append(tensor)
+                return tensor
+
+            return visit
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            device = device_of(self.model)
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(restored_buffers(self.model))
+            for layer in layers:
+                stack.enter_context(tap_module(resolve_layer(self.model, layer), keep(layer)))
+            stack.enter_context(OperationMode(self.model))  # which calls modules whose parameters others use
+            call_model(self.model, data)
+        return found
+
+
+def _changed(tensor: Tensor) -> Tensor:
+    """Another sample of the same kind."""
+    other = tensor.flip(-1) if tensor.ndim > 1 else tensor
+    return other * 0.5 if other.is_floating_point() else other
+
+
+def _rows_of(of_one: list[Tensor], of_two: list[Tensor]) -> SampleRows | str:
+    if len(of_one) != len(of_two):
+        return "it is called once for each sample"
+    found = {_rows_of_call(one, two) for one, two in zip(of_one, of_two)} or {SampleRows()}
+    return found.pop() if len(found) == 1 else "its calls hold samples in different places"
+
+
+def _rows_of_call(one: Tensor, two: Tensor) -> SampleRows | str:
+    differing = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape)) if a != b]
+    if one.ndim != two.ndim or len(differing) > 1:
+        return f"for one sample it holds {tuple(one.shape)}, for two {tuple(two.shape)}"
+    if not differing:
+        return "it holds the same number of values for any number of samples"
+    axis, = differing
+    rows, of_both = one.shape[axis], two.shape[axis]
+    if of_both != 2 * rows:
+        return f"for one sample axis {axis} has {rows} rows, for two {of_both}"
+    if rows == 1:
+        return SampleRows(axis)
+    together = _is_close(two.narrow(axis, 0, rows), one)
+    apart = _is_close(two.index_select(axis, torch.arange(0, of_both, 2, device=two.device)), one)
+    if together == apart:
+        return f"axis {axis} has {rows} rows per sample, in an order that cannot be told"
+    return SampleRows(axis, rows, interleaved=apart)
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    """Up to what sums in another order change."""
+    tolerance = 1e-3 + 16 * torch.finfo(expected.dtype).eps
+    return torch.allclose(found, expected, tolerance, tolerance * float(expected.abs().max()), equal_nan=True)
