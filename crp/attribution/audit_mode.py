@@ -77,7 +77,8 @@ class AuditMode(OperationMode):
             if parameters and isinstance(result, torch.Tensor) and result.is_floating_point():
                 vars(result)["of_parameters"] = parameters
             return result
-        edges = _edges((args, kwargs))
+        first: Any = args[0] if args else None
+        edges = _edges((args, kwargs)) | _edges(_whole(first))
         inputs = tuple(leaf.detach().clone() for leaf in leaves if carries(leaf)) if rule is not None else ()
         result = super().on_operation(function, args, kwargs, rule)
         outputs = result if any(carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
@@ -91,6 +92,9 @@ class AuditMode(OperationMode):
         balance.parameters = ", ".join(parameters)
         outputs = flatten_tensors(outputs)
         sinks = None if known is None else _sinks_of_operation(known, inputs, list(filter(carries, outputs)))
+        if _is_written(first, outputs):
+            sinks = None if sinks is None else _sinks_of_part(sinks, first)
+            outputs = [_whole(first)]
         measured = self._measure(balance, edges, outputs, sinks)
         has_rules = self.rules is not None and function not in WITH_WEIGHTS
         if rule is UNKNOWN:
@@ -210,6 +214,29 @@ class AuditMode(OperationMode):
 def _edges(values: Any) -> set[Edge]:
     """Where, in the autograd graph, relevance of tensors goes."""
     return {get_gradient_edge(leaf)[:2] for leaf in flatten_tensors(values) if carries(leaf) and not _is_sparse(leaf)}
+
+
+def _whole(value: Any) -> Any:
+    """The tensor of which a view shows a part; other values as they are."""
+    return value if not isinstance(value, torch.Tensor) or value._base is None else value._base
+
+
+def _is_written(value: Any, outputs: list[Any]) -> bool:
+    """Whether an operation gave a view that it was given: what is written there becomes part of the whole."""
+    return any(output is value for output in outputs) and _whole(value) is not value and carries(_whole(value))
+
+
+def _sinks_of_part(sinks: Sinks, part: torch.Tensor) -> Sinks:
+    """The sinks of what was written to a view, of the relevance of the whole."""
+    whole = _whole(part)
+    size, stride, offset = part.size(), part.stride(), part.storage_offset() - whole.storage_offset()
+    whole_size, whole_stride = whole.size(), whole.stride()
+
+    def sinks_of_part(relevance: torch.Tensor, place: int) -> dict[str, float]:
+        laid_out = relevance.new_empty_strided(whole_size, whole_stride).copy_(relevance)
+        return sinks(laid_out.as_strided(size, stride, offset), place)
+
+    return sinks_of_part
 
 
 def _is_sparse(tensor: torch.Tensor) -> bool:

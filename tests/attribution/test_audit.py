@@ -184,6 +184,23 @@ def test_operations_that_write_to_tensors(x):
     assert sorted(fault.operation for fault in audit.faults) == ["mul", "mul"]
 
 
+@pytest.mark.parametrize("write", [
+    lambda y, x: y.add_(x), lambda y, x: y.relu_(), lambda y, x: y.masked_fill_(y > .5, 0.),
+    lambda y, x: y.__setitem__((slice(None), slice(2)), x[:, :2]), lambda y, x: y.__setitem__((0, 0), 1.),
+    lambda y, x: y[:, 1:].add_(3.), lambda y, x: y.mT.add_(x.mT),
+])
+@pytest.mark.parametrize("show", [lambda z: z[:, :6], lambda z: z[:, 1:7], lambda z: z.view(len(z), 6, 2)[..., 1]])
+def test_operations_that_write_to_views(x, write, show):
+    def written(z):
+        whole = torch.cat([z, 2 * z], 1)
+        view = show(whole)
+        write(view, z)
+        return whole[:, :6] + view
+
+    audit = CondAttribution(Between(written).double().eval()).audit(x, EpsilonPlus())
+    assert audit.accounted == pytest.approx(1, abs=1e-3) and not audit.faults
+
+
 def test_a_batch_norm_that_is_not_merged_is_noted():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).eval()
     model[1].running_var.fill_(3.)
