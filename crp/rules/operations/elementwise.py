@@ -45,12 +45,18 @@ class Scaling(OperationRule):
 
 
 def maps_single_elements(function: Callable[[Tensor], Any]) -> bool:
-    """Whether a function maps each element of a tensor by itself, on a few numbers in several shapes."""
+    """Whether a function maps each element of a tensor by itself, on a few numbers in several shapes.
+
+    Numbers are of either sign; positive ones for what is only defined there, such as roots.
+    """
     x = torch.linspace(-3, 3, 24)
     shuffled = torch.arange(24).view(4, 6).T.flatten()
     try:
         with torch.no_grad():
             y = function(x.clone())
+            if isinstance(y, Tensor) and not y.isfinite().all():
+                x = torch.linspace(.1, .9, 24)
+                y = function(x.clone())
             others = [function(part.clone()) for part in (x[shuffled], x[:1], x.view(2, 3, 4))]
     except Exception:  # whatever a function raises that expects something else
         return False

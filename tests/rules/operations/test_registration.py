@@ -45,6 +45,19 @@ class Swish(torch.autograd.Function):
         return gradient * sigmoid * (1 + x * (1 - sigmoid))
 
 
+class Root(torch.autograd.Function):
+    """A square root with a bounded derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sqrt()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / (4 * ctx.saved_tensors[0]).clip(min=1e-6).sqrt()
+
+
 class Kernel(torch.autograd.Function):
     """A linear layer as somebody wrote it."""
 
@@ -76,6 +89,7 @@ def net(function):
 @pytest.mark.parametrize("function, twin", [
     (Swish.apply, functional.silu), (lambda h: Reversal.apply(h, .5), lambda h: h),
     (lambda h: Swish.apply(h).relu(), lambda h: functional.silu(h).relu()),
+    (lambda h: Root.apply(h.sigmoid()), lambda h: h.sigmoid().sqrt()),
 ])
 def test_functions_of_single_elements_pass_relevance(function, twin):
     x = random(3, 8)
