@@ -45,8 +45,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "big_bird": {"attention_type": "original_full"}, "nomic_bert": {}, "eurobert": {"num_key_value_heads": 2},
     "flaubert": {}, "roc_bert": {"enable_pronunciation": False, "enable_shape": False}, "xlm-roberta-xl": {},
 }
-ENCODERS_OF_EMBEDDINGS: dict[str, dict[str, Any]] = {
-    "ibert": LAYERS, "xlnet": {**LAYERS, "d_head": 8},
+OTHER_ENCODERS: dict[str, dict[str, Any]] = {
+    "ibert": LAYERS, "xlnet": {**LAYERS, "d_head": 8}, "longformer": {**LAYERS, "attention_window": 4},
     "funnel": {"d_model": 32, "d_inner": 64, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, **IDS},
 }
 DECODERS: dict[str, dict[str, Any]] = {
@@ -150,12 +150,6 @@ def _of_text(kind: str, name: str, options: dict[str, Any]) -> Architecture:
     return Architecture(_model(kind, name, options), {"input_ids": _ids()}, LanguageModel(), "logits")
 
 
-def _of_embeddings(name: str, options: dict[str, Any]) -> Architecture:
-    model = _model("SequenceClassification", name, options)
-    data = {"inputs_embeds": torch.randn(2, LENGTH, 32, dtype=torch.double)}
-    return Architecture(model, data, LanguageModel(), "logits")
-
-
 def _encoder_decoder(name: str, options: dict[str, Any]) -> Architecture:
     model = _model("Seq2SeqLM", name, options)
     return Architecture(model, {"input_ids": _ids(), "decoder_input_ids": _ids()}, LanguageModel(), "logits")
@@ -186,7 +180,7 @@ def _all(build: Callable[..., Architecture], families: dict[str, dict[str, Any]]
 
 FAMILIES: dict[str, Callable[[], Architecture]] = {
     **_all(_of_text, ENCODERS, "SequenceClassification", **LAYERS),
-    **_all(_of_embeddings, ENCODERS_OF_EMBEDDINGS), **_all(_of_text, DECODERS, "CausalLM", **LAYERS),
+    **_all(_of_text, OTHER_ENCODERS, "SequenceClassification"), **_all(_of_text, DECODERS, "CausalLM", **LAYERS),
     **_all(_of_text, MIXTURES, "CausalLM"), **_all(_of_text, STATE_SPACES, "CausalLM"),
     **_all(_encoder_decoder, ENCODER_DECODERS), **_all(_of_images, VISION),
     **{name: partial(_of_images, name, options, EpsilonPlus) for name, options in CONVOLUTIONAL.items()},

@@ -22,7 +22,4 @@ def test_the_books_close_or_the_cause_is_named(library, name):
     assert closes or library == "transformers" and name in NOT_CLOSED
 
 
-NOT_CLOSED = {
-    "qwen3_next",  # differences of equal numbers of float32
-    "sew-d",  # its softmax is a torch.autograd.Function
-}
+NOT_CLOSED = {"sew-d"}  # its softmax is a torch.autograd.Function

@@ -95,3 +95,15 @@ def test_summands_that_rounding_cancels_keep_their_contributions(add, dtype):
     ).heatmap
     expected = torch.tensor([[[0.2, 0.75], [-0.2, 1.5]]]).to(dtype)
     torch.testing.assert_close(heatmap, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_equal_numbers_cancel_out_in_float32_as_in_float64():
+    class Decay(nn.Module):
+        def forward(self, x):
+            sums = x.cumsum(1)
+            return (sums[:, -1:] - sums).exp().sum(1, keepdim=True)
+
+    x = torch.linspace(-3, -1, 64, dtype=torch.double)[None]
+    exact, rounded = (CondAttribution(Decay().eval()).audit(data, LanguageModel()) for data in (x, x.float()))
+    assert rounded.total == pytest.approx(exact.total, abs=1e-4) and exact.accounted == pytest.approx(1, abs=1e-4)
+    assert exact.sinks["empty"] == pytest.approx(rounded.sinks["empty"], abs=1e-4)

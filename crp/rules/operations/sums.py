@@ -60,13 +60,17 @@ class Addition(OperationRule):
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Proportional shares."""
         terms = self._scaled(inputs)
-        s = relevance / self.stabilize(output if self.is_rounded else self._sum(terms))
+        s = self._quotient(relevance, output if self.is_rounded else self._sum(terms))
         return [(term * s).sum_to_size(term.shape) for term in terms]
+
+    def _quotient(self, relevance: Tensor, z: Tensor) -> Tensor:
+        """Nothing where summands cancel out: shares that are large and opposite would not do so further down."""
+        return (relevance / self.stabilize(z)).masked_fill_(z == 0, 0)
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of the constant, and what the stabilizer takes."""
         z = output if self.is_rounded else self._sum(self._scaled(inputs))
-        s = relevance / self.stabilize(z)
+        s = self._quotient(relevance, z)
         found = denominator_sinks(relevance, z, s)
         if self.constant is not None:
             found[self.sink] = total((s * self.constant).masked_fill(s == 0, 0))  # masks are infinite
