@@ -45,7 +45,9 @@ def tap(
     """
     if not tensor.requires_grad:
         return tensor
-    tensor = copy_rows(tensor) if copy else tensor
+    if copy:
+        marks, tensor = vars(tensor), copy_rows(tensor)
+        vars(tensor).update(marks)
     tensor.register_hook(lambda relevance: None if relevance is None else on_relevance(relevance))
     return tensor
 

@@ -23,7 +23,7 @@ from crp.rules.used_weights import computes_weight
 class MergeNamedBatchNorm(NamedMergeBatchNorm):
     """Like zennit's, but what remains of a batch norm is the identity exactly: it no longer adds its epsilon.
 
-    Batch norms that another canonizer has merged are left alone.
+    Transposed convolutions in groups are merged too. Batch norms that another canonizer has merged are left alone.
 
     Parameters
     ----------
@@ -44,13 +44,24 @@ class MergeNamedBatchNorm(NamedMergeBatchNorm):
 
     def register(self, linears: Iterable[nn.Module], batch_norm: Any) -> None:
         """Merge a batch norm."""
+        linears = list(linears)
+        self.grouped = [
+            (linear, linear.weight.data, linear.groups) for linear in linears
+            if isinstance(linear, ConvolutionTranspose) and linear.groups > 1
+        ]
+        for linear, weight, groups in self.grouped:  # as zennit knows it: all outputs on axis 1
+            linear.weight.data = weight.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)
         super().register(linears, batch_norm)
+        for linear, _, groups in self.grouped:
+            linear.weight.data = linear.weight.data.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
         self.epsilon, batch_norm.eps = batch_norm.eps, 0.
 
     def remove(self) -> None:
         """Restore what was merged."""
         self.batch_norm.eps = self.epsilon
         super().remove()
+        for linear, weight, _ in self.grouped:
+            linear.weight.data = weight
 
 
 def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]) -> Composite:
@@ -125,14 +136,15 @@ class _Consumers(OperationMode):
         ]
 
 
-def _fit(linear: nn.Module, batch_norm: nn.Module) -> bool:
+def _fit(linear: Any, batch_norm: nn.Module) -> bool:
     weight = linear._parameters.get("weight")
     if not isinstance(batch_norm, BatchNorm) or batch_norm.training or weight is None or computes_weight(linear):
         return False
     parameters = (batch_norm.weight, batch_norm.bias, batch_norm.running_mean)
     if not all(isinstance(parameter, torch.Tensor) for parameter in parameters):
         return False
-    channels = weight.shape[1 if isinstance(linear, ConvolutionTranspose) else 0]
+    is_transposed = isinstance(linear, ConvolutionTranspose)
+    channels = weight.shape[1] * linear.groups if is_transposed else weight.shape[0]
     return channels == batch_norm.num_features
 
 

@@ -19,6 +19,7 @@ from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, Z
 
 from crp.model.rows import distinct_rows, is_shared, share_rows
 from crp.rules.linear import LinearOperation
+from crp.rules.padding import inside_of_padding, mark_padding
 from crp.rules.parameters import ModifiedParameters, own_parameters
 from crp.rules.replacement import RelevanceOfInput, Replacement, precision
 from crp.rules.stabilizers import FastStabilizer
@@ -133,7 +134,7 @@ class FastRule(Replacement):
         self, module: nn.Module, x: torch.Tensor, output: torch.Tensor
     ) -> tuple[torch.Tensor, RelevanceOfInput]:
         """The output, and relevance by the formula of the rule."""
-        shared = self.shares(x)
+        shared, inside = self.shares(x), inside_of_padding(x)
         kept_output = self._keep(module, output) if type(self.rule) in _READ_OUTPUT else None
         version = None if kept_output is None else kept_output._version
         prepared = None
@@ -155,6 +156,7 @@ class FastRule(Replacement):
                     ), relevance, x, output
                 )
             relevance, x = relevance.to(precision(relevance)), x.to(precision(x))
+            mark_padding(x, inside)
             shares = prepared or self._prepare(module, x, output)
             if self.repeated:
                 prepared = shares
@@ -217,6 +219,8 @@ class FastRule(Replacement):
         modified = modifier(x[:1] if modifier is torch.ones_like and samples else x)
         if modified is x:
             return x
+        inside = inside_of_padding(x)
+        modified = modified if inside is None else modified * inside
         modified = distinct_rows(modified) if samples else modified
         return modified if modified.any() else None
 

@@ -47,6 +47,24 @@ def test_batch_norms_are_merged_exactly():
     assert model[1].eps == .1 and model[1].running_mean.any()
 
 
+@pytest.mark.parametrize("layer, norm, shape", [
+    (nn.ConvTranspose1d(4, 6, 3, groups=2), nn.BatchNorm1d(6), (2, 4, 5)),
+    (nn.ConvTranspose2d(6, 6, 3, groups=6, bias=False), nn.BatchNorm2d(6), (2, 6, 5, 5)),
+    (nn.ConvTranspose3d(6, 9, 2, groups=3, stride=2), nn.BatchNorm3d(9), (2, 6, 3, 3, 3)),
+    (nn.Conv2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 5, 5)),
+])
+def test_batch_norms_after_layers_in_groups(layer, norm, shape, model_state):
+    model = with_statistics(nn.Sequential(layer, norm).double())
+    x, before = torch.randn(shape, dtype=torch.double), model_state(model)
+    expected = model(x)
+    with merging(EpsilonPlus(), model, find_mergeable(model, x)).context(model):
+        assert torch.all(norm.running_var + norm.eps == 1) and not norm.running_mean.any()
+        torch.testing.assert_close(model[0](x), expected)
+    after = model_state(model)
+    assert after[0].keys() == before[0].keys() and torch.equal(model(x), expected)
+    assert [value[-1] for value in after[1].values()] == [value[-1] for value in before[1].values()]
+
+
 def test_batch_norms_are_merged_in_the_order_of_execution():
     class Crossed(nn.Module):
         def __init__(self):

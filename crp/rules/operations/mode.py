@@ -22,7 +22,8 @@ from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
 from crp.rules.operations.places import operation_name, warn_of_cast, warn_of_gradient, warn_of_loss
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
-from crp.rules.operations.table import CASTS
+from crp.rules.operations.table import CASTS, PADDING, inside_of
+from crp.rules.padding import mark_padding
 from crp.rules.replacement import PassThrough
 
 
@@ -152,6 +153,8 @@ class OperationMode(TorchFunctionMode):
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
         if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
+        if operation.function in PADDING and isinstance(result, Tensor):
+            mark_padding(result, inside_of(operation))
         if operation.function in CASTS or isinstance(operation.function, torch._ops.OpOverloadPacket):
             self._tell_of_loss(operation.function, result)
         return result

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
 from torch.nn import functional
 
 from crp.rules.operations.call import Operation, named
@@ -19,6 +21,7 @@ from crp.rules.operations.normalisation import (
 from crp.rules.operations.products import matrix_product_rule, power_rule, product_rule, quotient_rule
 from crp.rules.operations.rule import OperationRule, is_constant_factor
 from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, sum_rule
+from crp.rules.padding import inside_of_padding
 
 SOFTMAX = named("softmax", "_softmax", "_safe_softmax")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
@@ -71,6 +74,20 @@ def activates(operation: Operation) -> bool:
 
 _NEGATIONS = named("neg", "negative")
 
+PADDING = named("pad", "constant_pad_nd")
+
+
+def inside_of(operation: Operation) -> Tensor | None:
+    """What is not padding in the output of an operation that pads with zeros; None for other numbers."""
+    x, sizes = operation.first, operation.argument(1, "pad")
+    is_constant = operation.function is not functional.pad or operation.argument(2, "mode", "constant") == "constant"
+    value = operation.argument(3 if operation.function is functional.pad else 2, "value")
+    if value or not is_constant or len(sizes) == 2 * x.ndim:
+        return None
+    inside = inside_of_padding(x)
+    return functional.pad(torch.ones_like(x[:1]) if inside is None else inside, sizes)
+
+
 CASTS = named("long", "int", "short", "char", "byte", "to", "type", "type_as")
 
 ROUTING = named(
@@ -82,8 +99,8 @@ ROUTING = named(
     "repeat", "repeat_interleave", "tile", "index_select", "gather", "take", "take_along_dim", "select", "narrow",
     "__getitem__", "__setitem__", "where", "masked_fill", "masked_scatter", "masked_select", "scatter", "index_put",
     "index_copy", "index_fill", "max", "min", "amax", "amin", "maximum", "minimum", "fmax", "fmin", "topk", "sort",
-    "msort", "median", "kthvalue", "cummax", "pad", "flip", "fliplr", "flipud", "roll", "rot90", "pixel_shuffle",
-    "pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "diagonal", "diag", "diag_embed", "tril", "triu",
+    "msort", "median", "kthvalue", "cummax", "pad", "constant_pad_nd", "flip", "fliplr", "flipud", "roll", "rot90",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "diagonal", "diag", "diag_embed", "tril", "triu",
     "copy_", "fill_", "zero_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
     "feature_alpha_dropout", "atleast_1d", "atleast_2d", "atleast_3d", "nan_to_num", "requires_grad_", "embedding",
     "block_diag", "real",
