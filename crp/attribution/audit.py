@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SINKS = ("biases", "stabilizers", "parameters", "empty", "softmax")
+_NAMES = {"empty": "empty sums"}
 
 
 @dataclass
@@ -121,6 +122,17 @@ class Audit:
         """Relevance of the input and of the sinks together: 1 where LRP conserves relevance."""
         return self.total + sum(self.sinks.values())
 
+    @property
+    def vanishing(self) -> str:
+        """Where relevance stays, in words, if almost none arrives at the input; else empty."""
+        sinks = [(abs(amount), name, o) for o in self.operations for name, amount in o.sinks.items()]
+        if abs(self.total) > 1e-6 or not sinks:
+            return ""
+        amount, name, most = max(sinks, key=lambda sink: sink[0])
+        place = " ".join(filter(None, (most.operation, most.module and repr(most.module), most.source)))
+        sink = _NAMES.get(name, name)
+        return f"almost no relevance arrives at the input: of 1, {amount:.3g} goes to {sink} in {place}"
+
     def table(self, most: int = 20) -> str:
         """The largest faults as text.
 
@@ -141,9 +153,8 @@ class Audit:
         return [header, *lines]
 
     def _summary(self) -> str:
-        names = {"empty": "empty sums"}
         sinks = ", ".join(
-            f"{amount:.3g} to {names.get(name, name)}" for name, amount in self.sinks.items()
+            f"{amount:.3g} to {_NAMES.get(name, name)}" for name, amount in self.sinks.items()
             if abs(amount) > 1e-9 or name in SINKS[:2]
         )
         faults = self.faults
@@ -157,7 +168,8 @@ class Audit:
         hidden = len(self.faults) - 20
         return "\n".join([
             self._summary(), *([self.table()] if self.faults else []),
-            *([f"... and {hidden} more"] if hidden > 0 else []), *(f"Note: {note}" for note in self.notes),
+            *([f"... and {hidden} more"] if hidden > 0 else []),
+            *(f"Note: {note}" for note in filter(None, (self.vanishing, *self.notes))),
         ])
 
     __repr__ = __str__

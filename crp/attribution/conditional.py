@@ -426,5 +426,6 @@ class CondAttribution(Steps):
         except Exception as error:  # the heatmaps are there
             warnings.warn(f"LRP does not conserve relevance here, and attribution.audit fails: {error}", stacklevel=3)
             return
-        if not 0.5 <= audit.accounted <= 2:
-            warnings.warn(explanation(audit, self.functional), stacklevel=3)
+        found = explanation(audit, self.functional)
+        if found:
+            warnings.warn(found, stacklevel=3)

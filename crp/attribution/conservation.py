@@ -33,6 +33,8 @@ def is_conserved(steps: Steps, conditions: list[dict], flow: Flow, result: Attri
         return True
     named = all(steps.MODEL_OUTPUT_NAME in condition for condition in conditions)
     targets = [condition[steps.MODEL_OUTPUT_NAME] for condition in conditions] if named else []
+    if not result.prediction.any():
+        return False
     start = _sum_of_samples(steps.relevance_init(result.prediction.clone(), targets, flow.init_rel))
     end = sum(_sum_of_samples(heatmap) for heatmap in list_tensors(result.heatmap))
     ratio = float((end * start.sign()).sum() / start.abs().sum())
@@ -41,7 +43,9 @@ def is_conserved(steps: Steps, conditions: list[dict], flow: Flow, result: Attri
 
 
 def explanation(audit: Audit, functional: bool | str) -> str:
-    """What to tell of an audit that found relevance to be created or lost."""
+    """What to tell of an audit that found relevance to be created, lost, or to end before the input; else empty."""
+    if 0.5 <= audit.accounted <= 2:
+        return audit.vanishing and f"heatmaps show nothing: {audit.vanishing}"
     return (
         f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
         f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "

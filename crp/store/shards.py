@@ -180,7 +180,7 @@ class ShardWriter:
             raise StoreError(f"{self._store} has been replaced by a store of another sweep in the meantime")
         write_record(self._temporary / "shard.json", {
             "first": self._first, "stop": self._stop, "rows": counts,
-            "skipped": {str(sample): reason[:LONGEST_REASON] for sample, reason in self.skipped.items()},
+            "skipped": {str(sample): reason[:LONGEST_REASON] for sample, reason in sorted(self.skipped.items())},
             "notes": self.notes, "manifest": self._manifest, "files": files,
         })
         sync_folder(self._temporary)

@@ -14,6 +14,7 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept
 from crp.model.inputs import map_tensors
+from crp.model.samples import SampleError, describe_error
 from crp.store.files import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, stored_statistics
 from crp.store.schema import LayerEntry
 from crp.store.shards import ShardWriter
@@ -53,23 +54,30 @@ class BatchPass:
     composite : zennit.core.Composite
     batch_size : int
         How many rows go together.
-    max_target, on_device, dtype
+    max_target, on_device, dtype, on_error
         As for :class:`crp.sweeps.Sweep`.
     """
 
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, batch_size: int,
-        max_target: str, on_device: str | torch.device | None, dtype: str,
+        max_target: str, on_device: str | torch.device | None, dtype: str, on_error: str,
     ):
         self.attribution, self.concepts, self.composite = attribution, concepts, composite
         self.batch_size, self.max_target, self.on_device, self.dtype = batch_size, max_target, on_device, dtype
+        self.on_error = on_error
 
     def attribute(
         self, batch: Batch, writer: ShardWriter | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, AttributionResult]]:
         """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1.
 
-        For a writer the results hold what the store keeps, otherwise whole tensors.
+        For a writer the results hold what the store keeps, otherwise whole tensors. Samples whose relevance is not
+        finite are left out, where samples may be.
+
+        Raises
+        ------
+        SampleError
+            For such a sample, otherwise.
         """
         places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
         targets = np.array([target for targets in batch.targets for target in targets or [-1]])
@@ -78,14 +86,19 @@ class BatchPass:
         while first < len(places):
             rows = self.batch_size if writer is None else writer.rows_at_once
             part = slice(first, first + rows)
-            whole = len(places) == len(batch.samples) <= rows
-            data = batch.data if whole else map_tensors(lambda tensor: tensor[places[part]], batch.data)
+            is_whole = places.tolist() == list(range(len(batch.samples))) and len(places) <= rows
+            data = batch.data if is_whole else map_tensors(lambda tensor: tensor[places[part]], batch.data)
             conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
             try:
-                result = self.attribution(
-                    data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
-                    exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self.read,
-                )
+                result = self._attribute(data, conditions, writer)
+            except FloatingPointError:
+                if writer is None:
+                    raise
+                broken = self._not_finite(batch, places, targets, part)
+                self._leave_out({batch.samples[place]: error for place, error in broken.items()}, writer)
+                kept = ~np.isin(places, list(broken)) | (np.arange(len(places)) < first)
+                places, targets = places[kept], targets[kept]
+                continue
             except (RuntimeError, MemoryError) as error:
                 if writer is None or len(conditions) == 1 or not _is_out_of_memory(error):
                     raise
@@ -96,6 +109,34 @@ class BatchPass:
             elif writer is not None:  # here nothing of the failed pass is alive
                 writer.halve_rows(len(conditions), batch.samples[places[first]])
                 _release_memory()
+
+    def _attribute(self, data: Any, conditions: list[dict], writer: ShardWriter | None) -> AttributionResult:
+        return self.attribution(
+            data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
+            exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self.read,
+        )
+
+    def _not_finite(
+        self, batch: Batch, places: np.ndarray, targets: np.ndarray, part: slice
+    ) -> dict[int, FloatingPointError]:
+        """Places in the batch whose relevance is not finite, found one by one, and what is wrong there."""
+        found: dict[int, FloatingPointError] = {}
+        for place, target in zip(places[part].tolist(), targets[part].tolist()):
+            data = map_tensors(lambda tensor: tensor[place:place + 1], batch.data)
+            try:
+                self._attribute(data, [{self.attribution.MODEL_OUTPUT_NAME: [] if target < 0 else [target]}], None)
+            except FloatingPointError as error:
+                found[place] = error
+        return found
+
+    def _leave_out(self, broken: dict[int, FloatingPointError], writer: ShardWriter) -> None:
+        """Have samples on record as skipped, if they may be."""
+        if not broken:
+            raise FloatingPointError("relevance is not finite in a batch, although it is in each of its samples")
+        for sample, error in broken.items():
+            if self.on_error == "raise":
+                raise SampleError(sample, error) from error
+            writer.skipped[sample] = describe_error(error)
 
     def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
         """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""

@@ -15,9 +15,10 @@ import torch
 from tqdm.auto import tqdm
 from zennit.core import Composite
 
-from crp.attribution.conditional import CondAttribution
+from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
+from crp.model.samples import SampleError
 from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, is_sealed, is_store, stored_statistics
 from crp.store.reader import ReferenceStore
 from crp.store.records import StoreError, file_hash
@@ -68,13 +69,15 @@ class Sweep:
         "top" keeps tables and class means only.
     dtype : {"float32", "float16"}
         Of the matrices.
+    on_error : {"raise", "skip"}
+        Whether samples whose relevance is not finite end the sweep with an error, or are left out.
     """
 
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, path: str | Path,
         load: Callable[[int, int, int], Iterable[Batch]], length: int, *, max_target: str = "sum",
         batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
-        keep: str = "all", dtype: str = "float32",
+        keep: str = "all", dtype: str = "float32", on_error: str = "raise",
     ):
         check_max_target(max_target)
         for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
@@ -96,9 +99,8 @@ class Sweep:
         self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)
         self.keep, self.dtype = keep, dtype
         self._pass = BatchPass(
-            attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype
+            attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype, on_error
         )
-        self.first_batch = self._first_batch()
         self.passing = changed_by(self._describe_layers, attribution.model)
 
     def run(
@@ -244,16 +246,21 @@ class Sweep:
         existing = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.is_dir())
         return shutil.disk_usage(existing).free
 
-    def _first_batch(self) -> Batch:
-        """The first sample that can be had."""
-        batch = next((batch for batch in self.load(0, self.length, 1) if batch.samples), None)
-        if batch is None:
-            raise ValueError("no sample of the dataset can be read")
-        return batch
+    def _first_result(self) -> tuple[Batch, AttributionResult]:
+        """The first sample that can be had, and what it gives."""
+        for batch in self.load(0, self.length, 1):
+            try:
+                if batch.samples:
+                    *_, result = next(self._pass.attribute(batch))
+                    return batch, result
+            except FloatingPointError as error:
+                if self._pass.on_error == "raise":
+                    raise SampleError(batch.samples[0], error) from error
+        raise ValueError("no sample of the dataset can be read")
 
     def _describe_layers(self) -> None:
         """Learn the number and positions of the concepts of each layer from one sample."""
-        *_, result = next(self._pass.attribute(self.first_batch))
+        self.first_batch, result = self._first_result()
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]

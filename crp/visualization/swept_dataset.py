@@ -253,7 +253,7 @@ class SweptDataset:
             lambda start, stop, size: self.batches(
                 start, stop, size, num_workers if stop - start > size else 0, on_error
             ),
-            len(self.dataset), max_target=self.max_target, **options,
+            len(self.dataset), max_target=self.max_target, on_error=on_error, **options,
         )
 
 

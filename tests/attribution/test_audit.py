@@ -338,3 +338,22 @@ def test_flat_on_images_conserves():
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2, bias=False)).double()
     audit = CondAttribution(model).audit(torch.rand(2, 1, 5, 5, dtype=torch.double), EpsilonPlusFlat())
     assert audit.total == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("model, place", [
+    (nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)), "Linear '2'"),
+    (nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), "biases in Linear '2'"),
+], ids=["output", "relevance"])
+def test_a_network_whose_output_or_relevance_vanishes_is_said_to(model, place):
+    x = torch.rand(2, 4)
+    nn.init.constant_(model[0].weight, -1.)
+    if model[0].bias is not None:
+        nn.init.zeros_(model[0].bias)
+        nn.init.constant_(model[2].bias, .5)
+    attribution = CondAttribution(model.eval(), heatmap_axis=None)
+    audit = attribution.audit(x, EpsilonPlus())
+    assert audit.total == 0 and f"{place}" in audit.vanishing and audit.vanishing in str(audit)
+    with pytest.warns(UserWarning, match="heatmaps show nothing: almost no relevance arrives .*: of 1, 1 goes"):
+        assert not attribution(x, [{"y": [1]}], EpsilonPlus()).heatmap.any()
+    nn.init.constant_(model[0].weight, 1.)
+    assert attribution.audit(x, EpsilonPlus()).vanishing == ""

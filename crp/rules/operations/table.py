@@ -100,8 +100,8 @@ ROUTING = named(
     "__getitem__", "__setitem__", "where", "masked_fill", "masked_scatter", "masked_select", "scatter", "index_put",
     "index_copy", "index_fill", "max", "min", "amax", "amin", "maximum", "minimum", "fmax", "fmin", "topk", "sort",
     "msort", "median", "kthvalue", "cummax", "pad", "constant_pad_nd", "flip", "fliplr", "flipud", "roll", "rot90",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "diagonal", "diag", "diag_embed", "tril", "triu",
-    "copy_", "fill_", "zero_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "as_strided", "diagonal", "diag", "diag_embed",
+    "tril", "triu", "copy_", "fill_", "zero_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
     "feature_alpha_dropout", "atleast_1d", "atleast_2d", "atleast_3d", "nan_to_num", "requires_grad_", "embedding",
     "block_diag", "real",
     *(f"{kind}max_pool{axes}d{suffix}" for kind in ("", "adaptive_") for axes in (1, 2, 3)
