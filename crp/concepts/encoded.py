@@ -5,17 +5,26 @@ takes the place of the tensor: it is recorded, read and masked as if the code's 
 The model goes on with x itself. Relevance of x is divided among code and remainder by what they contribute to it, so it
 adds up. Where a condition names the layer, relevance goes back to x through the encoder; elsewhere it passes as it
 came, so that to read a code changes nothing below it.
+
+Autoencoders that normalise keep the norm of what they encoded until they have decoded it. So ``decode`` is called once
+for each time that ``encode`` was, right after it and on the same rows.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from crp.concepts.channels import ChannelConcept
+from crp.rules.operations.call import Operation
+from crp.rules.operations.table import normalises
 from crp.rules.stabilizers import stabilized
 
 
@@ -30,9 +39,11 @@ class EncodedConcept(ChannelConcept):
     ----------
     encode : callable
         ``[..., C] -> [..., K]``. Relevance passes it by the epsilon rule, ReLU and choices of the largest entries
-        included.
+        included; norms and standard deviations of the features are constants.
     decode : callable
-        ``[..., K] -> [..., C]``, affine, as the decoders of sparse autoencoders are.
+        ``[..., K] -> [..., C]``, affine, as the decoders of sparse autoencoders are: at least for the features that
+        ``encode`` was given last. It may use, and delete, what ``encode`` keeps of them, such as their norm; once both
+        have run, attributes of the objects that they belong to are as before.
     axis : int, default -1
         The axis of the layer's features C, counted with the batch axis.
 
@@ -78,8 +89,8 @@ class EncodedConcept(ChannelConcept):
             Equal to ``x``.
         """
         features, shares = x.movedim(self.feature_axis, -1), _Shares(masked_rows)
-        code = on_code(_Encode.apply(features, self, shares))
-        return _Decode.apply(code, features.detach(), self, shares).movedim(-1, self.feature_axis)
+        code, remainder = _Encode.apply(features, self, shares)
+        return _Decode.apply(on_code(code), features.detach(), remainder, self, shares).movedim(-1, self.feature_axis)
 
     def code_of(self, x: Tensor) -> Tensor:
         """The code [B, positions..., K + 1] of an activation [B, ...]."""
@@ -87,18 +98,80 @@ class EncodedConcept(ChannelConcept):
 
     def with_remainder(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The code of ``features`` [..., C], the remainder's norm as its last entry; and the remainder [..., C]."""
-        code = self.encode(features)
-        if not isinstance(code, Tensor) or code.shape[:-1] != features.shape[:-1]:
-            raise ValueError(
-                f"encode gives {tuple(getattr(code, 'shape', ()))} for {tuple(features.shape)}: "
-                "[..., C] is to become [..., K]"
-            )
-        remainder = features - self.contribution(code)
+        with _left_as_found(self.encode, self.decode):
+            code = self.encoded(features)
+            contribution = self.decoded(code, features)
+            contribution = contribution - self.decoded(torch.zeros_like(self.encoded(features)), features)
+        remainder = features - contribution.to(features.dtype)
         return torch.cat([code, remainder.norm(dim=-1, keepdim=True)], -1), remainder
 
-    def contribution(self, code: Tensor) -> Tensor:
-        """What a code [..., K] contributes to the layer: decoded, less what a code of zeros gives."""
-        return self.decode(code) - self.decode(torch.zeros_like(code))
+    def encoded(self, features: Tensor) -> Tensor:
+        """The code [..., K] of ``features`` [..., C]; to be decoded before anything else is encoded."""
+        code = self.encode(features)
+        if not isinstance(code, Tensor):
+            raise TypeError(
+                f"encode gives a {type(code).__name__}, not a tensor. Where the code is one of several things, give a "
+                "function that returns it alone, such as lambda x: autoencoder.encode(x)[1]"
+            )
+        if code.shape[:-1] != features.shape[:-1]:
+            raise ValueError(
+                f"encode gives {tuple(code.shape)} for {tuple(features.shape)}: [..., C] is to become [..., K]"
+            )
+        return code
+
+    def decoded(self, code: Tensor, features: Tensor) -> Tensor:
+        """What a code [..., K] stands for, right after ``features`` [..., C] were encoded."""
+        decoded = self.decode(code)
+        if not isinstance(decoded, Tensor) or decoded.shape != features.shape:
+            raise ValueError(
+                f"decode gives {tuple(getattr(decoded, 'shape', ()))} for the code of {tuple(features.shape)}: "
+                "[..., K] is to become [..., C]"
+            )
+        return decoded
+
+
+@contextmanager
+def _left_as_found(*functions: Callable) -> Iterator[None]:
+    """Put back, at the end, the attributes of the objects and modules that functions belong to, or name."""
+    found = [attributes for function in functions for attributes in _attributes_near(function)]
+    before = [dict(attributes) for attributes in found]
+    try:
+        yield
+    finally:
+        for attributes, values in zip(found, before):
+            for name in attributes.keys() - values.keys():
+                del attributes[name]
+            attributes.update(values)
+
+
+def _attributes_near(function: Callable) -> Iterator[dict[str, Any]]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = function.__self__ if inspect.ismethod(function) else function
+    attributes = getattr(owner, "__dict__", {})
+    if isinstance(attributes, dict):  # those of classes cannot be written to
+        yield attributes
+    near = [owner, *attributes.values()]
+    if inspect.isfunction(owner):
+        named = inspect.getclosurevars(owner)
+        near += [*named.nonlocals.values(), *named.globals.values()]
+    for module in (module for value in near if isinstance(value, nn.Module) for module in value.modules()):
+        yield from (vars(module), module._buffers)
+
+
+class _NormsAreConstant(TorchFunctionMode):
+    """Gradients pass no norm and no deviation of the features of a row."""
+
+    def __init__(self, rows: int):
+        super().__init__()
+        self.rows = rows
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result, kwargs = function(*args, **(kwargs or {})), kwargs or {}
+        is_of_rows = isinstance(result, Tensor) and result.requires_grad and result.numel() == self.rows
+        return result.detach() if is_of_rows and normalises(Operation(function, args, kwargs, stabilized)) else result
 
 
 class _Shares:
@@ -118,28 +191,35 @@ class _Shares:
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, concept: EncodedConcept, shares: _Shares) -> Tensor:
+    def forward(ctx: Any, features: Tensor, concept: EncodedConcept, shares: _Shares) -> tuple[Tensor, Tensor]:
         ctx.concept, ctx.shares = concept, shares
-        ctx.save_for_backward(features)
-        return concept.with_remainder(features)[0].detach()
+        code, remainder = concept.with_remainder(features)
+        ctx.save_for_backward(features, remainder)
+        ctx.mark_non_differentiable(remainder)
+        ctx.set_materialize_grads(False)
+        return code, remainder
 
     @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, relevance: Tensor, _: None) -> tuple[Tensor, None, None]:
         """By the epsilon rule in masked rows; elsewhere relevance of the layer, as it came."""
         of_layer, of_remainder = ctx.shares.taken()
         masked = ctx.shares.masked_rows()
         if of_layer is not None and not masked:
             return of_layer, None, None
-        features, = ctx.saved_tensors
-        with torch.enable_grad():
-            leaf = features.detach().requires_grad_()
-            code = ctx.concept.encode(leaf)
-            gradient, = torch.autograd.grad(code, leaf, relevance[..., :-1] / stabilized(code.detach()))
+        features, remainder = ctx.saved_tensors
+        concept = ctx.concept
+        with _left_as_found(concept.encode, concept.decode):
+            with torch.enable_grad(), _NormsAreConstant(features[..., 0].numel()):
+                leaf = features.detach().requires_grad_()
+                code = concept.encoded(leaf)
+            concept.decoded(code.detach(), features)
+        of_code = relevance[..., :-1].to(code.dtype) / stabilized(code.detach())
+        gradient, = torch.autograd.grad(code, leaf, of_code)
         # relevance of the remainder goes as it came, or where it starts here by what its norm consists of
-        parts = ctx.concept.with_remainder(features)[1].square() if of_remainder is None else of_remainder
+        parts = remainder.square() if of_remainder is None else of_remainder
         total = parts.sum(-1, keepdim=True)
         parts = torch.where(total == 0, 0, parts / torch.where(total == 0, 1, total))
-        sent = features * gradient + relevance[..., -1:] * parts
+        sent = (features * gradient + relevance[..., -1:] * parts).to(features.dtype)
         if of_layer is not None:
             others = torch.ones(len(sent), dtype=torch.bool, device=sent.device).index_fill(
                 0, torch.tensor(masked, device=sent.device), False
@@ -150,24 +230,27 @@ class _Encode(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, code: Tensor, features: Tensor, concept: EncodedConcept, shares: _Shares) -> Tensor:
+    def forward(
+        ctx: Any, code: Tensor, features: Tensor, remainder: Tensor, concept: EncodedConcept, shares: _Shares
+    ) -> Tensor:
         ctx.concept, ctx.shares = concept, shares
-        ctx.save_for_backward(code, features)
+        ctx.save_for_backward(features, remainder)
         return features.clone()
 
     @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None, None, None]:
         """In proportion to contributions."""
-        code, features = ctx.saved_tensors
-        s = relevance / stabilized(features)
-        with torch.enable_grad():
-            leaf = code[..., :-1].detach().requires_grad_()
-            contribution = ctx.concept.contribution(leaf)
-            gradient, = torch.autograd.grad(contribution, leaf, s)
-        ctx.shares.of_remainder = s * (features - contribution.detach())
+        features, remainder = ctx.saved_tensors
+        concept, s = ctx.concept, relevance / stabilized(features)
+        with _left_as_found(concept.encode, concept.decode):
+            code = concept.encoded(features).detach().requires_grad_()
+            with torch.enable_grad():
+                decoded = concept.decoded(code, features)
+        gradient, = torch.autograd.grad(decoded, code, s.to(decoded.dtype))
+        ctx.shares.of_remainder = s * remainder
         of_remainder = ctx.shares.of_remainder.sum(-1, keepdim=True)
         ctx.shares.of_layer = relevance
-        return torch.cat([leaf.detach() * gradient, of_remainder], -1), None, None, None
+        return torch.cat([code.detach() * gradient, of_remainder], -1), None, None, None, None
 
 
 class DirectionConcept(EncodedConcept):
