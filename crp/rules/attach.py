@@ -3,14 +3,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import checkpoint
 from zennit.core import Composite, Hook, RemovableHandleList
 from zennit.rules import Pass
 from zennit.types import Linear
@@ -75,32 +72,6 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in saved:
             buffer.data.copy_(value)
-
-
-@contextmanager
-def without_checkpoints() -> Iterator[None]:
-    """Let ``torch.utils.checkpoint`` run what it is given once, and keep its graph.
-
-    What runs again in the backward pass would run without rules.
-    """
-    def call(function: Callable, preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-    def nothing(*args: Any, **kwargs: Any) -> Iterator[None]:
-        yield
-
-    replaced = {
-        "CheckpointFunction": SimpleNamespace(apply=call), "_checkpoint_without_reentrant_generator": nothing,
-        "_checkpoint_without_reentrant_generator_impl": nothing,
-    }
-    known = {name: getattr(checkpoint, name) for name in replaced if hasattr(checkpoint, name)}
-    try:
-        for name in known:
-            setattr(checkpoint, name, replaced[name])
-        yield
-    finally:
-        for name, value in known.items():
-            setattr(checkpoint, name, value)
 
 
 def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:

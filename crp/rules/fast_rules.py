@@ -20,7 +20,7 @@ from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, Z
 from crp.model.rows import distinct_rows, is_shared, share_rows
 from crp.rules.linear import LinearOperation
 from crp.rules.padding import inside_of_padding, mark_padding
-from crp.rules.parameters import ModifiedParameters, own_parameters
+from crp.rules.parameters import ModifiedParameters, UsedParameters, own_parameters
 from crp.rules.replacement import RelevanceOfInput, Replacement, precision
 from crp.rules.stabilizers import FastStabilizer
 
@@ -135,6 +135,7 @@ class FastRule(Replacement):
     ) -> tuple[torch.Tensor, RelevanceOfInput]:
         """The output, and relevance by the formula of the rule."""
         shared, inside = self.shares(x), inside_of_padding(x)
+        used = UsedParameters(module)
         kept_output = self._keep(module, output) if type(self.rule) in _READ_OUTPUT else None
         version = None if kept_output is None else kept_output._version
         prepared = None
@@ -152,12 +153,12 @@ class FastRule(Replacement):
             if self.operation.by_position and not shared and not self.repeated:
                 return _at_active_positions(
                     lambda relevance, x, output: self._relevance(
-                        relevance, self._prepare(module, x, output), x.shape
+                        relevance, self._prepare(used, x, output), x.shape
                     ), relevance, x, output
                 )
             relevance, x = relevance.to(precision(relevance)), x.to(precision(x))
             mark_padding(x, inside)
-            shares = prepared or self._prepare(module, x, output)
+            shares = prepared or self._prepare(used, x, output)
             if self.repeated:
                 prepared = shares
             shape = torch.Size((len(relevance), *x.shape[1:])) if shared else x.shape
@@ -172,24 +173,24 @@ class FastRule(Replacement):
         weight = own_parameters(module)[0]
         return output if weight is None or output.numel() > weight.numel() else output.clone()
 
-    def _prepare(self, module: nn.Module, x: torch.Tensor, output: torch.Tensor | None) -> Any:
+    def _prepare(self, used: UsedParameters, x: torch.Tensor, output: torch.Tensor | None) -> Any:
         """The shares that are not zero; ``output`` is what the module gave, if that is at hand."""
         shares = [share for share in FORMULAS[type(self.rule)] if self.factors[share.factor] != 0]
         if output is None and any(share.outputs for share in shares):
-            output = self.operation.forward(x, *own_parameters(module, x.dtype))
+            output = self.operation.forward(x, *own_parameters(used, x.dtype))
         parts = _parts(x) if any(term.part for share in shares for term in share.terms) else {}
-        prepared = [self._prepare_share(share, module, x, parts, output) for share in shares]
+        prepared = [self._prepare_share(share, used, x, parts, output) for share in shares]
         return [share for share in prepared if share is not None]
 
     def _prepare_share(
-        self, share: Share, module: nn.Module, x: torch.Tensor, parts: dict[str, torch.Tensor | None],
+        self, share: Share, used: UsedParameters, x: torch.Tensor, parts: dict[str, torch.Tensor | None],
         output: torch.Tensor | None,
     ) -> _PreparedShare | None:
         terms: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         z = None
         for term in share.terms:
             modified = parts[term.part] if term.part else self._modified_input(term.pair, x)
-            weight, bias, are_own = self.parameters[term.pair].of(module, x.dtype)
+            weight, bias, are_own = self.parameters[term.pair].of(used, x.dtype)
             if modified is None:
                 contribution = self.operation.at_zero(x, weight, bias)
             else:
@@ -246,6 +247,7 @@ class FastRule(Replacement):
 class _PreparedGamma:
     """Denominators for one input, and the signs of its outputs, by which they differ."""
 
+    used: UsedParameters
     x: torch.Tensor
     denominator: torch.Tensor
     sign: torch.Tensor
@@ -279,21 +281,21 @@ class FastGamma(FastRule):
         self.own = ModifiedParameters(lambda parameter, name: parameter)
         self.absolute = ModifiedParameters(lambda parameter, name: parameter.abs())
 
-    def _prepare(self, module: nn.Module, x: torch.Tensor, output: torch.Tensor | None) -> _PreparedGamma:
-        weight, bias, _ = self.own.of(module, x.dtype)
+    def _prepare(self, used: UsedParameters, x: torch.Tensor, output: torch.Tensor | None) -> _PreparedGamma:
+        weight, bias, _ = self.own.of(used, x.dtype)
         if output is None:
             output = self.operation.forward(x, weight, bias)
         sign = output.sign()
-        denominator = self.operation.forward(x.abs(), self.absolute.of(module, x.dtype)[0], None).mul_(sign)
+        denominator = self.operation.forward(x.abs(), self.absolute.of(used, x.dtype)[0], None).mul_(sign)
         denominator.add_(output).mul_(self.gamma / 2).add_(output)
         b = self.operation.at_zero(x, weight, bias)
         if b is not None:
             denominator.add_((self.gamma / 2) * (sign * b.abs()))  # b+ or b-, less the half of b that is in the output
-        return _PreparedGamma(x, self.stabilize(denominator, in_place=True), sign)
+        return _PreparedGamma(used, x, self.stabilize(denominator, in_place=True), sign)
 
     def _relevance(self, relevance: torch.Tensor, prepared: _PreparedGamma, shape: torch.Size) -> torch.Tensor:
-        module, x = self.operation.module, prepared.x
-        weight, absolute = (parameters.of(module, x.dtype)[0] for parameters in (self.own, self.absolute))
+        x = prepared.x
+        weight, absolute = (parameters.of(prepared.used, x.dtype)[0] for parameters in (self.own, self.absolute))
         s = relevance / prepared.denominator * prepared.sign.abs()
         sent = self.operation.transpose(s, weight, shape).mul_(x).mul_(1 + self.gamma / 2)
         unlike = self.operation.transpose(s.mul_(prepared.sign), absolute, shape)

@@ -27,7 +27,9 @@ class ModifiedParameters:
         self._sources: list[torch.Tensor | None] = []
         self._result: tuple[torch.Tensor | None, torch.Tensor | None, bool] = None, None, True
 
-    def of(self, module: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
+    def of(
+        self, module: nn.Module | UsedParameters, dtype: torch.dtype
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, bool]:
         """Weight and bias (None if there is none or it is zero), and whether they are the module's own."""
         own = own_parameters(module)
         state = [dtype, *((None, 0) if tensor is None else (tensor.data_ptr(), tensor._version) for tensor in own)]
@@ -48,7 +50,19 @@ class ModifiedParameters:
         return parameter if parameter is None or self.sign > 0 else -parameter
 
 
-def own_parameters(module: nn.Module, dtype: torch.dtype | None = None) -> list[torch.Tensor | None]:
+class UsedParameters:
+    """Weight and bias that a module has while it is called: ``torch.func.functional_call`` replaces them for a while.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+
+    def __init__(self, module: nn.Module):
+        self.weight, self.bias = (getattr(module, name, None) for name in ("weight", "bias"))
+
+
+def own_parameters(module: nn.Module | UsedParameters, dtype: torch.dtype | None = None) -> list[torch.Tensor | None]:
     """Weight and bias of a module, None where it has none."""
     parameters = (getattr(module, name, None) for name in ("weight", "bias"))
     return [None if parameter is None else parameter.detach().to(dtype or parameter.dtype) for parameter in parameters]

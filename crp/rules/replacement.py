@@ -19,6 +19,15 @@ def precision(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def check_not_transformed(tensor: torch.Tensor) -> None:
+    """Raise a NotImplementedError within ``torch.func.grad`` and the like, whose derivatives have no relevance."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise NotImplementedError(
+            "the model computes derivatives (torch.func.grad, jvp, jacrev or the like) in its forward pass: relevance "
+            "of these is not defined. Without a composite their gradients flow"
+        )
+
+
 class Replacement(Hook):
     """A hook that replaces the autograd graph of its module by a rule.
 
@@ -67,6 +76,7 @@ class Replacement(Hook):
         self._inputs.append(x)
         if x is None:
             return None
+        check_not_transformed(x)
         alone = (distinct_rows(x) if self.shares(x) else x).detach()
         if getattr(module, "inplace", False) and x.is_leaf and x.requires_grad:
             alone = alone.clone()

@@ -24,7 +24,7 @@ from crp.rules.operations.places import operation_name, warn_of_cast, warn_of_gr
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
 from crp.rules.operations.table import CASTS, PADDING, inside_of
 from crp.rules.padding import mark_padding
-from crp.rules.replacement import PassThrough
+from crp.rules.replacement import PassThrough, check_not_transformed
 
 
 class OperationMode(TorchFunctionMode):
@@ -117,7 +117,10 @@ class OperationMode(TorchFunctionMode):
             owner = self._owner_of(*args, **kwargs)
             if owner is not None:
                 return self._resume(owner, args[:1], {})
-        carrying = [] if self.rules is None else list(filter(carries, flatten_tensors((args, kwargs))))
+        tensors = [] if self.rules is None else [x for x in flatten_tensors((args, kwargs)) if isinstance(x, Tensor)]
+        for tensor in tensors:
+            check_not_transformed(tensor)
+        carrying = list(filter(carries, tensors))
         if self.rules is None or not carrying:
             return self.on_operation(function, args, kwargs, None)
         self.see(carrying)
