@@ -1,7 +1,7 @@
 """How far heatmaps in bfloat16 are from those in float64, on small GPT-2s with random weights.
 
-Largest difference as a share of the largest value, for the relevance of the tokens; with gradient times embedding beside
-it, whose only rounding is that of the model.
+Largest difference as a share of the largest value, for the relevance of tokens; beside it gradient times embedding,
+whose only rounding is that of the model.
 """
 from __future__ import annotations
 
