@@ -1,16 +1,17 @@
 """Finding patterns: which rows are clustered, of which units, and how the others are assigned."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from crp.analysis.clustering import Clustering, as_values, assigned, check_assigning, fit_space
+from crp.analysis.pattern_options import PatternOptions, PatternSource, check_options
 from crp.analysis.patterns import Patterns
+from crp.store.files import Quantity
 from crp.store.reader import ReferenceStore
 
 FIT_ALL_UP_TO, FIT_SAMPLES, REDUCED_TO = 15_000, 10_000, 50
-_METRICS_WITH_PARAMETERS = {"haversine", "mahalanobis", "minkowski", "p", "pyfunc", "seuclidean", "wminkowski"}
 
 
 def find_patterns(
@@ -72,7 +73,7 @@ def find_patterns(
     """
     values, samples, source = _rows_to_cluster(values, layer, quantity)
     count, units = values.shape
-    _check_options(min_pattern_size, min_samples, epsilon, method, metric, normalize)
+    check_options(min_pattern_size, min_samples, epsilon, method, metric, normalize)
     if count <= max(min_samples, min_pattern_size):
         raise ValueError(f"{count} rows are too few for min_samples={min_samples}, min_pattern_size={min_pattern_size}")
     fitted = fit_samples
@@ -89,57 +90,35 @@ def find_patterns(
     if is_partial:
         chosen = np.sort(np.random.default_rng(random_state).choice(count, fitted, replace=False))
     space = fit_space(values, chosen, normalize, components)
-    clustering = Clustering(space.points(values[chosen]), {
-        "min_cluster_size": min_pattern_size, "min_samples": min_samples, "metric": metric,
-        "cluster_selection_epsilon": float(epsilon), "cluster_selection_method": method,
-    })
+    options = PatternOptions(
+        source=source, min_pattern_size=int(min_pattern_size), min_samples=int(min_samples), epsilon=float(epsilon),
+        method=method, metric=metric, normalize="mean_std" if isinstance(normalize, str) else bool(normalize),
+        reduce=False if components is None else int(components), fit_samples=len(chosen),
+    )
+    clustering = Clustering(space.points(values[chosen]), options.of_hdbscan)
     rest = np.setdiff1d(np.arange(count), chosen)
     labels, probability, outlier_score = (np.empty(count, dtype) for dtype in (int, float, float))
     for rows, found in ((chosen, clustering.own), *assigned(clustering, space, values, rest)):
         labels[rows], probability[rows], outlier_score[rows] = found
-    options = {
-        "source": source, "min_pattern_size": min_pattern_size, "min_samples": min_samples, "epsilon": float(epsilon),
-        "method": method, "metric": metric, "normalize": normalize, "reduce": components or False,
-        "fit_samples": len(chosen),
-    }
     return Patterns(
-        labels, probability, outlier_score, clustering.persistence, samples, options, values, space, clustering
+        labels, probability, outlier_score, clustering.persistence, samples, options.model_dump(), values, space,
+        clustering,
     )
 
 
 def _rows_to_cluster(
     values: Any, layer: str | None, quantity: str
-) -> tuple[Any, np.ndarray, dict[str, Any] | None]:
+) -> tuple[Any, np.ndarray, PatternSource | None]:
     """Matrix, samples of its rows, and where it comes from."""
     if isinstance(values, ReferenceStore):
         if layer is None:
             raise TypeError(f"say which layer of the store: find_patterns(store, {values.layers[0]!r}, {quantity!r})")
-        source = {"store": values.identity(), "layer": layer, "quantity": quantity}
+        source = PatternSource(store=values.identity(), layer=layer, quantity=cast(Quantity, quantity))
         return values.values(layer, quantity), values.rows(quantity)["sample"], source
     if layer is not None:
         raise TypeError(f"layer={layer!r} is a layer of a store, but values is a {type(values).__name__}")
     values = as_values(values)
     return values, np.arange(len(values)), None
-
-
-def _check_options(
-    min_pattern_size: int, min_samples: int, epsilon: float, method: str, metric: str, normalize: bool | str
-) -> None:
-    if min_pattern_size < 2:
-        raise ValueError(f"min_pattern_size is at least 2, not {min_pattern_size}")
-    if min_samples < 1:
-        raise ValueError(f"min_samples is at least 1, not {min_samples}")
-    if epsilon < 0:
-        raise ValueError(f"epsilon is not negative, as {epsilon} is")
-    if method not in ("leaf", "eom"):
-        raise ValueError(f"method is 'leaf' or 'eom', not {method!r}")
-    from sklearn.neighbors import BallTree, KDTree  # which takes seconds to import
-
-    metrics = sorted({*KDTree.valid_metrics, *BallTree.valid_metrics} - _METRICS_WITH_PARAMETERS)
-    if metric not in metrics:
-        raise ValueError(f"metric is one of {', '.join(metrics)}, not {metric!r}")
-    if normalize not in (True, False, "mean_std"):
-        raise ValueError(f"normalize is True, False or 'mean_std', not {normalize!r}")
 
 
 def _number_of_components(reduce: int | bool | None, units: int, rows: int, is_large: bool) -> int | None:

@@ -10,6 +10,7 @@ import torch
 
 from crp.analysis.arrays import as_array
 from crp.analysis.clustering import Clustering, Space, _blocks, as_values, check_assigning
+from crp.analysis.pattern_options import read_options
 from crp.analysis.unit_statistics import UnitStatistics, typical_units, unit_statistics
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.samples import split_item, with_batch_axis
@@ -226,8 +227,7 @@ class Patterns:
             return
         space = {f"space_{name}": value for name, value in vars(self._space).items() if value is not None}
         arrays = {name: getattr(self, name) for name in (*_PER_ROW, "persistence")}
-        settings = {"options": self.options, "hdbscan": self._clustering.options}
-        write_archive(path, _KIND, settings, {"points": self._clustering.points, **arrays, **space})
+        write_archive(path, _KIND, {"options": self.options}, {"points": self._clustering.points, **arrays, **space})
 
     def _save_in_store(self, store: ReferenceStore) -> None:
         source = self.options["source"] or {}
@@ -269,20 +269,47 @@ class Patterns:
         if layer is not None:
             raise TypeError(f"layer={layer!r} is a layer of a store, but {path} is a file")
 
-        def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Patterns:
-            space = Space(arrays["space_scale"], arrays["space_mean"], arrays.get("space_axes"))
-            return cls(
-                **{name: arrays[name] for name in (*_PER_ROW, "persistence")}, options=settings["options"], values=None,
-                _space=space, _clustering=Clustering(arrays["points"], settings["hdbscan"]),
-            )
-
-        patterns = read_archive(path, _KIND, make)
+        patterns = read_archive(path, _KIND, cls._made_of)
         if values is None:
             return patterns
         values, expected = as_values(values), (len(patterns.labels), len(patterns._space.scale))
         if tuple(values.shape) != expected:
             raise ValueError(f"{path} holds patterns of values of the shape {expected}, not {tuple(values.shape)}")
         return replace(patterns, values=values)
+
+    @classmethod
+    def _made_of(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Patterns:
+        """What a file holds; a ValueError names what cannot be."""
+        options = read_options(settings["options"])
+        space = Space(arrays["space_scale"], arrays["space_mean"], arrays.get("space_axes"))
+        patterns = cls(
+            **{name: arrays[name] for name in (*_PER_ROW, "persistence")}, options=options.model_dump(), values=None,
+            _space=space, _clustering=Clustering(arrays["points"], options.of_hdbscan),
+        )
+        patterns._check_arrays()
+        return patterns
+
+    def _check_arrays(self) -> None:
+        """Raise a ValueError for arrays of other types and shapes, or with numbers that cannot be."""
+        rows, units = len(self.labels), len(self._space.scale)
+        axes, points = self._space.axes, self._clustering.points
+        coordinates = units if axes is None else len(axes)
+        expected: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+            "labels": (self.labels, "i", (rows,)), "samples": (self.samples, "i", (rows,)),
+            "probability": (self.probability, "f", (rows,)), "outlier_score": (self.outlier_score, "f", (rows,)),
+            "persistence": (self.persistence, "f", (len(self),)), "space_scale": (self._space.scale, "f", (units,)),
+            "space_mean": (self._space.mean, "f", (units,)),
+            "points": (points, "f", (self.options["fit_samples"], coordinates)),
+        }
+        if axes is not None:
+            expected["space_axes"] = axes, "f", (coordinates, units)
+        for name, (array, kind, shape) in expected.items():
+            if array.dtype.kind != kind or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, not of the shape {shape}")
+        if rows == 0 or self.labels.min() < -1 or self.labels.max() >= len(self) or self.samples.min() < 0:
+            raise ValueError("labels are patterns or -1, and samples are numbered from 0")
+        if not all(np.isfinite(array).all() for array in (points, self.probability, self.outlier_score)):
+            raise ValueError("points, probabilities and outlier scores are finite")
 
     @classmethod
     def _load_from_store(cls, store: ReferenceStore, layer: str, quantity: str) -> Patterns:
