@@ -42,7 +42,7 @@ def get_output_shapes(model: nn.Module, single_sample: Any, record_layers: list[
         Layer -> shape.
     """
     record_layers = as_layer_list(record_layers)
-    rows = SampleFinder(model).find(record_layers, single_sample)
+    rows = SampleFinder(model).find(record_layers, single_sample, rows_last=record_layers)
     with torch.no_grad(), LayerTaps(model, record_layers, rows=rows) as taps:
         call_model(model, single_sample)
         return {layer: tuple(taps.outputs[layer].shape[1:]) for layer in record_layers}

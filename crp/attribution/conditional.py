@@ -124,8 +124,8 @@ class CondAttribution(Steps):
         self.no_param_grad = no_param_grad
         self.accelerate = accelerate
         self.functional = functional
-        self.samples = {} if samples is None else samples
-        self._finder = SampleFinder(model, self.samples)
+        self._finder = SampleFinder(model, {} if samples is None else samples)
+        self.samples = dict(samples or {})
         self._rules = ModelRules(model)
         self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
 

@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 from crp.attribution.origins import Origin, TracedCall, has_origin, origin_of, set_origin
 from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import copy_rows
-from crp.rules.operations.call import named
 from crp.rules.operations.places import operation_name, source_line, warn_of_cast, warn_of_loss
 
 
@@ -223,12 +222,13 @@ class LookupMode(TorchFunctionMode):
                 return output
         output = function(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            found = call.lookup(output)
+            found = None if call.is_outdated else call.lookup(output)
             if found is not None:
                 return self.leaves.look_up(output, *found)
             if call.looks_up:
                 warn_of_loss(operation_name(function), "which of the data's integers stands where is not known there")
-            call.trace(output)
+            if not call.is_outdated:
+                call.trace(output)
         return output
 
     def _look_up_bags(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -243,7 +243,7 @@ class LookupMode(TorchFunctionMode):
         return functional.embedding_bag(numbers, rows, *args, **kwargs)
 
 
-_BAGS = named("embedding_bag")
+_BAGS = {functional.embedding_bag}
 
 
 def _holds_origin(value: Any) -> bool:

@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from crp.model.layers import flatten_tensors, unflatten_tensors
+from crp.model.rows import keep_marks
 from crp.rules.operations.call import named
 from crp.rules.operations.rule import is_in_place
 from crp.rules.operations.table import CASTS, ROUTING
@@ -33,12 +35,17 @@ def set_origin(tensor: Tensor, origin: Origin | Callable[[], Origin | None] | No
     if origin is None:
         vars(tensor).pop("origin", None)
     else:
-        vars(tensor)["origin"] = origin
+        vars(tensor).update(origin=origin, version=tensor._version)
 
 
 def has_origin(value: Any) -> bool:
     """Whether the elements of a tensor stand for those of the data."""
     return isinstance(value, Tensor) and "origin" in vars(value)
+
+
+def is_outdated(tensor: Tensor) -> bool:
+    """Whether a tensor was written to through another view since its origin was set."""
+    return vars(tensor)["version"] != tensor._version
 
 
 def origin_of(tensor: Tensor) -> Origin:
@@ -62,16 +69,21 @@ class TracedCall:
     ----------
     traced : list of torch.Tensor
         The tensors with an origin.
+    is_outdated : bool
+        Whether one of them was written to through another view since its origin was set.
     """
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict):
         self.function, self._arguments = function, (args, kwargs)
         self._leaves = flatten_tensors(self._arguments)
         self._traced = [place for place, leaf in enumerate(self._leaves) if has_origin(leaf)]
-        self._writes = is_in_place(function) or function is Tensor.__setitem__
-        if self._writes:
-            self._leaves[0] = self._leaves[0].clone()
-            vars(self._leaves[0]).update(vars(args[0]))
+        self._written: Tensor | None = kwargs.get("out")
+        if is_in_place(function) or function is Tensor.__setitem__:
+            self._written = args[0]
+        self.is_outdated = any(is_outdated(leaf) for leaf in self._leaves if has_origin(leaf))
+        for place, leaf in enumerate(self._leaves):
+            if leaf is self._written and leaf is not None:
+                self._leaves[place] = keep_marks(leaf, leaf.clone())
         self.traced = [self._leaves[place] for place in self._traced]
         self._reals = [leaf for leaf in self._leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -104,7 +116,7 @@ class TracedCall:
 
     def trace(self, output: Any) -> None:
         """Set the origin of what the function gave, or of what it wrote to."""
-        written = self._arguments[0][0] if self._writes else None
+        written = self._written
         for number, result in enumerate(flatten_tensors(output) if written is None else [written]):
             is_new = isinstance(result, Tensor) and not any(result is leaf for leaf in self._leaves)
             if is_new and result.dtype != torch.bool and not result.is_complex():
@@ -112,15 +124,24 @@ class TracedCall:
                     self._follow_real_numbers(result, number)
                 elif not result.is_floating_point():
                     self._follow_integers(result, number)
+        if written is not None and not written.is_floating_point():
+            _hand_on_to_whole(written)
 
     def _follow_real_numbers(self, result: Tensor, number: int) -> None:
         if self.function in CASTS | _ROUNDING:
             source = self.traced[0]
             set_origin(result, lambda: origin_of(source))
-        elif self.function in ROUTING:
-            set_origin(result, lambda: self._moved(number, result.shape))
+        elif self._written is None and self.function in ROUTING:
+            shape = result.shape
+            set_origin(result, lambda: self._moved(number, shape))
+        else:
+            set_origin(result, None)
 
     def _follow_integers(self, result: Tensor, number: int) -> None:
+        if self.function is functional.one_hot:
+            set_origin(result, origin_of(self.traced[0]).unsqueeze(-1).expand(result.shape))
+            vars(result)["is_code"] = True
+            return
         moved = self._moved(number, result.shape, result)
         found = None if moved is not None or number > 0 else self._elements(result, [_numbered, _within], True)
         is_code = any("is_code" in vars(tensor) for tensor in self.traced)
@@ -227,12 +248,30 @@ class TracedCall:
         leaves = list(self._kept)
         for place, value in zip(places, values):
             leaves[place] = value
-        if self._writes:
-            leaves[0] = leaves[0].to(values[0].dtype, copy=True)
         args, kwargs = unflatten_tensors(self._arguments, leaves)
+        if self._written is not None and "out" in kwargs:
+            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        elif self._written is not None:
+            args = args[0].to(values[0].dtype, copy=True), *args[1:]
         output = self.function(*args, **kwargs)
-        result = leaves[0] if self._writes else flatten_tensors(output)[number]
+        result = args[0] if self._written is not None and "out" not in self._arguments[1] else (
+            flatten_tensors(output)[number]
+        )
         return result if self._reals else result.cpu()
+
+
+def _hand_on_to_whole(view: Tensor) -> None:
+    """Let what was written to a view have its origin in the tensor that it is a view of, too."""
+    whole = view._base
+    if whole is None or not (has_origin(whole) or has_origin(view)):
+        return
+    places = torch.arange(whole.untyped_storage().nbytes() // whole.element_size())
+    numbers = places.as_strided(whole.shape, whole.stride(), whole.storage_offset())
+    chosen = places.as_strided(view.shape, view.stride(), view.storage_offset())
+    origin = torch.full(places.shape, NOWHERE)
+    origin[numbers] = origin_of(whole)
+    origin[chosen] = origin_of(view)
+    set_origin(whole, origin[numbers])
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -130,12 +130,12 @@ def forward_pass(
     """
     arguments = steps, rules, data, conditions, flow, repeated, mode_type
     with ExitStack() as stack:
+        forward = None
         try:
             forward = stack.enter_context(_forward_pass(*arguments))
         except MakesIntegers:
             rules.makes_integers = True
-            forward = stack.enter_context(_forward_pass(*arguments))
-        yield forward
+        yield forward or stack.enter_context(_forward_pass(*arguments))
 
 
 @contextmanager
@@ -150,7 +150,6 @@ def _forward_pass(
     end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
     with ExitStack() as stack:
         stack.enter_context(exclusive_use(model))
-        stack.enter_context(step_by_step())
         concepts = concepts_of(flow.mask_map, layers)
         rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
         operation_rules = stack.enter_context(rules.attached(
@@ -171,7 +170,8 @@ def _forward_pass(
             if flow.heatmap and not follows:
                 mode.on_integers = _stop_for_integers
             try:
-                with mode if is_seen else nullcontext(), LookupMode(leaves) if follows else nullcontext():
+                seen, followed = mode if is_seen else nullcontext(), LookupMode(leaves) if follows else nullcontext()
+                with step_by_step(), seen, followed:
                     output = call_model(model, leaves.data)
                 mode.see(output)
                 start = select_output(output, steps.output, output_name)

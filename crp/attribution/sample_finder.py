@@ -8,16 +8,23 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from crp.attribution.sample_rows import ONLY_AS_IT_IS, LayerRows, SampleRows
+from crp.attribution.sample_rows import ONE_SIZE, ONLY_AS_IT_IS, LayerRows, SampleRows
 from crp.attribution.taps import tap_module
 from crp.model.inputs import Inputs, call_model, count_samples, device_of, list_tensors, map_tensors
 from crp.model.layers import resolve_layer
+from crp.model.rows import is_shared
 from crp.rules.attach import restored_buffers
+from crp.rules.control_flow import step_by_step
 from crp.rules.operations.mode import OperationMode
+
+_MOST_KEPT = 4096
 
 
 class SampleFinder:
-    """Finds where the samples are in layers, by running the model on one sample and on two.
+    """Finds where the samples are in layers, by running the model on one sample, on another, and on both.
+
+    These are samples of the data, or one of them and what is made of it. Models that take this number of samples only
+    are run on them in another order.
 
     Parameters
     ----------
@@ -61,23 +68,38 @@ class SampleFinder:
             Layer -> :class:`LayerRows`.
         """
         kinds = tuple((tensor.shape[1:], tensor.dtype) for tensor in list_tensors(data))
-        unknown = [layer for layer in layers if layer not in self._given and (layer, kinds) not in self._found]
-        if unknown:
-            self._found |= {(layer, kinds): rows for layer, rows in self._try(unknown, data).items()}
+        known = {layer: rows for layer in layers if (rows := self._given.get(layer) or self._found.get((layer, kinds)))}
+        unknown = [layer for layer in layers if layer not in known]
+        tried = self._try(unknown, data) if unknown else {}
+        if len(self._found) > _MOST_KEPT:
+            self._found.clear()
+        self._found |= {(layer, kinds): rows for layer, rows in tried.items() if isinstance(rows, SampleRows)}
         return {
-            layer: LayerRows(
-                layer, self._given.get(layer) or self._found[layer, kinds], count_samples(data), layer in rows_last
-            ) for layer in layers
+            layer: LayerRows(layer, known.get(layer) or tried[layer], count_samples(data), layer in rows_last)
+            for layer in layers
         }
 
     def _try(self, layers: list[str], data: Inputs) -> dict[str, SampleRows | str]:
         one = map_tensors(lambda tensor: tensor[:1].detach().clone(), data)
-        two = map_tensors(lambda tensor: torch.cat([tensor, _changed(tensor)]), one)
+        has_another = count_samples(data) > 1 and not all(map(is_shared, list_tensors(data)))
+        other = map_tensors(lambda tensor: tensor[1:2].detach(), data) if has_another else map_tensors(_changed, one)
+        others = iter(list_tensors(other))
+        two = map_tensors(lambda tensor: torch.cat([tensor, next(others)]), one)
         try:
-            of_one, of_two = self._run(layers, one), self._run(layers, two)
+            of_one, of_other, of_two = (self._run(layers, data) for data in (one, other, two))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception:  # a model that takes no other number of samples, such as a graph of nodes
-            return dict.fromkeys(layers, ONLY_AS_IT_IS)
-        return {layer: _rows_of(of_one[layer], of_two[layer]) for layer in layers}
+            return self._try_in_another_order(layers, data)
+        return {layer: _rows_of(of_one[layer], of_other[layer], of_two[layer]) for layer in layers}
+
+    def _try_in_another_order(self, layers: list[str], data: Inputs) -> dict[str, SampleRows | str]:
+        """For models that take this number of samples only: the axis of each layer that follows their order."""
+        data = map_tensors(torch.Tensor.detach, data)
+        of_data, of_rolled = (
+            self._run(layers, samples) for samples in (data, map_tensors(lambda tensor: tensor.roll(1, 0), data))
+        )
+        return {layer: _axis_that_rolled(of_data[layer], of_rolled[layer], count_samples(data)) for layer in layers}
 
     def _run(self, layers: list[str], data: Inputs) -> dict[str, list[Tensor]]:
         """The tensors of layers, of each of their calls."""
@@ -92,6 +114,7 @@ class SampleFinder:
 
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(step_by_step())
             device = device_of(self.model)
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(restored_buffers(self.model))
@@ -104,21 +127,34 @@ class SampleFinder:
 
 def _changed(tensor: Tensor) -> Tensor:
     """Another sample of the same kind."""
-    other = tensor.flip(-1) if tensor.ndim > 1 else tensor
-    return other * 0.5 if other.is_floating_point() else other
+    other = tensor.flip(-1) if tensor.ndim > 1 else tensor.clone()
+    if other.is_floating_point():
+        return other * 0.5 + 0.25 * other.abs().amax().clamp(min=1)
+    if other.ndim > 1:
+        other[..., :other.shape[-1] // 2] = other[..., :1].clone()
+    return other
 
 
-def _rows_of(of_one: list[Tensor], of_two: list[Tensor]) -> SampleRows | str:
-    if len(of_one) != len(of_two):
+def _rows_of(of_one: list[Tensor], of_other: list[Tensor], of_two: list[Tensor]) -> SampleRows | str:
+    if not len(of_one) == len(of_other) == len(of_two):
         return "it is called once for each sample"
-    found = {_rows_of_call(one, two) for one, two in zip(of_one, of_two)} or {SampleRows()}
+    found = {_rows_of_call(*calls) for calls in zip(of_one, of_other, of_two)} or {SampleRows()}
     return found.pop() if len(found) == 1 else "its calls hold samples in different places"
 
 
-def _rows_of_call(one: Tensor, two: Tensor) -> SampleRows | str:
+def _axis_that_rolled(of_data: list[Tensor], of_rolled: list[Tensor], samples: int) -> SampleRows | str:
+    if not of_data or len(of_data) != len(of_rolled) or of_data[-1].shape != of_rolled[-1].shape:
+        return ONLY_AS_IT_IS
+    tensor, rolled = of_data[-1], of_rolled[-1]
+    axes = [axis for axis, size in enumerate(tensor.shape) if size == samples]
+    following = [axis for axis in axes if _is_close(rolled, tensor.roll(1, axis))]
+    return SampleRows(following[0]) if len(following) == 1 else ONLY_AS_IT_IS if axes == [0] else ONE_SIZE
+
+
+def _rows_of_call(one: Tensor, other: Tensor, two: Tensor) -> SampleRows | str:
     differing = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape)) if a != b]
-    if one.ndim != two.ndim or len(differing) > 1:
-        return f"for one sample it holds {tuple(one.shape)}, for two {tuple(two.shape)}"
+    if one.shape != other.shape or one.ndim != two.ndim or len(differing) > 1:
+        return f"for one sample it holds {tuple(one.shape)} or {tuple(other.shape)}, for two {tuple(two.shape)}"
     if not differing:
         return "it holds the same number of values for any number of samples"
     axis, = differing
@@ -127,8 +163,8 @@ def _rows_of_call(one: Tensor, two: Tensor) -> SampleRows | str:
         return f"for one sample axis {axis} has {rows} rows, for two {of_both}"
     if rows == 1:
         return SampleRows(axis)
-    together = _is_close(two.narrow(axis, 0, rows), one)
-    apart = _is_close(two.index_select(axis, torch.arange(0, of_both, 2, device=two.device)), one)
+    together = _is_close(two, torch.cat([one, other], axis))
+    apart = _is_close(two, torch.stack([one, other], axis + 1).flatten(axis, axis + 1))
     if together == apart:
         return f"axis {axis} has {rows} rows per sample, in an order that cannot be told"
     return SampleRows(axis, rows, interleaved=apart)

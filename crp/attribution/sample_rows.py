@@ -1,6 +1,7 @@
 """Where the samples are in the tensor of a layer: on the first axis, on another one, or several rows for each."""
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,10 @@ class SampleRows:
     axis: int = 0
     rows: int = 1
     interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        if self.axis < 0 or self.rows < 1:
+            raise ValueError(f"the axis is counted from 0, and there is at least one row: not {self}")
 
     def fits(self, shape: torch.Size, samples: int) -> bool:
         """Whether a tensor of some shape can hold so many samples."""
@@ -74,7 +79,13 @@ class LayerRows:
         ValueError
             If they are not known, or do not fit.
         """
-        rows = SampleRows() if self.rows == ONLY_AS_IT_IS else self.rows
+        rows = self.rows
+        if rows == ONLY_AS_IT_IS:
+            rows = SampleRows()
+            warnings.warn(
+                f"{ONLY_AS_IT_IS}: layer {self.layer!r} is read with samples on axis 0. "
+                f"CondAttribution(model, samples={{{self.layer!r}: 0}}) says that this is right", stacklevel=2,
+            )
         if isinstance(rows, SampleRows) and rows.fits(shape, self.samples):
             return rows
         reason = rows if isinstance(rows, str) else f"axis {rows.axis} should have {rows.rows} rows for each"
@@ -85,4 +96,5 @@ class LayerRows:
         )
 
 
-ONLY_AS_IT_IS = "the model does not run on one sample and on two"
+ONLY_AS_IT_IS = "the model runs on no other number of samples, and layers do not follow their order"
+ONE_SIZE = "the model runs on no other number of samples, and several axes have as many rows"

@@ -14,7 +14,7 @@ from crp.attribution.sample_rows import LayerRows, SampleRows
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.model.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
-from crp.model.rows import copy_rows
+from crp.model.rows import copy_rows, keep_marks
 
 RecordFunction: TypeAlias = Callable[[torch.Tensor, str], Any]
 """``(activation or relevance, layer) -> what is kept of it``."""
@@ -45,9 +45,7 @@ def tap(
     """
     if not tensor.requires_grad:
         return tensor
-    if copy:
-        marks, tensor = vars(tensor), copy_rows(tensor)
-        vars(tensor).update(marks)
+    tensor = keep_marks(tensor, copy_rows(tensor)) if copy else tensor
     tensor.register_hook(lambda relevance: None if relevance is None else on_relevance(relevance))
     return tensor
 
@@ -249,9 +247,9 @@ class LayerTaps:
         known = self.rows.get(layer)
         rows = SampleRows() if known is None else known.of(tensor.shape)
         if known is None or rows == SampleRows():
-            return self._visit_samples(layer, tensor)
+            return keep_marks(tensor, self._visit_samples(layer, tensor))
         samples = rows.samples_first(copy_rows(tensor), known.rows_last)
-        return rows.as_it_was(self._visit_samples(layer, samples), known.rows_last)
+        return keep_marks(tensor, rows.as_it_was(self._visit_samples(layer, samples), known.rows_last))
 
     def _visit_samples(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         concept = self.codings.get(layer)

@@ -39,3 +39,9 @@ class _Copy(torch.autograd.Function):
 def copy_rows(tensor: torch.Tensor) -> torch.Tensor:
     """A differentiable copy, shared if the original is."""
     return _Copy.apply(tensor)
+
+
+def keep_marks(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Let a tensor that stands for another one bear the marks that operations left there."""
+    vars(target).update(vars(source))
+    return target

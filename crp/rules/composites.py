@@ -139,7 +139,8 @@ def _has_attention(model: nn.Module) -> bool:
     *_, last = (None, *filter(_widths, model.modules()))
     return any(
         _are_projections([_widths(child) for child in module.children() if _widths(child)], last in module.children())
-        for module in model.modules() if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+        for module in model.modules()
+        if module is not model and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     )
 
 

@@ -6,33 +6,71 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+_active = threading.local()
+_lock = threading.Lock()
+_users = 0
+_replaced: list[tuple[Any, str, Any]] = []
+
 
 @contextmanager
 def step_by_step() -> Iterator[None]:
-    """Run what checkpoints, ``vmap`` and operators of control flow are given as Python would, within a context."""
-    replaced: list[tuple[Any, str, Any]] = []
+    """Run what checkpoints, ``vmap`` and operators of control flow are given as Python would, in a context and thread.
+
+    Other threads, which may be in such a context of their own, go on with PyTorch's functions.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _replace()
+    _active.depth = getattr(_active, "depth", 0) + 1
     try:
-        for module_name, names in _REPLACEMENTS.items():
-            try:
-                module = importlib.import_module(module_name)
-            except ImportError:  # in another version of PyTorch
-                continue
-            for name in names.keys() & vars(module).keys():
-                replaced.append((module, name, getattr(module, name)))
-                setattr(module, name, names[name])
         yield
     finally:
-        for module, name, value in replaced:
-            setattr(module, name, value)
+        _active.depth -= 1
+        with _lock:
+            _users -= 1
+            while _users == 0 and _replaced:
+                setattr(*_replaced.pop())
+
+
+def _replace() -> None:
+    for module_name, names in _REPLACEMENTS.items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:  # in another version of PyTorch
+            continue
+        for name in names.keys() & vars(module).keys():
+            original = getattr(module, name)
+            _replaced.append((module, name, original))
+            setattr(module, name, _Choice(original, names[name]))
+
+
+class _Choice:
+    """A function, or a class of ``torch.autograd`` functions, that is replaced in threads that run step by step."""
+
+    def __init__(self, original: Any, replacement: Callable):
+        self._original, self._replacement = original, replacement
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        is_active = getattr(_active, "depth", 0) > 0
+        return (self._replacement if is_active else self._original)(*args, **kwargs)
+
+    def apply(self, *args: Any) -> Any:
+        """Of a function of ``torch.autograd``."""
+        return (self._replacement if getattr(_active, "depth", 0) else self._original.apply)(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
 
 
 def _call(function: Callable, preserve_rng_state: bool, *args: Any) -> Any:
@@ -51,11 +89,21 @@ def _vmap(
     if size == 0:
         rows = [[arg if dim is None else arg.new_zeros(1).expand(arg.movedim(dim, 0).shape[1:])
                  for arg, dim in zip(args, dims)]]
-    results = [pytree.tree_flatten(function(*pytree.tree_unflatten(row, spec), **kwargs)) for row in rows]
+    state = torch.get_rng_state() if randomness == "same" else None
+    results = []
+    for row in rows:
+        if state is not None:
+            torch.set_rng_state(state)
+        results.append(pytree.tree_flatten(function(*pytree.tree_unflatten(row, spec), **kwargs)))
     structure = results[0][1]
-    of_outputs = pytree._broadcast_to_and_flatten(out_dims, structure) or []
-    stacked = [torch.stack(parts, dim) for parts, dim in zip(zip(*(leaves for leaves, _ in results)), of_outputs)]
-    return pytree.tree_unflatten([x.narrow(dim, 0, size) for x, dim in zip(stacked, of_outputs)], structure)
+    of_outputs = pytree._broadcast_to_and_flatten(out_dims, structure)
+    if of_outputs is None:
+        raise ValueError(f"vmap: out_dims={out_dims!r} do not fit what the function gives: {structure}")
+    stacked = [
+        parts[0] if dim is None else torch.stack(parts, dim).narrow(dim, 0, size)
+        for parts, dim in zip(zip(*(leaves for leaves, _ in results)), of_outputs)
+    ]
+    return pytree.tree_unflatten(stacked, structure)
 
 
 def _cond(chosen: Any, if_true: Callable, if_false: Callable, operands: Sequence[Any] = ()) -> Any:
@@ -98,7 +146,7 @@ def _run(function: Callable, args: Sequence[Any], kwargs: dict[str, Any] | None 
 
 _REPLACEMENTS: dict[str, dict[str, Any]] = {
     "torch.utils.checkpoint": {
-        "CheckpointFunction": SimpleNamespace(apply=_call), "_checkpoint_without_reentrant_generator": _nothing,
+        "CheckpointFunction": _call, "_checkpoint_without_reentrant_generator": _nothing,
         "_checkpoint_without_reentrant_generator_impl": _nothing,
     },
     "torch._functorch.vmap": {"_flat_vmap": _vmap},

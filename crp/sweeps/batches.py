@@ -14,6 +14,7 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept
 from crp.model.inputs import map_tensors
+from crp.model.layers import flatten_tensors
 from crp.model.samples import SampleError, describe_error
 from crp.store.files import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, stored_statistics
 from crp.store.schema import LayerEntry
@@ -111,10 +112,14 @@ class BatchPass:
                 _release_memory()
 
     def _attribute(self, data: Any, conditions: list[dict], writer: ShardWriter | None) -> AttributionResult:
-        return self.attribution(
+        result = self.attribution(
             data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
             exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self.read,
         )
+        for layer, recorded in result.activations.items():
+            if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(recorded)):
+                raise FloatingPointError(f"activations of {layer!r} are NaN")
+        return result
 
     def _not_finite(
         self, batch: Batch, places: np.ndarray, targets: np.ndarray, part: slice

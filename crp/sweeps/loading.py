@@ -4,9 +4,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
-
-from crp.model.inputs import list_tensors
 from crp.model.samples import SampleError, describe_error, join_samples
 from crp.sweeps.batches import Batch
 
@@ -46,8 +43,6 @@ def load_batches(
                 classes = list(classes_of(target))
                 if min(classes, default=0) < 0:
                     raise ValueError(f"the target is {min(classes)}, but classes are numbered from 0")
-                if not all(bool(torch.isfinite(tensor).all()) for tensor in list_tensors(data)):
-                    raise ValueError("it holds NaN or infinite values")
                 samples[index] = data, classes
             except Exception as error:  # whatever users' functions raise
                 if on_error == "raise":

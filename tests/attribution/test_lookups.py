@@ -1,5 +1,7 @@
 """Integers of the data, and of which element of the data they are when something is looked up."""
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -52,6 +54,22 @@ def but_last(found):
     return torch.cat([found[:, :-1], torch.zeros_like(found[:, :1])], 1)
 
 
+def filled_through_a_view(ids):
+    ids = ids.clone()
+    ids[:, 1:].fill_(3)
+    return ids
+
+
+def shifted_through_a_view(ids):
+    shifted = ids.new_zeros(ids.shape)
+    shifted[:, 1:].copy_(ids[:, :-1])
+    return shifted
+
+
+def added_to_another(ids):
+    return torch.add(ids, 1, out=torch.empty_like(ids)).clamp(max=WORDS - 1)
+
+
 CASES = {  # how ids are looked up, and what each of them finds
     "as they are": (lambda net, ids: net.table(ids), rows),
     "transposed": (lambda net, ids: net.table(ids.t().contiguous()).transpose(0, 1), rows),
@@ -70,6 +88,12 @@ CASES = {  # how ids are looked up, and what each of them finds
     "where": (lambda net, ids: net.table(torch.where(ids > 2, ids, ids - 1 + 1)), rows),
     "written to": (lambda net, ids: net.table(written_to(ids)),
                    lambda net, ids: rows(net, ids.clamp(max=18) + 1) * (ids != 2)[..., None]),
+    "filled through a view": (lambda net, ids: net.table(filled_through_a_view(ids)),
+                              lambda net, ids: rows(net, ids) * torch.tensor([1, 0, 0, 0])[:, None]),
+    "shifted through a view": (lambda net, ids: net.table(shifted_through_a_view(ids)),
+                               lambda net, ids: but_last(rows(net, ids))),
+    "added to another": (lambda net, ids: net.table(added_to_another(ids)),
+                         lambda net, ids: rows(net, ids.clamp(max=18) + 1)),
     "hashed": (lambda net, ids: net.table(ids * 7 % 11), lambda net, ids: rows(net, ids * 7 % 11)),
     "mapped": (lambda net, ids: net.table(net.map[ids]), lambda net, ids: rows(net, net.map[ids])),
     "repeated": (lambda net, ids: net.table(ids.repeat(1, 2)), lambda net, ids: 2 * rows(net, ids)),
@@ -230,3 +254,37 @@ def test_the_data_stay_as_they_are():
 
     heatmap = CondAttribution(Net(lookup).eval())(ids, [{"y": [1]}], LanguageModel()).heatmap
     assert ids.tolist() == IDS["few"] and not heatmap[:, 0].any() and heatmap[:, 1:].all()
+
+
+def test_views_of_what_has_been_written_to_are_named():
+    def lookup(net, ids):
+        last, ids = ids[:, -1], ids
+        ids[:, 1:] = 3
+        return net.table(ids) + net.table(last)[:, None]
+
+    model = Net(lookup).double().eval()
+    with pytest.warns(UserWarning, match="relevance ends at embedding.*which of the data's integers"):
+        heatmap = CondAttribution(model)(torch.tensor(IDS["few"]), [{"y": [1]}], LanguageModel(1e-12)).heatmap
+    assert not heatmap[:, 1:].any() and heatmap[:, 0].all()
+
+
+def test_nothing_of_the_data_is_kept_in_circles():
+    kept = []
+
+    class Patches(Columns):
+        def forward(self, x):
+            moved = x.t().contiguous().t()
+            kept.append(weakref.ref(moved))
+            return super().forward(moved)
+
+    model = Patches(lambda x: x[:, 0].long()).eval()
+    attribution, x = CondAttribution(model, heatmap_axis=None), torch.ones(2, 3)
+    attribution(x, [{"y": [1]}], LanguageModel())
+    gc.collect()
+    gc.disable()
+    try:
+        kept.clear()
+        attribution(x, [{"y": [1]}], LanguageModel())
+        assert kept and all(reference() is None for reference in kept)
+    finally:
+        gc.enable()

@@ -136,7 +136,7 @@ def test_rows_of_a_sample_are_an_axis_where_the_concept_keeps_its_own():
     last = attribution(x, [{"y": [0]}], record_layer=["attention"]).activations["attention"]
     torch.testing.assert_close(second, at_windows.detach())
     torch.testing.assert_close(last, at_windows.detach().movedim(1, -1))
-    assert get_output_shapes(model, x[:1], ["attention"]) == {"attention": (3, 2, 4)}
+    assert get_output_shapes(model, x[:1], ["attention"]) == {"attention": (2, 4, 3)}
     masked = attribution(x, [{"attention": [], "y": [0]}], EpsilonPlus(), mask_map=LAST).heatmap
     assert not masked.any()
 
@@ -163,7 +163,7 @@ class Unclear(nn.Module):
 
 @pytest.mark.parametrize("kind, why", [
     ("positions", "same number of values for any number"), ("one by one", "called once for each sample"),
-    ("chosen", "axis 0"), ("equal rows", "in an order that cannot be told"),
+    ("chosen", "for one sample it holds"), ("equal rows", "in an order that cannot be told"),
 ])
 def test_what_cannot_be_told_is_refused(kind, why):
     model, x = Unclear(kind).eval(), torch.randn(2, 6, 4)
@@ -210,3 +210,79 @@ def test_a_model_that_takes_one_number_of_samples_only():
         x, [{"first": [1], "y": [0]}], EpsilonPlus(), ["first"], exclude_parallel=False
     )
     assert result.relevances["first"].shape == (5, 4)
+
+
+@pytest.mark.parametrize("first", [0., 1.])
+def test_a_blank_sample_spoils_nothing(first):
+    model = Frames("folded").double().eval()
+    nn.init.zeros_(model.conv.bias)
+    attribution = CondAttribution(model, heatmap_axis=2)
+    x = torch.rand(2, 5, 3, 8, 8, dtype=torch.double)
+    for data in (first * x, x):
+        relevances = attribution(data[:1], [{"y": [0]}], record_layer=["relu"]).relevances
+        assert relevances["relu"].shape == (1, 4, 6, 6, 5)
+
+
+class OneSize(nn.Module):
+    """A model that takes six samples only."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        assert len(x) == 6
+        return self.model(x)
+
+
+def test_a_model_that_takes_one_number_of_samples_and_follows_their_order():
+    models, _, _, concepts, options = twins("time first")
+    x, conditions = torch.randn(6, 6, 8, dtype=torch.double), [{"model.block": [i], "y": [i % 2]} for i in range(6)]
+    found, expected = (
+        CondAttribution(OneSize(model), **options)(x, conditions, LanguageModel(), mask_map=LAST).heatmap
+        for model in models
+    )
+    torch.testing.assert_close(found, expected, **UP_TO_STABILIZERS)
+
+
+def test_routed_tokens_are_no_samples():
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.expert, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            chosen = x[..., 0] > 0
+            y = x.clone()
+            y[chosen] = self.expert(x[chosen])
+            return self.head(y.mean(1))
+
+    x = torch.ones(2, 6, 4)
+    x[0, :3, 0], x[1, :1, 0] = -1, -1
+    with pytest.raises(ValueError, match="'expert' holds .* for 2 samples"):
+        CondAttribution(Routed().eval(), heatmap_axis=-1)(x, [{"y": [0]}], record_layer=["expert"])
+
+
+@pytest.mark.parametrize("functional", ["attnlrp", "cp-lrp"])
+def test_reading_a_layer_with_time_first_changes_nothing(functional):
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.weights, self.head = nn.Linear(4, 4), nn.Softmax(-1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.first(x).transpose(0, 1)
+            return self.head((self.weights(h) * h).mean(0))
+
+    model, x = Weighted().double().eval(), torch.randn(2, 5, 4, dtype=torch.double)
+    attribution = CondAttribution(model, heatmap_axis=None, functional=functional)
+    read, unread = (
+        attribution(x, [{"y": [0]}], LanguageModel(), record_layer=layers).heatmap for layers in (["weights"], [])
+    )
+    torch.testing.assert_close(read, unread)
+
+
+@pytest.mark.parametrize("options", [{"axis": -1}, {"rows": 0}])
+def test_rows_that_make_no_sense(options):
+    with pytest.raises(ValueError, match="counted from 0"):
+        SampleRows(**options)

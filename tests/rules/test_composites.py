@@ -35,6 +35,13 @@ class Outputs(nn.Module):
         self.age, self.kind, self.colour, self.size = (nn.Linear(8, 3) for _ in range(4))
 
 
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4)
+        self.first, self.second, self.third, self.last = *(nn.Linear(32, 32) for _ in range(3)), nn.Linear(32, 10)
+
+
 class WithAttention(nn.Module):
     def __init__(self, embedding):
         super().__init__()
@@ -55,6 +62,8 @@ class WithAttention(nn.Module):
     *((nn.Sequential(nn.Conv2d(3, 8, 4), nn.ReLU(), part), EpsilonPlusFlat,
        "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')")
       for part in (ChannelAttention(), Outputs(), nn.Sequential(*(nn.Linear(8, 8) for _ in range(5))))),
+    (Classifier(), EpsilonPlusFlat,
+     "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in 'conv')"),
     (WithAttention(nn.Embedding(9, 8)), LanguageModel, "LanguageModel (Epsilon in linear layers)"),
 ])
 def test_it_chooses_by_the_kind_of_model_and_says_so(model, kind, said, capsys):

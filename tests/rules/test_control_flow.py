@@ -1,9 +1,13 @@
 """Functions of PyTorch that run other functions: relevance is that of a twin that does the same by plain operations."""
+import importlib
+import threading
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch._functorch import vmap as functorch_vmap
 from torch._higher_order_ops.associative_scan import associative_scan
 from torch._higher_order_ops.map import map as map_
 from torch._higher_order_ops.scan import scan
@@ -12,6 +16,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 from crp.attribution import CondAttribution
 from crp.composites import LanguageModel, VisionTransformer
+from crp.rules import control_flow
 from crp.rules.control_flow import step_by_step
 
 MATRIX = torch.randn(8, 8, dtype=torch.double)
@@ -92,3 +97,58 @@ def test_functions_are_as_before_afterwards():
     CondAttribution(Net(lambda h: vmap(torch.relu)(h)).eval(), heatmap_axis=None)(x, [{"y": [1]}], LanguageModel())
     vmap(lambda row: row_count.append(row) or row)(x)
     assert len(row_count) == 1 and torch.equal(vmapped(x), 2 * x)
+
+
+def test_generators_and_threads_do_not_disturb_each_other():
+    """Other functions are in place only while a forward pass runs, and only in its thread."""
+    original = functorch_vmap._flat_vmap
+    x, conditions = torch.randn(1, 6), [{"y": [i]} for i in range(3)]
+    first, second = (
+        CondAttribution(Net(lambda h: vmap(torch.relu)(h)).eval(), heatmap_axis=None).generate(
+            x, conditions, LanguageModel(), batch_size=1, verbose=False
+        ) for _ in range(2)
+    )
+    next(first), next(second)
+    assert functorch_vmap._flat_vmap is original
+    list(first), list(second)
+    assert functorch_vmap._flat_vmap is original
+
+    calls: list[int] = []
+    with step_by_step():
+        thread = threading.Thread(target=lambda: vmap(lambda row: calls.append(1) or row)(torch.ones(3, 2)))
+        thread.start()
+        thread.join()
+        assert len(calls) == 1
+        vmap(lambda row: calls.append(1) or row)(torch.ones(3, 2))
+    assert len(calls) == 4 and functorch_vmap._flat_vmap is original
+
+
+@pytest.mark.parametrize("out_dims", [0, 1, (0, None), (1, 0), (-1, None)])
+@pytest.mark.parametrize("size", [0, 3])
+def test_outputs_of_vmap(out_dims, size):
+    def function(row):
+        return (row * 2, torch.ones(2)) if isinstance(out_dims, tuple) else row * 2
+
+    x = torch.randn(size, 2)
+    expected = vmap(function, out_dims=out_dims)(x)
+    with step_by_step():
+        torch.testing.assert_close(vmap(function, out_dims=out_dims)(x), expected)
+
+
+def test_random_numbers_in_vmap():
+    x = torch.zeros(3, 2)
+    for step in (step_by_step, nullcontext):
+        with step():
+            same = vmap(lambda row: row + torch.randn(2), randomness="same")(x)
+            different = vmap(lambda row: row + torch.randn(2), randomness="different")(x)
+        assert torch.equal(same[0], same[1]) and not torch.equal(different[0], different[1])
+
+
+def test_out_dims_that_do_not_fit():
+    with step_by_step(), pytest.raises(ValueError, match="out_dims=.* do not fit"):
+        vmap(lambda row: row, out_dims=(0, 0))(torch.ones(2, 2))
+
+
+def test_this_version_of_pytorch_has_what_is_replaced():
+    for module_name, names in control_flow._REPLACEMENTS.items():
+        assert names.keys() & vars(importlib.import_module(module_name)).keys()

@@ -54,3 +54,30 @@ def test_what_is_computed_from_gates_is_none(then):
     model = GatedMLP(activation, then).double().eval()
     _, of_gate, of_up = relevance_of(model, torch.randn(1, 8, dtype=torch.double), "cp-lrp-gates")
     torch.testing.assert_close(of_gate.sum(), of_up.sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.Tensor.add_, lambda h, x: h.__setitem__(slice(None), h + x)], ids=["add_", "="]
+)
+def test_what_is_written_to_is_no_gate_any_more(write):
+    class Residual(nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            self.gate, self.up, self.in_place = nn.Linear(8, 8, False), nn.Linear(8, 8, False), in_place
+
+        def forward(self, x):
+            h = functional.relu(self.gate(x))
+            if self.in_place:
+                write(h, x)
+            else:
+                h = h + x
+            return h * self.up(x)
+
+    models = [Residual(in_place).double().eval() for in_place in (True, False)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(2, 8, dtype=torch.double)
+    found, expected = (
+        CondAttribution(model, heatmap_axis=None, functional="cp-lrp-gates")(x, [{"y": [1]}], LanguageModel()).heatmap
+        for model in models
+    )
+    torch.testing.assert_close(found, expected)

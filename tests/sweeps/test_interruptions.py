@@ -486,7 +486,7 @@ def test_samples_that_are_not_finite_or_become_so_are_named_and_skipped(tmp_path
         view = FeatureVisualization(CondAttribution(model), data, {"1": ChannelConcept()}, path=str(tmp_path / name))
         return view.run(composite, 0, len(data), batch_size, **options)
 
-    with pytest.raises(SampleError, match="sample 5: ValueError: it holds NaN"):
+    with pytest.raises(SampleError, match="sample 5: FloatingPointError: the data hold NaN"):
         run_over(spoilt(empty=[5, 7]), "raise")
     with pytest.raises(SampleError, match="sample 6: FloatingPointError: relevance becomes NaN"):
         run_over(spoilt(not_finite=[6]), "raise too")
@@ -498,3 +498,13 @@ def test_samples_that_are_not_finite_or_become_so_are_named_and_skipped(tmp_path
     whole = run_over([data[i] for i in others], "others")
     np.testing.assert_allclose(store.values("1")[:], whole.values("1")[:], rtol=1e-5, atol=1e-7)
     assert verify(tmp_path / "skip") == []
+
+
+def test_missing_numbers_that_the_model_fills_are_no_fault(tmp_path):
+    class Filled(nn.Module):
+        def forward(self, x):
+            return x.nan_to_num(0.)
+
+    model = nn.Sequential(Filled(), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    view = FeatureVisualization(CondAttribution(model), spoilt(empty=[2]), {"1": ChannelConcept()}, path=str(tmp_path))
+    assert view.run(EpsilonPlus(), 0, 12, 4).skipped == {}

@@ -21,7 +21,15 @@ from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
 from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
 from crp.rules.operations.places import operation_name, warn_of_cast, warn_of_gradient, warn_of_loss
-from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, mark_constant_factor, run_with_rule
+from crp.rules.operations.rule import (
+    UNKNOWN,
+    OperationRule,
+    carries,
+    clear_marks,
+    is_in_place,
+    mark_constant_factor,
+    run_with_rule,
+)
 from crp.rules.operations.table import CASTS, PADDING, inside_of
 from crp.rules.padding import mark_padding
 from crp.rules.replacement import PassThrough, check_not_transformed
@@ -154,6 +162,8 @@ class OperationMode(TorchFunctionMode):
         else:
             left_out = is_asked and function in WITH_WEIGHTS
             result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
+        if is_in_place(function) or function is Tensor.__setitem__:
+            clear_marks(args[0])
         if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         if operation.function in PADDING and isinstance(result, Tensor):

@@ -23,6 +23,12 @@ def mark_constant_factor(tensor: Tensor) -> None:
     vars(tensor)["is_constant_factor"] = True
 
 
+def clear_marks(tensor: Any) -> None:
+    """Forget what was noted of a tensor that has been written to."""
+    if isinstance(tensor, Tensor):
+        vars(tensor).clear()
+
+
 def is_constant_factor(tensor: Tensor) -> bool:
     """Whether a tensor, and so what is computed from such tensors alone, counts as a constant factor."""
     return getattr(tensor, "is_constant_factor", False)
