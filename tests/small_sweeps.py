@@ -114,8 +114,8 @@ def hooks_of(model):
     ]
 
 
-PROBES = 4
-"""Samples that are run to learn about layers: what they give for one, and for one and two where their samples are."""
+PROBES = 5
+"""Samples that are run to learn about layers: what they give for one; for one, another and both, where these are."""
 
 
 def count_forwarded(model):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from crp.attribution.origins import Origin, TracedCall, has_origin, origin_of, set_origin
+from crp.attribution.origins import FACTORIES, NOWHERE, Origin, TracedCall, is_of_data, origin_of, set_origin
 from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import copy_rows
 from crp.rules.operations.places import operation_name, source_line, warn_of_cast, warn_of_loss
@@ -71,15 +71,19 @@ class InputLeaves:
         self.reach, self.lookups = reach, list[Lookup]()
         sizes = [source.numel() for source in self._sources]
         self._ranges = [range(sum(sizes[:i]), sum(sizes[:i + 1])) for i in range(len(sizes))]
-        remaining = iter([self._beginning(*each) for each in zip(self._sources, self._ranges)])
+        remaining = iter([self._beginning(i) for i in range(len(sizes))])
         self.data = map_tensors(lambda _: next(remaining), data)
 
-    def _beginning(self, source: Tensor, numbers: range) -> Tensor:
+    def _beginning(self, number: int) -> Tensor:
+        source, numbers = self._sources[number], self._ranges[number]
         if self.reach and source.is_floating_point():
             source.requires_grad_()
         beginning = copy_rows(source)
         if self.reach and source.dtype != torch.bool:
-            set_origin(beginning, lambda: torch.arange(numbers.start, numbers.stop).view(source.shape))
+            shape = source.shape
+            set_origin(
+                beginning, lambda: torch.arange(numbers.start, numbers.stop).view(shape), frozenset([number])
+            )
         return beginning
 
     @property
@@ -111,7 +115,12 @@ class InputLeaves:
 
     def have_looked_up(self, integers: Tensor) -> bool:
         """Whether something was looked up by what such integers stand for."""
-        return any(bool(torch.isin(lookup.origin, origin_of(integers)).any()) for lookup in self.lookups)
+        origin = origin_of(integers)
+        return any(bool(torch.isin(lookup.origin, origin[origin != NOWHERE]).any()) for lookup in self.lookups)
+
+    def look_up_more(self, sources: frozenset[int]) -> bool:
+        """Whether some tensors of the data look something up, as far as is known."""
+        return any(self._lookups_by(self._ranges[source]) for source in sources)
 
     def clear(self) -> None:
         """Forget the relevance of the last backward pass."""
@@ -198,23 +207,30 @@ class LookupMode(TorchFunctionMode):
         super().__init__()
         self.leaves = leaves
         self._casts: list[tuple[Tensor, str]] = []
+        self._lost: list[tuple[frozenset[int], Callable, str]] = []
 
     def __exit__(self, kind: Any, *exception: Any) -> None:
         super().__exit__(kind, *exception)
         for integers, line in self._casts if kind is None else ():
             if not self.leaves.have_looked_up(integers):
                 warn_of_cast(integers.dtype, line)
+        for sources, function, line in self._lost if kind is None else ():
+            if self.leaves.look_up_more(sources):  # else these are masks, or all is lost, which is an error
+                reason = "for which of the data's integers others stand is not known"
+                warn_of_loss(operation_name(function), reason, line)
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not any(map(_holds_origin, (*args, *kwargs.values()))):
+        if function in FACTORIES or not any(map(_holds_data, (*args, *kwargs.values()))):
             return function(*args, **kwargs)
         if function in _BAGS:
             return self._look_up_bags(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             call = TracedCall(function, args, kwargs)
+            if not call.traced:  # only written to
+                return function(*args, **kwargs)
             if call.casts_to_integers:
                 output = function(*args, **kwargs)
                 call.trace(output)
@@ -222,13 +238,12 @@ class LookupMode(TorchFunctionMode):
                 return output
         output = function(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            found = None if call.is_outdated else call.lookup(output)
+            found = call.lookup(output)
             if found is not None:
                 return self.leaves.look_up(output, *found)
             if call.looks_up:
-                warn_of_loss(operation_name(function), "which of the data's integers stands where is not known there")
-            if not call.is_outdated:
-                call.trace(output)
+                self._lost.append((call.sources, function, source_line()))
+            call.trace(output)
         return output
 
     def _look_up_bags(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -236,9 +251,9 @@ class LookupMode(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             rows = self.leaves.look_up(functional.embedding(input, weight), origin_of(input), 0)
             numbers = torch.arange(input.numel(), device=input.device).view(input.shape)
-            rows = rows.flatten(0, -2)
+            rows, kwargs = rows.flatten(0, -2), {**kwargs, "sparse": False}
             if kwargs.get("padding_idx") is not None:
-                numbers = numbers.masked_fill(input == kwargs["padding_idx"], len(rows))
+                numbers = numbers.masked_fill(input == kwargs["padding_idx"] % len(weight), len(rows))
                 rows, kwargs = torch.cat([rows, rows.new_zeros(1, rows.shape[1])]), {**kwargs, "padding_idx": len(rows)}
         return functional.embedding_bag(numbers, rows, *args, **kwargs)
 
@@ -246,5 +261,5 @@ class LookupMode(TorchFunctionMode):
 _BAGS = {functional.embedding_bag}
 
 
-def _holds_origin(value: Any) -> bool:
-    return any(map(has_origin, value)) if isinstance(value, (tuple, list)) else has_origin(value)
+def _holds_data(value: Any) -> bool:
+    return any(map(is_of_data, value)) if isinstance(value, (tuple, list)) else is_of_data(value)

@@ -6,7 +6,7 @@ by itself gives the same for some of them as for all, in any order; one that mov
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -26,40 +26,60 @@ Origin: TypeAlias = Tensor
 NOWHERE = -1
 
 _ROUNDING = named("round", "floor", "ceil", "trunc", "fix")
+FACTORIES = named(
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty",
+    "new_zeros", "new_ones", "new_full", "new_tensor", "new_empty_strided",
+)
+"""Functions that take nothing but shape and type from a tensor."""
+
 _EMBEDDING = named("embedding")
 _BY_INDEX = named("gather", "take_along_dim")
 
 
-def set_origin(tensor: Tensor, origin: Origin | Callable[[], Origin | None] | None) -> None:
-    """Let a tensor's elements stand for those of the data, or for none; a function is called when it is asked for."""
-    if origin is None:
-        vars(tensor).pop("origin", None)
-    else:
-        vars(tensor).update(origin=origin, version=tensor._version)
+def set_origin(tensor: Tensor, origin: Origin | Callable[[], Origin | None] | None, sources: frozenset[int]) -> None:
+    """Let a tensor's elements stand for those of some tensors of the data; None where it is not known for which.
+
+    A function is called when the origin is asked for.
+    """
+    vars(tensor).update(origin=origin, sources=sources, version=tensor._version)
 
 
-def has_origin(value: Any) -> bool:
-    """Whether the elements of a tensor stand for those of the data."""
-    return isinstance(value, Tensor) and "origin" in vars(value)
+def is_of_data(value: Any) -> bool:
+    """Whether a value is a tensor that was made of the data."""
+    return isinstance(value, Tensor) and "sources" in vars(value)
 
 
-def is_outdated(tensor: Tensor) -> bool:
-    """Whether a tensor was written to through another view since its origin was set."""
-    return vars(tensor)["version"] != tensor._version
+def sources_of(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Numbers of the tensors of the data of which others were made."""
+    return frozenset().union(*(vars(tensor)["sources"] for tensor in tensors))
 
 
 def origin_of(tensor: Tensor) -> Origin:
-    """The elements of the data for which those of a tensor stand."""
+    """The elements of the data for which those of a tensor stand; NOWHERE where that is not known."""
     origin = vars(tensor).get("origin")
-    if callable(origin):
-        origin = origin()
-    origin = torch.full(tensor.shape, NOWHERE) if origin is None else origin
-    set_origin(tensor, origin)
-    return origin
+    return _resolved(origin, tensor.shape)
+
+
+def _resolved(origin: Any, shape: torch.Size) -> Origin:
+    origin = origin() if callable(origin) else origin
+    return torch.full(shape, NOWHERE) if origin is None else origin
+
+
+def _bring_up_to_date(tensor: Tensor) -> None:
+    """Set the origin by that of the whole, if a tensor has been written to through another view since."""
+    if vars(tensor)["version"] == tensor._version:
+        return
+    whole, origin = tensor._base, None
+    if whole is not None and is_of_data(whole) and vars(whole)["version"] == whole._version:
+        places = _places_in_memory(whole)
+        origin = torch.full((len(places),), NOWHERE)
+        origin[_places_of(whole, places)] = origin_of(whole)
+        origin = origin[_places_of(tensor, places)]
+    set_origin(tensor, origin, vars(tensor)["sources"])
 
 
 class TracedCall:
-    """A call of a function with tensors that have an origin; to be made before it writes to any.
+    """A call of a function with tensors that were made of the data; to be made before it writes to any.
 
     Parameters
     ----------
@@ -68,32 +88,42 @@ class TracedCall:
     Attributes
     ----------
     traced : list of torch.Tensor
-        The tensors with an origin.
-    is_outdated : bool
-        Whether one of them was written to through another view since its origin was set.
+        The tensors that were made of the data.
+    sources : frozenset of int
+        Numbers of the tensors of the data of which they were made.
+    is_known : bool
+        Whether it is known for which elements of the data theirs stand.
     """
 
     def __init__(self, function: Callable, args: tuple, kwargs: dict):
         self.function, self._arguments = function, (args, kwargs)
         self._leaves = flatten_tensors(self._arguments)
-        self._traced = [place for place, leaf in enumerate(self._leaves) if has_origin(leaf)]
-        self._written: Tensor | None = kwargs.get("out")
+        out = kwargs.get("out")
+        self._traced = [place for place, leaf in enumerate(self._leaves) if is_of_data(leaf) and leaf is not out]
+        self._written: Tensor | None = out
         if is_in_place(function) or function is Tensor.__setitem__:
             self._written = args[0]
-        self.is_outdated = any(is_outdated(leaf) for leaf in self._leaves if has_origin(leaf))
+        for place in self._traced:
+            _bring_up_to_date(self._leaves[place])
         for place, leaf in enumerate(self._leaves):
             if leaf is self._written and leaf is not None:
                 self._leaves[place] = keep_marks(leaf, leaf.clone())
         self.traced = [self._leaves[place] for place in self._traced]
+        self.sources = sources_of(self.traced)
+        self._origins = [(vars(tensor)["origin"], tensor.shape) for tensor in self.traced]
+        self.is_known = all(origin is not None for origin, _ in self._origins)
         self._reals = [leaf for leaf in self._leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
     @property
     def casts_to_integers(self) -> bool:
         """Whether real numbers with an origin become integers."""
-        source = self.traced[0]
+        source = self.traced[-1]
         if self.function not in CASTS or not source.is_floating_point():
             return False
-        return _is_integer(self._run(self._traced, [source.detach().flatten()[:0]]))
+        try:
+            return _is_integer(self._run(self._traced[-1:], [source.detach().flatten()[:0]]))
+        except Exception:  # of functions that expect other shapes
+            return False
 
     @property
     def looks_up(self) -> bool:
@@ -107,11 +137,13 @@ class TracedCall:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
         index = self.traced[-1]
+        if not self.is_known:
+            return None
         is_coded = "is_code" in vars(index) and output.shape == index.shape and not output.requires_grad
         if is_coded or self.looks_up and self.function in _BY_INDEX:
-            return origin_of(index).expand(output.shape), 0
+            return _resolved(*self._origins[-1]).expand(output.shape), 0
         if self.looks_up and self.function in _EMBEDDING:
-            return origin_of(index), 0
+            return _resolved(*self._origins[-1]), 0
         return self._elements(output, [_within]) if self.looks_up else None
 
     def trace(self, output: Any) -> None:
@@ -120,26 +152,30 @@ class TracedCall:
         for number, result in enumerate(flatten_tensors(output) if written is None else [written]):
             is_new = isinstance(result, Tensor) and not any(result is leaf for leaf in self._leaves)
             if is_new and result.dtype != torch.bool and not result.is_complex():
-                if self.traced[0].is_floating_point():
+                if self.traced[-1].is_floating_point():
                     self._follow_real_numbers(result, number)
                 elif not result.is_floating_point():
                     self._follow_integers(result, number)
-        if written is not None and not written.is_floating_point():
+        if written is not None and is_of_data(written):
             _hand_on_to_whole(written)
 
     def _follow_real_numbers(self, result: Tensor, number: int) -> None:
         if self.function in CASTS | _ROUNDING:
-            source = self.traced[0]
-            set_origin(result, lambda: origin_of(source))
-        elif self._written is None and self.function in ROUTING:
+            set_origin(result, _resolved(*self._origins[-1]), self.sources)
+        elif self.function in ROUTING and self._written is None:
             shape = result.shape
-            set_origin(result, lambda: self._moved(number, shape))
-        else:
-            set_origin(result, None)
+            set_origin(result, lambda: self._moved(number, shape), self.sources)
+        elif self.function in ROUTING:
+            set_origin(result, self._moved(number, result.shape), self.sources)
+        elif self._written is not None:
+            vars(result).pop("sources", None)
 
     def _follow_integers(self, result: Tensor, number: int) -> None:
+        if not self.is_known:
+            set_origin(result, None, self.sources)
+            return
         if self.function is functional.one_hot:
-            set_origin(result, origin_of(self.traced[0]).unsqueeze(-1).expand(result.shape))
+            set_origin(result, _resolved(*self._origins[0]).unsqueeze(-1).expand(result.shape), self.sources)
             vars(result)["is_code"] = True
             return
         moved = self._moved(number, result.shape, result)
@@ -150,9 +186,22 @@ class TracedCall:
             last = result.ndim - origin.ndim - start
             moved = origin.view(*[1] * start, *origin.shape, *[1] * last).expand(result.shape)
             is_code |= result.ndim > origin.ndim
-        set_origin(result, moved)
+        if moved is not None or self._depends:
+            set_origin(result, moved, self.sources)
+        elif self._written is not None:
+            set_origin(result, torch.full(result.shape, NOWHERE), self.sources)
         if moved is not None and is_code:
             vars(result)["is_code"] = True
+
+    @property
+    def _depends(self) -> bool:
+        """Whether what the function gives changes with the integers, as far as others show."""
+        try:
+            kept = [self._kept[place] for place in self._traced]
+            first, second = (self._run(self._traced, [x.roll(1) + by for x in kept]) for by in (0, 1))
+            return not (_equal(first, self._run(self._traced, kept)) and _equal(first, second))
+        except Exception:  # see below
+            return True
 
     def _elements(
         self, output: Tensor, ways: Sequence[Callable[[Tensor], Tensor]], depends: bool = False
@@ -200,7 +249,7 @@ class TracedCall:
     def _common_origin(self, places: list[int]) -> Origin | None:
         """The origin of the elements of some arguments; None where they stand for several elements of the data."""
         shape = torch.broadcast_shapes(*(self._kept[place].shape for place in places))
-        first, *others = (origin_of(tensor).expand(shape) for tensor in self.traced)
+        first, *others = (_resolved(*origin).expand(shape) for origin in self._origins)
         return first if all(torch.equal(first, other) for other in others) else None
 
     def _moved(self, number: int, shape: torch.Size, result: Tensor | None = None) -> Origin | None:
@@ -234,7 +283,7 @@ class TracedCall:
             values = torch.cat([tensor.flatten() for tensor in tensors])
             if not torch.equal(values[place].where(is_moved, first).to(result.dtype), result.cpu()):
                 return None
-        origins = torch.cat([origin_of(tensor).flatten() for tensor in self.traced])
+        origins = torch.cat([_resolved(*origin).flatten() for origin in self._origins])
         return origins[place].where(is_moved, NOWHERE)
 
     @cached_property
@@ -263,15 +312,22 @@ class TracedCall:
 def _hand_on_to_whole(view: Tensor) -> None:
     """Let what was written to a view have its origin in the tensor that it is a view of, too."""
     whole = view._base
-    if whole is None or not (has_origin(whole) or has_origin(view)):
+    if whole is None:
         return
-    places = torch.arange(whole.untyped_storage().nbytes() // whole.element_size())
-    numbers = places.as_strided(whole.shape, whole.stride(), whole.storage_offset())
-    chosen = places.as_strided(view.shape, view.stride(), view.storage_offset())
+    places = _places_in_memory(whole)
     origin = torch.full(places.shape, NOWHERE)
-    origin[numbers] = origin_of(whole)
-    origin[chosen] = origin_of(view)
-    set_origin(whole, origin[numbers])
+    origin[_places_of(whole, places)] = origin_of(whole)
+    origin[_places_of(view, places)] = origin_of(view)
+    sources = vars(view)["sources"] | vars(whole).get("sources", frozenset())
+    set_origin(whole, origin[_places_of(whole, places)], sources)
+
+
+def _places_in_memory(tensor: Tensor) -> Tensor:
+    return torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size())
+
+
+def _places_of(tensor: Tensor, places: Tensor) -> Tensor:
+    return places.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -187,8 +187,9 @@ def _forward_pass(
             rules.read_once.add(end)
         if flow.heatmap and not leaves.tensors:
             raise ValueError(
-                "relevance reaches none of the data: they are integers, which look nothing up (in an nn.Embedding, "
-                "weight[ids] or one_hot(ids) @ weight); numbers that the model computes with are given as real numbers"
+                "relevance reaches none of the data: they are integers, and either look nothing up (in an "
+                "nn.Embedding, weight[ids] or one_hot(ids) @ weight), or by others that are computed from several of "
+                "them; numbers that the model computes with are given as real numbers"
             )
         if flow.start_layer is not None:
             start = taps.outputs[flow.start_layer]

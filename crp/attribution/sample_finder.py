@@ -1,8 +1,8 @@
 """Finds out where the samples are in the tensors of layers."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 
 import torch
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from crp.attribution.sample_rows import ONE_SIZE, ONLY_AS_IT_IS, LayerRows, SampleRows
 from crp.attribution.taps import tap_module
 from crp.model.inputs import Inputs, call_model, count_samples, device_of, list_tensors, map_tensors
-from crp.model.layers import resolve_layer
+from crp.model.layers import flatten_tensors, resolve_layer
 from crp.model.rows import is_shared
-from crp.rules.attach import restored_buffers
 from crp.rules.control_flow import step_by_step
 from crp.rules.operations.mode import OperationMode
 
@@ -67,7 +66,9 @@ class SampleFinder:
         dict
             Layer -> :class:`LayerRows`.
         """
-        kinds = tuple((tensor.shape[1:], tensor.dtype) for tensor in list_tensors(data))
+        kinds = tuple(
+            (leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in flatten_tensors(data)
+        )
         known = {layer: rows for layer in layers if (rows := self._given.get(layer) or self._found.get((layer, kinds)))}
         unknown = [layer for layer in layers if layer not in known]
         tried = self._try(unknown, data) if unknown else {}
@@ -85,13 +86,17 @@ class SampleFinder:
         other = map_tensors(lambda tensor: tensor[1:2].detach(), data) if has_another else map_tensors(_changed, one)
         others = iter(list_tensors(other))
         two = map_tensors(lambda tensor: torch.cat([tensor, next(others)]), one)
+        changed = map_tensors(_changed, one) if has_another else other
         try:
             of_one, of_other, of_two = (self._run(layers, data) for data in (one, other, two))
+            of_changed = self._run(layers, changed) if has_another else of_other
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # a model that takes no other number of samples, such as a graph of nodes
             return self._try_in_another_order(layers, data)
-        return {layer: _rows_of(of_one[layer], of_other[layer], of_two[layer]) for layer in layers}
+        return {
+            layer: _rows_of(of_one[layer], of_other[layer], of_two[layer], of_changed[layer]) for layer in layers
+        }
 
     def _try_in_another_order(self, layers: list[str], data: Inputs) -> dict[str, SampleRows | str]:
         """For models that take this number of samples only: the axis of each layer that follows their order."""
@@ -117,7 +122,7 @@ class SampleFinder:
             stack.enter_context(step_by_step())
             device = device_of(self.model)
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            stack.enter_context(restored_buffers(self.model))
+            stack.enter_context(_left_as_it_is(self.model))
             for layer in layers:
                 stack.enter_context(tap_module(resolve_layer(self.model, layer), keep(layer)))
             stack.enter_context(OperationMode(self.model))  # which calls modules whose parameters others use
@@ -125,20 +130,43 @@ class SampleFinder:
         return found
 
 
+@contextmanager
+def _left_as_it_is(model: nn.Module) -> Iterator[None]:
+    """Undo what forward passes do to buffers and attributes of modules."""
+    held = [(attributes, dict(attributes)) for module in model.modules() for attributes in (
+        vars(module), module._buffers
+    )]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for attributes, before in held:
+            for name in attributes.keys() - before.keys():
+                del attributes[name]
+            attributes.update(before)
+        for buffer, value in values:
+            buffer.data.copy_(value)
+
+
 def _changed(tensor: Tensor) -> Tensor:
-    """Another sample of the same kind."""
+    """Another sample of the same kind: other values, fewer ones in masks, shorter lengths."""
     other = tensor.flip(-1) if tensor.ndim > 1 else tensor.clone()
     if other.is_floating_point():
         return other * 0.5 + 0.25 * other.abs().amax().clamp(min=1)
-    if other.ndim > 1:
-        other[..., :other.shape[-1] // 2] = other[..., :1].clone()
+    if other.ndim == 1:
+        return other if other.dtype == torch.bool else other - (other > 1).to(other.dtype)
+    other[..., :other.shape[-1] // 2] = other[..., :1].clone()
+    other[..., -1] = 0
     return other
 
 
-def _rows_of(of_one: list[Tensor], of_other: list[Tensor], of_two: list[Tensor]) -> SampleRows | str:
-    if not len(of_one) == len(of_other) == len(of_two):
+def _rows_of(
+    of_one: list[Tensor], of_other: list[Tensor], of_two: list[Tensor], of_changed: list[Tensor]
+) -> SampleRows | str:
+    if not len(of_one) == len(of_other) == len(of_two) == len(of_changed):
         return "it is called once for each sample"
-    found = {_rows_of_call(*calls) for calls in zip(of_one, of_other, of_two)} or {SampleRows()}
+    calls = zip(of_one, of_other, of_two, of_changed)
+    found = {_rows_of_call(*tensors) for tensors in calls} or {SampleRows()}
     return found.pop() if len(found) == 1 else "its calls hold samples in different places"
 
 
@@ -151,8 +179,9 @@ def _axis_that_rolled(of_data: list[Tensor], of_rolled: list[Tensor], samples: i
     return SampleRows(following[0]) if len(following) == 1 else ONLY_AS_IT_IS if axes == [0] else ONE_SIZE
 
 
-def _rows_of_call(one: Tensor, other: Tensor, two: Tensor) -> SampleRows | str:
+def _rows_of_call(one: Tensor, other: Tensor, two: Tensor, changed: Tensor) -> SampleRows | str:
     differing = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape)) if a != b]
+    other = other if changed.shape == one.shape else changed
     if one.shape != other.shape or one.ndim != two.ndim or len(differing) > 1:
         return f"for one sample it holds {tuple(one.shape)} or {tuple(other.shape)}, for two {tuple(two.shape)}"
     if not differing:

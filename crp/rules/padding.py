@@ -7,9 +7,10 @@ from torch import Tensor
 def mark_padding(tensor: Tensor, inside: Tensor | None) -> None:
     """Note where a tensor is not padding: one there, zero elsewhere; None if it has none."""
     if inside is not None:
-        vars(tensor)["inside_of_padding"] = inside
+        vars(tensor)["inside_of_padding"] = inside, tensor._version
 
 
 def inside_of_padding(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not padding, if it is known to have some."""
-    return vars(tensor).get("inside_of_padding")
+    """Where a tensor is not padding, if it is known to have some; not if it has been written to."""
+    inside, version = vars(tensor).get("inside_of_padding", (None, None))
+    return inside if version == tensor._version else None

@@ -157,7 +157,9 @@ class Columns(nn.Module):
 @pytest.mark.parametrize("category", [
     lambda x: x[:, 0].long(), lambda x: x[..., 0].round().int(), lambda x: x.unbind(1)[0].to(torch.int64),
     lambda x: x.t()[0].type(torch.long).clamp(0, WORDS - 1), lambda x: x[:, :1].long().squeeze(1),
-], ids=["long", "round", "to", "type", "squeeze"])
+    lambda x: torch.bucketize(x[:, 0].contiguous(), torch.arange(1., 18).double()),
+    lambda x: torch.searchsorted(torch.arange(1., 18).double(), x[:, 0].contiguous()),
+], ids=["long", "round", "to", "type", "squeeze", "bucketize", "searchsorted"])
 def test_columns_of_categories_in_a_table_of_real_numbers(category):
     model, x = Columns(category).double().eval(), torch.randn(3, 3, dtype=torch.double)
     x[:, 0] = torch.tensor([3., 17, 3])
@@ -167,7 +169,7 @@ def test_columns_of_categories_in_a_table_of_real_numbers(category):
         heatmap = attribution(x, [{"y": [1]}], LanguageModel(1e-12)).heatmap
         assert attribution.audit(x, LanguageModel()).total == pytest.approx(1, abs=1e-4)
     w = model.head.weight[1]
-    expected = torch.stack([model.table(x[:, 0].long()) @ w[1:5], w[0] * x[:, 1], w[5] * x[:, 2]], 1)
+    expected = torch.stack([model.table(category(x)) @ w[1:5], w[0] * x[:, 1], w[5] * x[:, 2]], 1)
     torch.testing.assert_close(heatmap, expected, rtol=1e-6, atol=1e-9)
     leaf = x.clone().requires_grad_()
     attribution(leaf, [{"y": [1]}], LanguageModel(1e-12))
@@ -256,16 +258,53 @@ def test_the_data_stay_as_they_are():
     assert ids.tolist() == IDS["few"] and not heatmap[:, 0].any() and heatmap[:, 1:].all()
 
 
-def test_views_of_what_has_been_written_to_are_named():
+@pytest.mark.parametrize("take", [lambda ids: ids[:, :2] * 1, lambda ids: ids[:, :2]], ids=["copied", "as it is"])
+def test_views_of_what_is_written_to(take):
     def lookup(net, ids):
-        last, ids = ids[:, -1], ids
-        ids[:, 1:] = 3
-        return net.table(ids) + net.table(last)[:, None]
+        first, last, rest = ids[:, :2], ids[:, -1:], ids[:, 2:]
+        rest[:, 1:] = 3
+        rest += 1
+        return torch.cat([net.table(take(first)), net.table(last), net.table(rest)], 1)
 
-    model = Net(lookup).double().eval()
-    with pytest.warns(UserWarning, match="relevance ends at embedding.*which of the data's integers"):
-        heatmap = CondAttribution(model)(torch.tensor(IDS["few"]), [{"y": [1]}], LanguageModel(1e-12)).heatmap
-    assert not heatmap[:, 1:].any() and heatmap[:, 0].all()
+    model, ids = Net(lookup).double().eval(), torch.tensor(IDS["few"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heatmap = CondAttribution(model)(ids.clone(), [{"y": [1]}], LanguageModel(1e-12)).heatmap
+    found = torch.cat([rows(model, ids[:, :2]), rows(model, ids[:, 2:3] + 1), torch.zeros(2, 1, FEATURES)], 1)
+    torch.testing.assert_close(heatmap, found @ model.head.weight[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("other", [
+    lambda ids: ids.cumsum(1) % WORDS, lambda ids: (ids.roll(1, 1) * 31 + ids) % WORDS, lambda ids: ids.sort(1).values,
+    lambda ids: torch.unique(ids, return_inverse=True)[1],
+], ids=["cumsum", "pairs", "sort", "unique"])
+def test_lookups_by_integers_that_stand_for_several_are_named(other):
+    model = Net(lambda net, ids: net.table(ids) + net.table(other(ids))).double().eval()
+    with pytest.warns(UserWarning, match="relevance ends at embedding.*integers others stand is not known"):
+        CondAttribution(model)(torch.tensor(IDS["few"]), [{"y": [1]}], LanguageModel())
+
+
+def test_positions_that_are_counted_from_a_mask_get_no_relevance():
+    class Masked(Pair):
+        def forward(self, ids, mask):
+            return self.head((self.table(ids) + self.table((mask.cumsum(1) * mask).long() + 1)).sum(1))
+
+    ids, mask = torch.tensor(IDS["few"]), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, of_mask = CondAttribution(Masked(None).eval())((ids, mask), [{"y": [1]}], LanguageModel()).heatmap
+    assert of_mask is None
+
+
+@pytest.mark.parametrize("options", [{"sparse": True}, {"padding_idx": -18}, {"padding_idx": 2}], ids=str)
+def test_options_of_bags(options):
+    model = Net(lambda net, ids: functional.embedding_bag(ids, weight(net), mode="sum", **options)[:, None])
+    model, ids = model.double().eval(), torch.tensor(IDS["few"])
+    result = CondAttribution(model)(ids, [{"y": [1]}], LanguageModel(1e-12))
+    torch.testing.assert_close(result.prediction, model(ids).detach())
+    counted = (ids != 2) if "padding_idx" in options else torch.ones_like(ids)
+    expected = rows(model, ids) @ model.head.weight[1] * counted
+    torch.testing.assert_close(result.heatmap, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_nothing_of_the_data_is_kept_in_circles():
@@ -288,3 +327,19 @@ def test_nothing_of_the_data_is_kept_in_circles():
         assert kept and all(reference() is None for reference in kept)
     finally:
         gc.enable()
+
+
+def test_a_column_that_is_written_to_after_it_was_taken():
+    class Zeroed(Columns):
+        def forward(self, x):
+            x = x.clone()
+            x[:, 2] = 1
+            category = x[:, 0].long()
+            x[:, 0] = 0
+            return self.head(torch.cat([x[:, 1:2], self.table(category), x[:, :1]], 1))
+
+    model, x = Zeroed(None).double().eval(), torch.tensor([[3., .5, 1], [7, -1, 2]], dtype=torch.double)
+    heatmap = CondAttribution(model, heatmap_axis=None)(x, [{"y": [1]}], LanguageModel(1e-12)).heatmap
+    w = model.head.weight[1]
+    expected = torch.stack([model.table(x[:, 0].long()) @ w[1:5], w[0] * x[:, 1], 0 * x[:, 2]], 1)
+    torch.testing.assert_close(heatmap, expected, rtol=1e-6, atol=1e-9)

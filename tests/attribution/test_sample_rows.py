@@ -286,3 +286,59 @@ def test_reading_a_layer_with_time_first_changes_nothing(functional):
 def test_rows_that_make_no_sense(options):
     with pytest.raises(ValueError, match="counted from 0"):
         SampleRows(**options)
+
+
+class Ragged(nn.Module):
+    """The tokens that a mask chooses, one after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x, mask):
+        chosen = self.layer(x[mask.bool()])
+        return self.head(torch.stack([part.mean(0) for part in chosen.split(mask.sum(1).tolist())]))
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 2, 4], [4, 4], [3]])
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_samples_of_different_lengths_are_refused(lengths, kind):
+    mask = (torch.arange(4) < torch.tensor(lengths)[:, None]).to(kind)
+    attribution = CondAttribution(Ragged().eval(), heatmap_axis=-1)
+    with pytest.raises(ValueError, match="'layer' holds"):
+        attribution((torch.randn(len(lengths), 4, 4), mask), [{"y": [0]}], record_layer=["layer"])
+
+
+def test_other_arguments_count():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x, time_first):
+            h = self.layer(x.transpose(0, 1)).transpose(0, 1) if time_first else self.layer(x)
+            return self.head(h.mean(1))
+
+    attribution, x = CondAttribution(Both().eval(), heatmap_axis=-1), torch.randn(3, 3, 4)
+    found = [
+        attribution({"x": x, "time_first": time_first}, [{"layer": [i], "y": [0]} for i in range(3)], mask_map=LAST)
+        .heatmap["x"] for time_first in (False, True)
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_the_search_leaves_no_trace_on_the_model(model_state):
+    class Counting(Encoder):
+        def __init__(self):
+            super().__init__(False)
+            self.count, self.state = nn.Buffer(torch.zeros(())), None
+
+        def forward(self, x):
+            assert self.state is None or len(self.state) == len(x)
+            self.count += 1
+            self.state = x
+            return super().forward(x)
+
+    model = Counting().eval()
+    CondAttribution(model, heatmap_axis=-1)(torch.randn(3, 6, 8), [{"y": [0]}], record_layer=["block"])
+    assert model.count == 1 and len(model.state) == 3

@@ -58,3 +58,19 @@ def test_other_padding_takes_its_share(pad):
     heatmap = CondAttribution(model)(x, [{"y": [1]}], EpsilonPlusFlat(), init_rel=1).heatmap
     inside = CondAttribution(Padded(None).double().eval())(x, [{"y": [1]}], EpsilonPlusFlat(), init_rel=1).heatmap
     assert not torch.allclose(heatmap / heatmap.sum(), inside / inside.sum())
+
+
+def test_padding_that_is_written_to_is_none():
+    def circular(x):
+        x = functional.pad(x, [2] * 4)
+        x[..., :2].copy_(x[..., -4:-2])
+        x[..., -2:].copy_(x[..., 2:4])
+        x[..., :2, :].copy_(x[..., -4:-2, :])
+        x[..., -2:, :].copy_(x[..., 2:4, :])
+        return x
+
+    x = torch.randn(1, 2, 9, 9, dtype=torch.double)
+    models = [Padded(pad).double().eval() for pad in (circular, lambda x: functional.pad(x, [2] * 4, mode="circular"))]
+    models[1].load_state_dict(models[0].state_dict())
+    found, expected = (CondAttribution(model)(x, [{"y": [1]}], EpsilonPlusFlat()).heatmap for model in models)
+    torch.testing.assert_close(found, expected)

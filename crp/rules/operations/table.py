@@ -88,7 +88,7 @@ def inside_of(operation: Operation) -> Tensor | None:
     return functional.pad(torch.ones_like(x[:1]) if inside is None else inside, sizes)
 
 
-CASTS = named("long", "int", "short", "char", "byte", "to", "type", "type_as")
+CASTS = named("long", "int", "short", "char", "byte", "to", "type", "type_as", "bucketize", "searchsorted")
 
 ROUTING = named(
     "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "split", "chunk", "unbind",
