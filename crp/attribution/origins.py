@@ -6,7 +6,7 @@ by itself gives the same for some of them as for all, in any order; one that mov
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -49,11 +49,6 @@ def is_of_data(value: Any) -> bool:
     return isinstance(value, Tensor) and "sources" in vars(value)
 
 
-def sources_of(tensors: Iterable[Tensor]) -> frozenset[int]:
-    """Numbers of the tensors of the data of which others were made."""
-    return frozenset().union(*(vars(tensor)["sources"] for tensor in tensors))
-
-
 def origin_of(tensor: Tensor) -> Origin:
     """The elements of the data for which those of a tensor stand; NOWHERE where that is not known."""
     origin = vars(tensor).get("origin")
@@ -71,10 +66,7 @@ def _bring_up_to_date(tensor: Tensor) -> None:
         return
     whole, origin = tensor._base, None
     if whole is not None and is_of_data(whole) and vars(whole)["version"] == whole._version:
-        places = _places_in_memory(whole)
-        origin = torch.full((len(places),), NOWHERE)
-        origin[_places_of(whole, places)] = origin_of(whole)
-        origin = origin[_places_of(tensor, places)]
+        origin = _shown_by(tensor, _origin_in_memory(whole)).clone()
     set_origin(tensor, origin, vars(tensor)["sources"])
 
 
@@ -100,16 +92,15 @@ class TracedCall:
         self._leaves = flatten_tensors(self._arguments)
         out = kwargs.get("out")
         self._traced = [place for place, leaf in enumerate(self._leaves) if is_of_data(leaf) and leaf is not out]
-        self._written: Tensor | None = out
-        if is_in_place(function) or function is Tensor.__setitem__:
-            self._written = args[0]
+        self._is_in_place = is_in_place(function) or function is Tensor.__setitem__
+        self._written: Tensor | None = args[0] if self._is_in_place else out
         for place in self._traced:
             _bring_up_to_date(self._leaves[place])
         for place, leaf in enumerate(self._leaves):
             if leaf is self._written and leaf is not None:
                 self._leaves[place] = keep_marks(leaf, leaf.clone())
         self.traced = [self._leaves[place] for place in self._traced]
-        self.sources = sources_of(self.traced)
+        self.sources: frozenset[int] = frozenset().union(*(vars(tensor)["sources"] for tensor in self.traced))
         self._origins = [(vars(tensor)["origin"], tensor.shape) for tensor in self.traced]
         self.is_known = all(origin is not None for origin, _ in self._origins)
         self._reals = [leaf for leaf in self._leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -298,14 +289,11 @@ class TracedCall:
         for place, value in zip(places, values):
             leaves[place] = value
         args, kwargs = unflatten_tensors(self._arguments, leaves)
-        if self._written is not None and "out" in kwargs:
-            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
-        elif self._written is not None:
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        if self._is_in_place:
             args = args[0].to(values[0].dtype, copy=True), *args[1:]
         output = self.function(*args, **kwargs)
-        result = args[0] if self._written is not None and "out" not in self._arguments[1] else (
-            flatten_tensors(output)[number]
-        )
+        result = args[0] if self._is_in_place else flatten_tensors(output)[number]
         return result if self._reals else result.cpu()
 
 
@@ -314,20 +302,22 @@ def _hand_on_to_whole(view: Tensor) -> None:
     whole = view._base
     if whole is None:
         return
-    places = _places_in_memory(whole)
-    origin = torch.full(places.shape, NOWHERE)
-    origin[_places_of(whole, places)] = origin_of(whole)
-    origin[_places_of(view, places)] = origin_of(view)
+    in_memory = _origin_in_memory(whole)
+    _shown_by(view, in_memory).copy_(origin_of(view))
     sources = vars(view)["sources"] | vars(whole).get("sources", frozenset())
-    set_origin(whole, origin[_places_of(whole, places)], sources)
+    set_origin(whole, _shown_by(whole, in_memory).clone(), sources)
 
 
-def _places_in_memory(tensor: Tensor) -> Tensor:
-    return torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size())
+def _origin_in_memory(tensor: Tensor) -> Origin:
+    """The origin of each place of a tensor's memory."""
+    origin = torch.full((tensor.untyped_storage().nbytes() // tensor.element_size(),), NOWHERE)
+    _shown_by(tensor, origin).copy_(origin_of(tensor))
+    return origin
 
 
-def _places_of(tensor: Tensor, places: Tensor) -> Tensor:
-    return places.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+def _shown_by(tensor: Tensor, memory: Tensor) -> Tensor:
+    """The part of a memory that a tensor shows, as a view."""
+    return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from crp.attribution.taps import tap_module
 from crp.model.inputs import Inputs, call_model, count_samples, device_of, list_tensors, map_tensors
 from crp.model.layers import flatten_tensors, resolve_layer
 from crp.model.rows import is_shared
+from crp.rules.attach import restored_attributes
 from crp.rules.control_flow import step_by_step
 from crp.rules.operations.mode import OperationMode
 
@@ -133,19 +134,14 @@ class SampleFinder:
 @contextmanager
 def _left_as_it_is(model: nn.Module) -> Iterator[None]:
     """Undo what forward passes do to buffers and attributes of modules."""
-    held = [(attributes, dict(attributes)) for module in model.modules() for attributes in (
-        vars(module), module._buffers
-    )]
+    attributes = [held for module in model.modules() for held in (vars(module), module._buffers)]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for attributes, before in held:
-            for name in attributes.keys() - before.keys():
-                del attributes[name]
-            attributes.update(before)
-        for buffer, value in values:
-            buffer.data.copy_(value)
+    with restored_attributes(attributes):
+        try:
+            yield
+        finally:
+            for buffer, value in values:
+                buffer.data.copy_(value)
 
 
 def _changed(tensor: Tensor) -> Tensor:

@@ -38,17 +38,19 @@ class SampleRows:
         """The tensor [B, ...]; where samples have several rows, those are the last or else the second axis."""
         if self.rows == 1:
             return tensor.movedim(self.axis, 0)
-        sizes = (self.rows, -1) if self.interleaved else (-1, self.rows)
-        tensor = tensor.unflatten(self.axis, sizes)
-        places = (self.axis + self.interleaved, self.axis + (not self.interleaved))
-        return tensor.movedim(places, (0, -1 if rows_last else 1))
+        tensor = tensor.unflatten(self.axis, (self.rows, -1) if self.interleaved else (-1, self.rows))
+        return tensor.movedim(self._unfolded, (0, -1 if rows_last else 1))
 
     def as_it_was(self, tensor: Tensor, rows_last: bool) -> Tensor:
         """Undo :meth:`samples_first`."""
         if self.rows == 1:
             return tensor.movedim(0, self.axis)
-        places = (self.axis + self.interleaved, self.axis + (not self.interleaved))
-        return tensor.movedim((0, -1 if rows_last else 1), places).flatten(self.axis, self.axis + 1)
+        return tensor.movedim((0, -1 if rows_last else 1), self._unfolded).flatten(self.axis, self.axis + 1)
+
+    @property
+    def _unfolded(self) -> tuple[int, int]:
+        """The axes of samples and rows, once they are apart."""
+        return self.axis + self.interleaved, self.axis + (not self.interleaved)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crp.concepts.channels import ChannelConcept
+from crp.rules.attach import restored_attributes
 from crp.rules.operations.call import Operation
 from crp.rules.operations.table import normalises
 from crp.rules.stabilizers import stabilized
@@ -130,18 +131,9 @@ class EncodedConcept(ChannelConcept):
         return decoded
 
 
-@contextmanager
-def _left_as_found(*functions: Callable) -> Iterator[None]:
+def _left_as_found(*functions: Callable) -> AbstractContextManager[None]:
     """Put back, at the end, the attributes of the objects and modules that functions belong to, or name."""
-    found = [attributes for function in functions for attributes in _attributes_near(function)]
-    before = [dict(attributes) for attributes in found]
-    try:
-        yield
-    finally:
-        for attributes, values in zip(found, before):
-            for name in attributes.keys() - values.keys():
-                del attributes[name]
-            attributes.update(values)
+    return restored_attributes(attributes for function in functions for attributes in _attributes_near(function))
 
 
 def _attributes_near(function: Callable) -> Iterator[dict[str, Any]]:

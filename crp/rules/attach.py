@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,6 +73,19 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in saved:
             buffer.data.copy_(value)
+
+
+@contextmanager
+def restored_attributes(found: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Put back what dictionaries of attributes held before."""
+    held = [(attributes, dict(attributes)) for attributes in found]
+    try:
+        yield
+    finally:
+        for attributes, before in held:
+            for name in attributes.keys() - before.keys():
+                del attributes[name]
+            attributes.update(before)
 
 
 def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:

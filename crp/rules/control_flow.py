@@ -119,8 +119,7 @@ def _while_loop(condition: Callable, body: Callable, carried: Sequence[Any], oth
 def _scan(combine: Callable, carry: Sequence[Tensor], xs: Sequence[Tensor], others: Sequence[Any] = ()) -> Any:
     outputs = []
     for i in range(len(xs[0])):
-        result, output = combine(*pytree.tree_leaves(carry), *(x[i] for x in xs), *others)
-        carry = result
+        carry, output = combine(*pytree.tree_leaves(carry), *(x[i] for x in xs), *others)
         outputs.append(output)
     return carry, _stacked(outputs)
 
