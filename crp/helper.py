@@ -14,8 +14,8 @@ from crp.concepts import normalise
 from crp.model.inputs import call_model
 from crp.model.layers import as_layer_list, get_layer_names
 from crp.pictures.heatmaps import max_norm
-from crp.store.files import is_store
 from crp.store.legacy import find_files, load_sorted, load_targets, parse_results_name
+from crp.store.place import is_store
 from crp.store.reader import ReferenceStore
 
 __all__ = [

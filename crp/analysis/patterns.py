@@ -14,10 +14,10 @@ from crp.analysis.pattern_options import read_options
 from crp.analysis.unit_statistics import UnitStatistics, typical_units, unit_statistics
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.samples import split_item, with_batch_axis
-from crp.store.archive import read_archive, write_archive
+from crp.store.archive import archive_bytes, read_archive, read_open_archive, write_archive
+from crp.store.attached import open_attached, write_attached
+from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError, write_record
-from crp.store.schema import FileEntry, check_file, read_patterns_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,18 +225,20 @@ class Patterns:
         if isinstance(path, ReferenceStore):
             self._save_in_store(path)
             return
+        write_archive(path, _KIND, *self._contents())
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings and arrays of a file."""
         space = {f"space_{name}": value for name, value in vars(self._space).items() if value is not None}
         arrays = {name: getattr(self, name) for name in (*_PER_ROW, "persistence")}
-        write_archive(path, _KIND, {"options": self.options}, {"points": self._clustering.points, **arrays, **space})
+        return {"options": self.options}, {"points": self._clustering.points, **arrays, **space}
 
     def _save_in_store(self, store: ReferenceStore) -> None:
         source = self.options["source"] or {}
         if source.get("store") != store.identity():
             raise ValueError(f"these patterns are not of a layer of {store.path}: save them elsewhere")
-        path = store.patterns_path(source["layer"], source["quantity"])
-        path.parent.mkdir(exist_ok=True)
-        self.save(path)
-        write_record(path.with_suffix(".json"), {"files": {path.name: FileEntry.of(path).model_dump()}})
+        write_attached(store, store.attached_stem(source["layer"], source["quantity"]),
+                       archive_bytes(_KIND, *self._contents()))
 
     @classmethod
     def load(
@@ -313,15 +315,21 @@ class Patterns:
 
     @classmethod
     def _load_from_store(cls, store: ReferenceStore, layer: str, quantity: str) -> Patterns:
-        path = store.patterns_path(layer, quantity)
         how = f"find_patterns(store, {layer!r}, {quantity!r}).save(store)"
-        if not path.is_file():
-            raise StoreError(f"{store.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
-        check_file(path, read_patterns_record(path.with_suffix(".json")).get(path.name))
-        patterns = cls.load(path, store.values(layer, quantity))
+        with open_attached(store, store.attached_stem(layer, quantity)) as found:
+            if found is None:
+                raise StoreError(f"{store.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
+            file, path = found
+            try:
+                patterns = read_open_archive(file, path, _KIND, cls._made_of)
+            except ValueError as error:
+                raise StoreError(str(error)) from error
         if (patterns.options["source"] or {}).get("store") != store.identity():
             raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
-        return patterns
+        values = store.values(layer, quantity)
+        if values.shape != (len(patterns.labels), len(patterns._space.scale)):
+            raise StoreError(f"{path} is damaged: its patterns are of other values than the store holds")
+        return replace(patterns, values=values)
 
     def plot(self, targets: Any = None, most: int = 20, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw how many rows of each class each pattern holds, as squares.

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import stat
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from crp.cli.specs import load_spec
-from crp.store import is_sealed
-from crp.store.records import paths_below
-from crp.store.schema import read_manifest, read_seal
-from crp.store.shards import check_complete, contents_of, finished_shards, seal_store
+from crp.store.folder import opened, walk
+from crp.store.place import Place, place_of_store
+from crp.store.sealing import seal_store
+from crp.store.shards import check_complete, contents_of, finished_shards, strays
 from crp.sweeps.sweep import Sweep
 from crp.sweeps.workers import Workers
 from crp.visualization import FeatureVisualization
@@ -93,42 +94,40 @@ def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[st
     StoreError
         If samples are missing.
     """
-    path = Path(store)
-    stop = read_manifest(path).settings.dataset.length if stop is None else stop
-    check_complete(path, (start, stop))
-    seal_store(path)
-    return info(path)
+    place = place_of_store(store)
+    stop = place.manifest.settings.dataset.length if stop is None else stop
+    check_complete(place, (start, stop))
+    seal_store(place)
+    return info(store)
 
 
 def info(store: str | Path) -> dict[str, Any]:
     """What a store holds, finished or not."""
-    path = Path(store)
-    manifest, finished = read_manifest(path), is_sealed(path)
-    settings = manifest.settings
-    records = {} if finished and settings.options.keep == "top" else finished_shards(path)
+    place = place_of_store(store)
+    settings, finished = place.manifest.settings, place.is_sealed()
+    records = {} if finished and settings.options.keep == "top" else finished_shards(place)
     samples, skipped = contents_of(records)
     if finished:
-        seal = read_seal(path)
+        seal, _ = place.seal()
         samples, skipped = seal.samples, seal.skipped
     return {
-        "store": str(path), "finished": finished, "samples": sum(stop - first for first, stop in samples),
+        "store": str(place.path), "finished": finished, "samples": sum(stop - first for first, stop in samples),
         "ranges": samples, "of": settings.dataset.length, "shards": len(records), "skipped": skipped,
-        "notes": [note for record in records.values() for note in record.notes],
+        "notes": [note for record in records.values() for note in record.notes] + _notes(place),
         "layers": {entry.name: entry.concepts for entry in settings.layers},
-        "bytes": _bytes_in(path),
+        "bytes": _bytes_in(place.path),
         "model": settings.model.class_name, "composite": settings.composite.class_name,
-        "options": settings.options.model_dump(), "made_with": manifest.made_with.model_dump(),
+        "options": settings.options.model_dump(), "made_with": place.manifest.made_with.model_dump(),
     }
 
 
+def _notes(place: Place) -> list[str]:
+    return [f"{name!r} among the shards is none of them, and is left alone" for name in strays(place)]
+
+
 def _bytes_in(path: Path) -> int:
-    total = 0
-    for file in paths_below(path):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # another process has committed or removed it
-            pass
-    return total
+    with opened(path) as folder:
+        return sum(status.st_size for _, status in walk(folder) if stat.S_ISREG(status.st_mode))
 
 
 def parse_shard(text: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:

@@ -29,10 +29,11 @@ With ``dtype="float16"``, matrices hold each row divided by its total.
 ``archive``                           files of results beside a store
 """
 from crp.store.export import export_parquet, export_zarr
-from crp.store.files import QUANTITIES, ROW_DTYPE, TABLE_DEPTH, TABLE_DTYPE, is_sealed, is_store
+from crp.store.files import QUANTITIES, ROW_DTYPE, TABLE_DEPTH, TABLE_DTYPE
+from crp.store.folder import StoreError
 from crp.store.matrix import ShardedMatrix
+from crp.store.place import is_sealed, is_store
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError
 from crp.store.references import References
 from crp.store.schema import LayerEntry
 from crp.store.verification import verify

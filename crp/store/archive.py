@@ -1,15 +1,25 @@
-"""Files of results: arrays and settings in one .npz, without pickle."""
+"""Files of results: arrays and settings in one .npz, without pickle, of which no member is larger than it may be."""
 from __future__ import annotations
 
+import io
 import json
 import os
+import secrets
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+from crp.store.npy import read_array, write_array
+
+_END, _LOCATOR, _LARGE_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
+_MOST_MEMBERS, _LARGEST_DIRECTORY = 2 ** 8, 2 ** 16
+_MOST_BEYOND_THE_FILE = 2 ** 25
 
 
 def write_archive(path: str | Path, kind: str, settings: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -26,14 +36,23 @@ def write_archive(path: str | Path, kind: str, settings: dict[str, Any], arrays:
         Name -> array.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with open(unfinished, "wb") as file:
-            contents: dict[str, Any] = {"kind": np.array(kind), "settings": np.array(_to_json(settings)), **arrays}
-            np.savez_compressed(file, **contents)
+        unfinished.write_bytes(archive_bytes(kind, settings, arrays))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def archive_bytes(kind: str, settings: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """What a file of results holds."""
+    content = io.BytesIO()
+    # not compressed, so that reading takes as much memory as the file
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in {"kind": np.array(kind), "settings": np.array(_to_json(settings)), **arrays}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                write_array(member, array)
+    return content.getvalue()
 
 
 def _to_json(settings: dict[str, Any]) -> str:
@@ -56,14 +75,52 @@ def read_archive(path: str | Path, kind: str, make: Callable[[dict, dict], Any])
     ValueError
         If the file holds anything else; FileNotFoundError if there is none.
     """
+    with open(path, "rb") as file:
+        return read_open_archive(file, path, kind, make)
+
+
+def read_open_archive(file: BufferedReader, path: str | Path, kind: str, make: Callable[[dict, dict], Any]) -> Any:
+    """Read what :func:`write_archive` wrote from a file that is open."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = _arrays(file)
         found, settings = str(arrays.pop("kind")), json.loads(str(arrays.pop("settings")))
         if found != kind:
-            raise ValueError(f"it holds {found!r}")
+            raise ValueError(f"it holds {ascii(found)[:99]}")
         return make(settings, arrays)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} holds no {kind!r} that can be read: {error!r}") from error
+    except (
+        OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, NotImplementedError, RuntimeError,
+        zipfile.BadZipFile, zlib.error, struct.error,
+    ) as error:
+        raise ValueError(f"{path} holds no {kind!r} that can be read: {error!r:.500}") from error
+
+
+def _arrays(file: BufferedReader) -> dict[str, np.ndarray]:
+    size = os.fstat(file.fileno()).st_size
+    _check_directory(file, size)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > size + _MOST_BEYOND_THE_FILE:
+            raise ValueError(f"it unpacks to {unpacked} bytes, and has {size}")
+        arrays = {}
+        for member in members:
+            with archive.open(member) as content:
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = read_array(cast(BufferedReader, content), member.file_size)
+    return arrays
+
+
+def _check_directory(file: BufferedReader, size: int) -> None:
+    """Raise a ValueError for an archive with a directory that is larger than ours, before it is read."""
+    file.seek(max(size - 98, 0))
+    tail = file.read(98)
+    end, locator, large_end = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if not end.startswith(_END) or not end.endswith(b"\0\0"):
+        raise ValueError("it is no .npz")
+    members, directory = struct.unpack("<HL", end[10:16])
+    if locator.startswith(_LOCATOR):
+        if not large_end.startswith(_LARGE_END):
+            raise ValueError("it is no .npz")
+        members, directory = struct.unpack("<QQ", large_end[32:48])
+    if members > _MOST_MEMBERS or directory > _LARGEST_DIRECTORY:
+        raise ValueError(f"it says to have {members} members")

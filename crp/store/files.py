@@ -1,7 +1,6 @@
 """Names and types of the files of a store."""
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,13 +34,3 @@ def class_sum_name(key: str, quantity: str) -> str:
 def stored_statistics(max_target: str) -> list[str]:
     """The statistics over positions that a sweep writes: always the sum, the maximum when asked for."""
     return ["sum"] if max_target == "sum" else ["sum", "max"]
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether a folder holds a store, finished or not."""
-    return (Path(path) / "manifest.json").is_file()
-
-
-def is_sealed(path: str | Path) -> bool:
-    """Whether a folder holds a store whose sweep has finished."""
-    return is_store(path) and (Path(path) / "seal.json").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crp.model.layers import unknown_layer_message
-from crp.store.reader import StoreError
+from crp.store.folder import StoreError
 from crp.store.references import References, check_concept
 
 _QUANTITY_OF = {"Rel": "relevance", "Act": "activation"}

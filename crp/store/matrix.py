@@ -1,12 +1,14 @@
 """Matrices whose rows lie in several files."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 from scipy.sparse import csr_array
+
+from crp.store.stored_arrays import StoredArray
 
 
 class ShardedMatrix:
@@ -16,9 +18,9 @@ class ShardedMatrix:
 
     Parameters
     ----------
-    parts : list of numpy.ndarray
-        One array per shard, usually mapped from a file.
-    totals : list of numpy.ndarray, optional
+    parts : list of numpy.ndarray or StoredArray
+        One array per shard.
+    totals : list of numpy.ndarray or StoredArray, optional
         [rows] per shard.
     apply_totals : callable, default numpy.divide
         What is done with the values and the totals of their rows.
@@ -27,7 +29,8 @@ class ShardedMatrix:
     ndim = 2
 
     def __init__(
-        self, parts: list[np.ndarray], totals: list[np.ndarray] | None = None, apply_totals: Callable = np.divide
+        self, parts: Sequence[np.ndarray | StoredArray], totals: Sequence[np.ndarray | StoredArray] | None = None,
+        apply_totals: Callable = np.divide,
     ):
         self._parts, self._totals, self._apply_totals = parts, totals, apply_totals
         self._ends = np.cumsum([len(part) for part in parts])
@@ -111,14 +114,9 @@ class ShardedMatrix:
         return self._apply_totals(values, total[:, None] if values.ndim == 2 else total)
 
 
-def _read_rows(part: np.ndarray, rows: slice) -> np.ndarray:
-    """Rows of an array, past the map if it is mapped from a file."""
-    if not isinstance(part, np.memmap) or part.filename is None:
-        return part[rows]
-    row_bytes = part.dtype.itemsize * part.shape[1]
-    count = (rows.stop - rows.start) * part.shape[1]
-    offset = part.offset + rows.start * row_bytes
-    return np.fromfile(part.filename, part.dtype, count, offset=offset).reshape(-1, part.shape[1])
+def _read_rows(part: np.ndarray | StoredArray, rows: slice) -> np.ndarray:
+    """Rows of an array, past the map if it is in a file."""
+    return part.rows(rows) if isinstance(part, StoredArray) else part[rows]
 
 
 def floored(totals: np.ndarray) -> np.ndarray:

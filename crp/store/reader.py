@@ -1,6 +1,7 @@
 """Reads a store: matrices, tables and the answers that come from them."""
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,12 @@ from crp.store.files import (
     stored_statistics,
     table_name,
 )
+from crp.store.folder import StoreError
 from crp.store.matrix import ShardedMatrix, sums_of_classes
-from crp.store.records import StoreError, file_hash
+from crp.store.place import Place, place_of_store
 from crp.store.references import References, check_concept
-from crp.store.schema import FileEntry, LayerEntry, Manifest, Seal, read_manifest, read_seal
-from crp.store.stored_arrays import StoredArrays
+from crp.store.schema import LayerEntry, Seal, ShardRecord
+from crp.store.stored_arrays import StoredArray, StoredArrays
 from crp.store.topk import top_rows
 
 if TYPE_CHECKING:
@@ -51,48 +53,60 @@ class ReferenceStore:
     """
 
     def __init__(self, path: str | Path):
-        manifest = read_manifest(path)
-        seal = read_seal(path)
-        if seal.manifest != file_hash(Path(path) / "manifest.json"):
-            raise StoreError(f"{path}: the manifest is not that of the sweep that was sealed")
-        self._open(path, manifest, seal, {})
+        place = place_of_store(path)
+        self._open(place, *place.seal(), {})
 
     @classmethod
-    def unsealed(cls, path: str | Path, shards: Mapping[str, dict[str, FileEntry] | None]) -> ReferenceStore:
+    def at(cls, place: Place) -> ReferenceStore:
+        """The store of a sweep that has finished."""
+        store = cls.__new__(cls)
+        store._open(place, *place.seal(), {})
+        return store
+
+    @classmethod
+    def unsealed(cls, place: Place, shards: Mapping[str, ShardRecord | None]) -> ReferenceStore:
         """The shards of a store that is not finished: matrices, but no tables.
 
         Parameters
         ----------
-        path : str or Path
+        place : Place
         shards : dict
-            Name of the folder of each shard -> what its record says of its files; None to read them as they are.
+            Name of the folder of each shard -> its record; None for one that is being written.
         """
         store = cls.__new__(cls)
-        store._open(path, read_manifest(path), None, shards)
+        store._open(place, None, "", shards)
         return store
 
-    def _open(
-        self, path: str | Path, manifest: Manifest, seal: Seal | None,
-        shards: Mapping[str, dict[str, FileEntry] | None],
-    ) -> None:
-        self.path, self.manifest, self._seal = Path(path), manifest, seal
-        has_matrices = seal is None or manifest.settings.options.keep == "all"
-        self._arrays = StoredArrays(self.path, seal, shards, has_matrices)
+    def _open(self, place: Place, seal: Seal | None, identity: str, shards: Mapping[str, ShardRecord | None]) -> None:
+        self.place, self._seal, self._identity = place, seal, identity
+        self.path, self.manifest = place.path, place.manifest
+        has_matrices = seal is None or self.manifest.settings.options.keep == "all"
+        self._arrays = StoredArrays(place, seal, shards, has_matrices)
         self.shards = self._arrays.shards
-        self._entries = {entry.name: entry for entry in manifest.settings.layers}
+        self._entries = {entry.name: entry for entry in self.manifest.settings.layers}
+
+    def __reduce__(self) -> tuple:
+        if self._seal is None:
+            raise TypeError("a store that is not finished cannot be copied")
+        return _opened_again, (type(self), self.place, self._identity)
 
     def __repr__(self) -> str:
         samples = sum(stop - first for first, stop in self.ranges)
         return f"ReferenceStore({str(self.path)!r}, samples={samples}, layers={len(self._entries)})"
 
     def identity(self) -> str:
-        """A hash that changes with the contents of the store."""
-        return file_hash(self.path / "seal.json")
+        """A hash that tells the sweep that the store held when it was opened from all others."""
+        return self._identity
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the sweep: batch_size, checkpoint, max_target, keep, dtype."""
         return self.manifest.settings.options.model_dump()
+
+    @property
+    def statistics(self) -> list[str]:
+        """The statistics over positions that the store holds."""
+        return stored_statistics(self.manifest.settings.options.max_target)
 
     @property
     def ranges(self) -> list[list[int]]:
@@ -124,7 +138,22 @@ class ReferenceStore:
 
         Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
         """
-        return np.concatenate(self._arrays.of_shards(f"{_quantity(quantity)}.rows"))
+        parts = []
+        for shard, part in zip(self.shards, self._arrays.of_shards(f"{_quantity(quantity)}.rows")):
+            parts.append(part[:])
+            self._check_rows(shard, parts[-1], quantity)
+        return np.concatenate(parts)
+
+    def _check_rows(self, shard: str, rows: np.ndarray, quantity: str) -> None:
+        """Raise a StoreError if the rows of a shard are not those of its samples, in order."""
+        record = self._arrays.record(shard)
+        samples = rows["sample"]
+        least_step = 1 if quantity == "activation" else 0
+        if record is None or len(samples) == 0:
+            return
+        if samples[0] < record.first or samples[-1] >= record.stop or np.diff(samples).min(initial=1) < least_step:
+            raise StoreError(f"{self.place.folder}: shard {shard} is damaged: its rows of {quantity} are not those of "
+                             f"samples {record.first} to {record.stop - 1}, in order")
 
     @property
     def targets(self) -> np.ndarray:
@@ -183,13 +212,13 @@ class ReferenceStore:
         entry = self.entry(layer)
         if entry.has_positions:
             return ShardedMatrix(self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
-        counts = [len(rows) for rows in self._arrays.of_shards(f"{_quantity(quantity)}.rows")]
+        counts = [len(part) for part in self._arrays.of_shards(f"{_quantity(quantity)}.rows")]
         return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
 
     def rows_of_target(self, target: int, quantity: str = "relevance") -> np.ndarray:
         """Numbers of the rows of one class, ascending; for activations, of samples that have it among their targets."""
         relevance_rows = self.rows()
-        is_target = relevance_rows["target"] == int(target)
+        is_target = relevance_rows["target"] == _whole_number("target", target)
         if _quantity(quantity) == "relevance":
             return np.flatnonzero(is_target)
         return np.flatnonzero(np.isin(self.rows(quantity)["sample"], relevance_rows["sample"][is_target]))
@@ -226,7 +255,8 @@ class ReferenceStore:
             ``samples, values, positions``, in descending order; on ties, the lower sample first.
         """
         check_concept(layer, concept, self.entry(layer).concepts)
-        if operator.index(k) < 0:
+        k = _whole_number("k", k)
+        if k < 0:
             raise ValueError(f"k is not negative, as {k} is")
         if target is None and k <= TABLE_DEPTH:
             best = self.table(layer, quantity, statistic=statistic, normalised=normalised)[concept, :k]
@@ -244,7 +274,15 @@ class ReferenceStore:
     ) -> np.ndarray:
         """The top rows of each concept: [concepts, up to 40] with the fields row, sample, position and value."""
         self._check_statistic(statistic)
-        return self._arrays.table(table_name(self.entry(layer).key, _quantity(quantity), statistic, normalised))
+        entry = self.entry(layer)
+        name = table_name(entry.key, _quantity(quantity), statistic, normalised)
+        table = self._arrays.table(name)[:]
+        positions = _number_of_positions(entry)
+        bounds = {"row": 2 ** 63 - 1, "sample": self.manifest.settings.dataset.length, "position": positions}
+        for field, bound in bounds.items():
+            if table[field].min(initial=0) < 0 or table[field].max(initial=0) >= bound:
+                raise StoreError(f"{self.place.folder / 'tables' / name}.npy is damaged: {field} out of range")
+        return table
 
     def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean of each concept over the samples of each class.
@@ -258,8 +296,10 @@ class ReferenceStore:
         """
         key = self.entry(layer).key
         if self.manifest.settings.options.keep == "top":
-            sums = self._arrays.table(class_sum_name(key, _quantity(quantity)))
-            classes, counts = self._arrays.table("classes"), self._arrays.table(f"{quantity}.class_count")
+            names = class_sum_name(key, _quantity(quantity)), "classes", f"{quantity}.class_count"
+            sums, classes, counts = (self._arrays.table(name)[:] for name in names)
+            if not len(sums) == len(classes) == len(counts) or np.diff(classes).min(initial=1) < 1:
+                raise StoreError(f"{self.place.folder / 'tables'} is damaged: the classes of its tables differ")
         else:
             classes, counts, membership = self.membership(quantity)
             sums = sums_of_classes(membership, self.values(layer, quantity))
@@ -287,6 +327,8 @@ class ReferenceStore:
             [classes], classes ascending.
         """
         check_concept(layer, concept, self.entry(layer).concepts)
+        if _whole_number("n", n) < 1:
+            raise ValueError(f"n is at least 1, not {n}")
         column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[:, concept]
         pairs = self.rows()
         if _quantity(quantity) == "relevance":
@@ -319,9 +361,9 @@ class ReferenceStore:
         positions = self.positions(layer, quantity).take_columnwise(best)
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
 
-    def patterns_path(self, layer: str, quantity: str) -> Path:
-        """Where patterns of a layer are kept."""
-        return self.path / "patterns" / f"{self.entry(layer).key}.{_quantity(quantity)}.npz"
+    def attached_stem(self, layer: str, quantity: str) -> str:
+        """What the names of the files begin with that keep patterns of a layer."""
+        return f"{self.entry(layer).key}.{_quantity(quantity)}"
 
     def to_xarray(self) -> xarray.Dataset:
         """The store as an ``xarray.Dataset`` with named dimensions. Needs ``pip install crp-concepts[xarray]``.
@@ -345,23 +387,35 @@ class ReferenceStore:
                 data[f"{layer}.{quantity}"] = (dimensions, np.asarray(self.values(layer, quantity)))
         return xarray.Dataset(data)
 
-    def _matrix(self, layer: str, quantity: str, names: Mapping[str, str], statistic: str) -> list[np.ndarray]:
+    def _matrix(self, layer: str, quantity: str, names: Mapping[str, str], statistic: str) -> list[StoredArray]:
         self._check_statistic(statistic)
-        entry = self.entry(layer)
-        stem = f"{entry.key}.{_quantity(quantity)}.{names[statistic]}"
-        parts = self._arrays.of_shards(stem)
-        if any(part.shape[1:] != ((entry.concepts,) if names is MATRIX_OF else ()) for part in parts):
-            raise StoreError(f"{self.path}: the manifest does not fit the matrices of {layer!r}")
-        return parts
+        return self._arrays.of_shards(f"{self.entry(layer).key}.{_quantity(quantity)}.{names[statistic]}")
 
     def _check_statistic(self, statistic: str) -> None:
         if statistic not in MATRIX_OF:
             raise StoreError(f"statistic is 'sum' or 'max', not {statistic!r}")
-        available = stored_statistics(self.manifest.settings.options.max_target)
-        if statistic not in available:
+        if statistic not in self.statistics:
             raise StoreError(
-                f"{self.path} holds the statistics {available}, not {statistic!r}: sweep with max_target='max'"
+                f"{self.path} holds the statistics {self.statistics}, not {statistic!r}: sweep with max_target='max'"
             )
+
+
+def _opened_again(cls: type[ReferenceStore], place: Place, identity: str) -> ReferenceStore:
+    """A copy of a store, opened where that lies; a StoreError if another sweep is there."""
+    store = cls.at(place)
+    if store.identity() != identity:
+        raise StoreError(f"{place.path} holds another sweep than the store that was copied")
+    return store
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    return operator.index(value)
+
+
+def _number_of_positions(entry: LayerEntry) -> int:
+    return 2 ** 31 if entry.position_shape is None else math.prod(entry.position_shape)
 
 
 def _quantity(quantity: str) -> str:

@@ -1,87 +1,99 @@
-"""Records: JSON files that hold their own hash, so that no changed byte goes unnoticed; and files that stay written."""
+"""Records: JSON files that hold their own hash, so that no changed byte goes unnoticed, of a size that can be read."""
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+import re
+from io import BufferedReader
+from typing import Any
+
+from crp.store.folder import Folder, StoreError, reading_errors
+from crp.store.temporaries import temporary
+
+LARGEST_RECORD = 2 ** 24
+MOST_ENTRIES = 2 ** 18
+DEEPEST = 32
+_HASH = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}')
+_HASH_LENGTH = 81
 
 
-class StoreError(ValueError):
-    """A store that is missing, unfinished, damaged, or made with other settings."""
+def record_bytes(content: dict[str, Any]) -> bytes:
+    """A record as a file holds it.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than what :func:`read_record` reads.
+    """
+    written = json.dumps(content, indent=1).encode()
+    digest = hashlib.sha256(written).hexdigest()
+    _check_size(written)
+    return written[:-2] + f',\n "sha256": "{digest}"\n}}'.encode()
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write a record that is on the disk when this returns."""
-    write_durably(path, _record_bytes(content))
+def write_record(folder: Folder, name: str, content: dict[str, Any]) -> None:
+    """Write a record that is on the disk when this returns, in the place of one that is there; whole or not at all."""
+    with temporary(folder, "record") as unfinished:
+        unfinished.write(name, record_bytes(content))
+        unfinished.rename(name, folder, name)
+    folder.sync()
 
 
-def read_record(path: Path, absent: str) -> dict[str, Any]:
-    """The content of a record.
+def read_record(folder: Folder, name: str, absent: str) -> tuple[dict[str, Any], str]:
+    """The content of a record, and the sha256 of its file.
 
     Parameters
     ----------
-    path : Path
+    folder : Folder
+    name : str
     absent : str
         What to say if there is none.
 
     Raises
     ------
     StoreError
-        If it is absent, or differs from what was written.
+        If it is absent, is not what was written, or larger than any that is written.
     """
+    path = folder.path / name
     try:
-        written = path.read_bytes()
-        content = json.loads(written)
+        with folder.read(name) as file:
+            written = file.read(LARGEST_RECORD + 1)
     except FileNotFoundError:
-        raise StoreError(f"{path.parent}: {absent}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.pop("sha256", None) is None or _record_bytes(content) != written:
+        raise StoreError(f"{folder.path}: {absent}") from None
+    except OSError as error:
+        raise reading_errors(error, path) from error
+    found = _HASH.fullmatch(written[-_HASH_LENGTH:])
+    if found is None or len(written) > LARGEST_RECORD:
+        raise StoreError(f"{path} is damaged or was edited: it does not end with its hash")
+    if hashlib.sha256(written[:-_HASH_LENGTH] + b"\n}").hexdigest().encode() != found[1]:
         raise StoreError(f"{path} is damaged or was edited: its hash does not fit its content")
-    return content
-
-
-def _record_bytes(content: dict[str, Any]) -> bytes:
-    digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=1).encode()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def durable_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which is on the disk when the context ends."""
-    with open(path, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with durable_file(path) as file:
-        file.write(content)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        _check_size(written)
+        content = json.loads(written, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is damaged: it holds no fields")
+    del content["sha256"]
+    return content, hashlib.sha256(written).hexdigest()
 
 
-def paths_below(folder: Path) -> Iterator[Path]:
-    """Files and folders in a folder and those below it; others may remove some meanwhile."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            yield Path(parent, name)
+def _check_size(written: bytes) -> None:
+    """Raise a ValueError for a record that takes much more memory than its file, or more than records may."""
+    entries = sum(map(written.count, (b",", b"[", b"]", b"{", b"}")))
+    if len(written) > LARGEST_RECORD or entries > MOST_ENTRIES:
+        raise ValueError(f"a record has at most {LARGEST_RECORD} bytes and {MOST_ENTRIES} entries")
+    depth = 0
+    for bracket in re.findall(rb'[\[\]{}]', re.sub(rb'"(?:[^"\\]|\\.)*+"', b"", written)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST:
+            raise ValueError(f"a record goes at most {DEEPEST} deep")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number that records hold")
+
+
+def file_hash(file: BufferedReader) -> str:
+    """sha256 of a file that is open."""
+    return hashlib.file_digest(file, "sha256").hexdigest()

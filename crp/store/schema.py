@@ -4,6 +4,9 @@ Each is described once, with bounds for every name, number and list, and holds n
 """
 from __future__ import annotations
 
+import os
+import reprlib
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -11,12 +14,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
 
 from crp.store.files import Keep, MatrixType, Statistic
-from crp.store.records import StoreError, file_hash, read_record
+from crp.store.folder import Folder, StoreError, reading_errors
+from crp.store.records import file_hash, read_record
 
 Format: TypeAlias = Literal["crp-store"]
 FormatVersion: TypeAlias = Literal[2]
 (FORMAT,), (FORMAT_VERSION,) = get_args(Format), get_args(FormatVersion)
-LONGEST_REASON = 2 ** 16
+LONGEST_REASON = 2 ** 10
+MOST_SHARDS = MOST_SKIPPED = 2 ** 16
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -27,7 +32,9 @@ Count = Annotated[int, Field(ge=1, lt=2 ** 31)]
 Names = Annotated[list[Name], Field(max_length=2 ** 20)]
 NameOf = Annotated[dict[Name, Name], Field(max_length=2 ** 20)]
 SampleNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
-SkippedSamples = dict[SampleNumber, Annotated[str, StringConstraints(max_length=LONGEST_REASON)]]
+Reason = Annotated[str, StringConstraints(max_length=2 ** 16)]
+SkippedSamples = Annotated[dict[SampleNumber, Reason], Field(max_length=MOST_SKIPPED)]
+SweepFolder = Annotated[str, StringConstraints(pattern=r"^sweep-[0-9a-f]{16}-[01]$")]
 
 
 class _Description(BaseModel):
@@ -39,11 +46,6 @@ class FileEntry(_Description):
 
     bytes: Index
     sha256: Sha256
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """The entry of a file as it is."""
-        return cls(bytes=path.stat().st_size, sha256=file_hash(path))
 
 
 FileEntries = Annotated[dict[FileName, FileEntry], Field(max_length=2 ** 20)]
@@ -168,12 +170,17 @@ class Environment(_Description):
 
 
 class Manifest(_Description):
-    """``manifest.json``: what a store was made with."""
+    """``manifest.json``: what a store was made with, and the folder in it that holds the rest, if there is one."""
 
     format: Format
     version: FormatVersion
+    folder: SweepFolder | None = None
     made_with: Environment
     settings: Settings
+
+    def content(self) -> dict[str, Any]:
+        """What the record holds."""
+        return self.model_dump(mode="json", exclude={"folder"} if self.folder is None else None)
 
 
 class _Range(_Description):
@@ -210,20 +217,35 @@ class Seal(_Description):
     manifest: Sha256
     samples: Annotated[list[Annotated[list[Index], Field(min_length=2, max_length=2)]], Field(max_length=2 ** 20)]
     skipped: SkippedSamples
-    shards: Annotated[dict[ShardName, Sha256], Field(min_length=1, max_length=2 ** 20)]
+    shards: Annotated[dict[ShardName, Sha256], Field(min_length=1, max_length=MOST_SHARDS)]
     tables: FileEntries
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
-        if any(first >= stop for first, stop in self.samples):
-            raise ValueError("a range of samples ends after it begins")
+        ends = [0, *(end for samples in self.samples for end in samples)]
+        if any(first >= stop for first, stop in self.samples) or ends != sorted(ends):
+            raise ValueError("ranges of samples follow each other, and each ends after it begins")
         return self
 
 
-class PatternsRecord(_Description):
-    """The record beside a file of patterns."""
+class RunNote(_Description):
+    """What a run leaves while it goes on: its samples, whether it finishes the store by itself, and where it runs."""
 
-    files: FileEntries
+    first: Index
+    stop: Index
+    finishes: bool
+    process: Index
+    host: Name
+
+    def is_at_odds_with(self, other: RunNote) -> bool:
+        """Whether one of two runs would finish the store without the samples of the other."""
+        return (self.finishes or other.finishes) and (self.first, self.stop) != (other.first, other.stop)
+
+
+class PatternsRecord(_Description):
+    """The record beside a file of patterns: its name, size and hash."""
+
+    files: Annotated[FileEntries, Field(min_length=1, max_length=1)]
 
 
 _Kind = TypeVar("_Kind", bound=_Description)
@@ -235,76 +257,43 @@ def checked(kind: type[_Kind], content: dict[str, Any], path: Path) -> _Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        where = ".".join(map(str, found["loc"])) or "as a whole"
+        where = ascii(".".join(map(str, found["loc"])) or "as a whole")[1:-1][:200]
         raise StoreError(
-            f"{path} is damaged, it holds something impossible: {where}: {found['msg']}, not {found['input']!r:.200}"
+            f"{path} is damaged, it holds something impossible: {where}: {found['msg']}, not "
+            f"{ascii(reprlib.repr(found['input']))[1:-1]}"
         ) from None
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """The manifest of a store.
-
-    Raises
-    ------
-    StoreError
-        If there is none, it is of another format, or says what cannot be.
-    """
-    file = Path(path) / "manifest.json"
-    content = read_record(file, "there is no store: make one with FeatureVisualization.run")
-    if content.get("format") != FORMAT or content.get("version") != FORMAT_VERSION:
-        raise StoreError(f"{path}: manifest.json is not of the format {FORMAT} version {FORMAT_VERSION}")
-    return checked(Manifest, content, file)
-
-
-def read_seal(path: str | Path) -> Seal:
-    """The seal of a store.
+def read_patterns_record(folder: Folder, name: str) -> PatternsRecord:
+    """The record beside a file of patterns.
 
     Raises
     ------
     StoreError
         If there is none, or what it says cannot be.
     """
-    file = Path(path) / "seal.json"
-    return checked(Seal, read_record(file, "its sweep has not finished: call run or collect_results"), file)
+    content, _ = read_record(folder, name, "patterns have no record")
+    return checked(PatternsRecord, content, folder.path / name)
 
 
-def read_shard_record(folder: Path) -> ShardRecord:
-    """The record of a shard.
-
-    Raises
-    ------
-    StoreError
-        If there is none, or what it says cannot be.
-    """
-    file = folder / "shard.json"
-    return checked(ShardRecord, read_record(file, "the shard has no record"), file)
-
-
-def read_patterns_record(path: Path) -> dict[str, FileEntry]:
-    """What the record beside a file of patterns says of it.
-
-    Raises
-    ------
-    StoreError
-        If there is none, or what it says cannot be.
-    """
-    return checked(PatternsRecord, read_record(path, "patterns have no record"), path).files
-
-
-def check_file(path: Path, entry: FileEntry | None) -> None:
-    """Raise a StoreError if a file is not what its entry says, or has none."""
-    if entry is None:
-        raise StoreError(f"{path} does not belong to the store")
+def check_file(file: BufferedReader, path: Path, entry: FileEntry) -> None:
+    """Raise a StoreError if a file that is open is not what its entry says."""
     try:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         if size != entry.bytes:
             raise StoreError(f"{path} is damaged: it has {size} bytes, not {entry.bytes}")
-        if file_hash(path) != entry.sha256:
+        if file_hash(file) != entry.sha256:
             raise StoreError(f"{path} is damaged: its bytes have changed")
     except OSError as error:
-        raise StoreError(f"{path} is missing or cannot be read: {error}") from error
+        raise reading_errors(error, path) from error
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries of the files in a folder, as records hold them."""
-    return {file.name: FileEntry.of(file).model_dump() for file in sorted(folder.iterdir())}
+def entries_of(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Entries of the arrays in a folder, as records hold them."""
+    return {name: entry_of(folder, name).model_dump() for name in folder.names() if name.endswith(".npy")}
+
+
+def entry_of(folder: Folder, name: str) -> FileEntry:
+    """The entry of a file as it is."""
+    with folder.read(name) as file:
+        return FileEntry(bytes=os.fstat(file.fileno()).st_size, sha256=file_hash(file))

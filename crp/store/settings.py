@@ -6,14 +6,14 @@ import platform
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from crp.store.folder import StoreError
+from crp.store.place import Place
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError
-from crp.store.schema import Manifest, read_manifest
+from crp.store.schema import Manifest
 
 
 def known_passing(manifest: Manifest) -> list[str]:
@@ -27,13 +27,13 @@ def describe_environment(device: str) -> dict[str, str | int]:
     return {"python": platform.python_version(), **packages, "device": device, "threads": torch.get_num_threads()}
 
 
-def check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_settings(place: Place, settings: dict[str, Any]) -> None:
     """Raise a StoreError that names what differs between the settings of a store and those of a sweep."""
-    manifest = read_manifest(path)
+    manifest = place.manifest
     different = differences_from(manifest.settings.model_dump(), settings, manifest.made_with.python)
     if different:
         raise StoreError(
-            f"{path} holds a sweep with other settings: {different}. "
+            f"{place.path} holds a sweep with other settings: {different}. "
             "Choose another path, or overwrite=True to replace it"
         )
 
@@ -54,13 +54,14 @@ def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
         )
 
 
-def warn_of_other_environment(path: Path, device: str) -> None:
+def warn_of_other_environment(place: Place, device: str) -> None:
     """Warn if a store was begun on another kind of device, with other versions or another number of threads."""
-    there, here = read_manifest(path).made_with.model_dump(), describe_environment(device)
+    there, here = place.manifest.made_with.model_dump(), describe_environment(device)
     differences = list(_differences(there, here))
     if differences:
         warnings.warn(
-            f"{path} is continued in another environment, so values may differ by rounding: " + "; ".join(differences),
+            f"{place.path} is continued in another environment, so values may differ by rounding: "
+            + "; ".join(differences),
             stacklevel=2,
         )
 

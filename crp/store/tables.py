@@ -1,20 +1,22 @@
 """Tables: the top rows of each concept, and the sums of each class, of a store or of one shard."""
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
 from crp.store.files import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
+from crp.store.folder import Folder
 from crp.store.matrix import sums_of_classes
+from crp.store.npy import write_array
 from crp.store.reader import ReferenceStore
-from crp.store.records import durable_file
-from crp.store.schema import ShardRecord, check_file
+from crp.store.schema import ShardRecord
+from crp.store.stored_arrays import StoredArray
 from crp.store.topk import top_rows
 
 
-def write_tables(store: ReferenceStore, folder: Path) -> None:
+def write_tables(store: ReferenceStore, folder: Folder) -> None:
     """Write the top rows of each concept of a store that has matrices."""
     for quantity in QUANTITIES:
         samples = store.rows(quantity)["sample"]
@@ -31,7 +33,7 @@ def write_tables(store: ReferenceStore, folder: Path) -> None:
                     _save(folder, table_name(entry.key, quantity, statistic, normalised), table)
 
 
-def write_class_sums(store: ReferenceStore, folder: Path) -> None:
+def write_class_sums(store: ReferenceStore, folder: Folder) -> None:
     """Write the sums of each class over the rows of a store that has matrices."""
     for quantity in QUANTITIES:
         classes, counts, membership = store.membership(quantity)
@@ -42,7 +44,7 @@ def write_class_sums(store: ReferenceStore, folder: Path) -> None:
     _save(folder, "classes", classes)
 
 
-def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: Path) -> None:
+def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: Folder) -> None:
     """Write the tables and class sums of a store whose shards hold their own.
 
     Parameters
@@ -51,13 +53,13 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
         Not sealed.
     shards : dict
         Name of each shard -> its record.
-    folder : Path
+    folder : Folder
     """
     def of_shards(name: str) -> Iterator[np.ndarray]:
         for shard, record in shards.items():
-            path = store.path / "shards" / shard / f"{name}.npy"
-            check_file(path, record.files.get(path.name))
-            yield np.load(path, allow_pickle=False)
+            dtype, shape = store.place.tables[name]
+            entry = record.files[f"{name}.npy"]
+            yield StoredArray(store.place, ("shards", shard), name, dtype, shape, entry)[...].copy()
 
     classes_of_shards = list(of_shards("classes"))
     classes = np.unique(np.concatenate(classes_of_shards))
@@ -92,6 +94,8 @@ def _merged(tables: Iterable[np.ndarray], rows_before: np.ndarray, concepts: int
     return best
 
 
-def _save(folder: Path, name: str, array: np.ndarray) -> None:
-    with durable_file(folder / f"{name}.npy") as file:
-        np.save(file, array)
+def _save(folder: Folder, name: str, array: np.ndarray) -> None:
+    with folder.create(f"{name}.npy") as file:
+        write_array(file, array)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,12 +1,22 @@
-"""Is a store what its sweep wrote? Every byte of it is compared with the hashes that its records hold."""
+"""Is a store what its sweep wrote? All is read as readers do, and every byte compared with the hashes of records."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from crp.store.records import StoreError, file_hash, paths_below
-from crp.store.schema import check_file, read_manifest, read_patterns_record, read_seal, read_shard_record
+from crp.store.files import QUANTITIES
+from crp.store.folder import Folder, StoreError, opened, walk
+from crp.store.place import MANIFEST, SEAL, SHARD, Place, place_of_store
+from crp.store.reader import ReferenceStore
+from crp.store.schema import FileEntry, ShardRecord, check_file, read_patterns_record
+from crp.store.shards import finished_shards, shard_names
+from crp.store.stored_arrays import StoredArray
+from crp.store.temporaries import is_temporary
+
+_LOCK = ".lock"
 
 
 def verify(path: str | Path) -> list[str]:
@@ -26,54 +36,94 @@ def verify(path: str | Path) -> list[str]:
 
 class _Verification:
     def __init__(self, path: Path):
-        self.path, self.problems = path, []
-        present = sorted(paths_below(path))  # before records are read: a run that goes on may add to both
-        self.known = {path / "manifest.json"}
-        manifest = self._attempt(read_manifest, path)
-        if manifest is None:
+        self.path: Path = path
+        self.problems: list[str] = []
+        try:
+            with opened(path) as folder:
+                present = list(walk(folder))  # before records are read: a run that goes on may add to both
+        except FileNotFoundError:
+            present = []
+        self.known: set[tuple[str, ...]] = {(MANIFEST,), (_LOCK,)}
+        place = self._attempt(place_of_store, path)
+        if place is None:
             return  # which tells what all else is
-        self.manifest_hash = file_hash(path / "manifest.json")
-        has_seal = (path / "seal.json").exists()
-        seal = self._attempt(read_seal, path) if has_seal else None
-        if has_seal:
-            self.known.add(path / "seal.json")
-        if seal is not None:
-            is_same = seal.manifest == self.manifest_hash
-            self._expect(is_same, f"{path / 'manifest.json'} is not that of the sweep that was sealed")
-            self._check_files(path / "tables", seal.tables)
-        keeps_shards = manifest.settings.options.keep == "all" or not has_seal
-        if seal is None:
-            shards = dict.fromkeys(folder.name for folder in sorted((path / "shards").glob("[0-9]*")))
-        else:
-            shards = seal.shards if keeps_shards else {}
-        for name, sealed_hash in shards.items():
-            self._check_shard(path / "shards" / name, sealed_hash)
-        for record in sorted((path / "patterns").glob("*.json")):
-            self.known.add(record)
-            self._check_files(path / "patterns", self._attempt(read_patterns_record, record) or {})
-        for file in present:
-            if file.name.startswith("."):
-                self.problems.append(f"{file} was left by a run that has ended, or one is running; the next removes it")
-            elif (file.is_symlink() or not file.is_dir()) and file not in self.known:
-                if not any(part.startswith(".") for part in file.relative_to(path).parts):
-                    self.problems.append(f"{file} does not belong to the store")
+        self._check(place)
+        for names, status in sorted(present):
+            self._look_at(place, names, status)
 
-    def _check_shard(self, folder: Path, sealed_hash: str | None) -> None:
-        record = self._attempt(read_shard_record, folder)
-        if record is None:
+    def _check(self, place: Place) -> None:
+        self.place, self.within = place, () if place.manifest.folder is None else (place.manifest.folder,)
+        self.known.add((*self.within, _LOCK))
+        is_sealed = self._attempt(place.is_sealed)
+        shards: Collection[str] = ()
+        if is_sealed:
+            self._know(SEAL)
+            sealed = self._attempt(place.seal)
+            if sealed is not None:
+                shards = sealed[0].shards if place.manifest.settings.options.keep == "all" else ()
+                self._check_arrays(("tables",), sealed[0].tables, place.tables)
+        elif is_sealed is not None:
+            shards = self._attempt(shard_names, place) or ()
+        for name in shards:
+            self._check_shard(name, sealed[0].shards[name] if is_sealed and sealed else None)
+        if not self.problems:
+            self._attempt(_read_as_readers_do, place)
+        self._check_patterns()
+
+    def _check_shard(self, name: str, sealed_hash: str | None) -> None:
+        found = self._attempt(self.place.shard, name)
+        if found is None:
             return
-        self.known.add(folder / "shard.json")
-        self._expect(record.manifest == self.manifest_hash, f"{folder} belongs to a sweep with another manifest")
-        if sealed_hash is not None:
-            self._expect(
-                file_hash(folder / "shard.json") == sealed_hash, f"{folder} is not the shard that was sealed"
-            )
-        self._check_files(folder, record.files)
+        record, digest = found
+        self._know("shards", name, SHARD)
+        if sealed_hash not in (None, digest):
+            self.problems.append(f"{self.place.folder / 'shards' / name} is not the shard that was sealed")
+        self._check_arrays(("shards", name), record.files, self.place.arrays_of_shard, record)
 
-    def _check_files(self, folder: Path, files: dict[str, Any]) -> None:
-        for name, described in files.items():
-            self.known.add(folder / name)
-            self._attempt(check_file, folder / name, described)
+    def _check_arrays(
+        self, folder: tuple[str, ...], files: Mapping[str, FileEntry], kinds: Mapping[str, tuple],
+        record: ShardRecord | None = None,
+    ) -> None:
+        for file_name, entry in files.items():
+            self._know(*folder, file_name)
+            name = file_name.removesuffix(".npy")
+            dtype, shape = kinds[name]
+            if record is not None and kinds is self.place.matrices:
+                shape = self.place.shape_in(record, name)
+            self._attempt(StoredArray, self.place, folder, name, dtype, shape, entry)
+
+    def _check_patterns(self) -> None:
+        def check(folder: Folder) -> None:
+            for name in folder.names():
+                if name.endswith(".json"):
+                    self._know("patterns", name)
+                    record = self._attempt(read_patterns_record, folder, name)
+                    for file_name, entry in {} if record is None else record.files.items():
+                        self._know("patterns", file_name)
+                        self._attempt(_check_in, folder, file_name, entry)
+
+        with self.place.open() as folder:
+            if folder.has("patterns"):
+                with folder.folder("patterns") as patterns:
+                    check(patterns)
+
+    def _look_at(self, place: Place, names: tuple[str, ...], status: os.stat_result) -> None:
+        """Say what is wrong with something in the folder that no record names, or that is neither file nor folder."""
+        path = place.path.joinpath(*names)
+        if any(is_temporary(name) for name in names[:-1]):
+            return
+        if is_temporary(names[-1]):
+            self.problems.append(f"{path} was left by a run that has ended, or one is running; the next removes it")
+        elif names[0].startswith("sweep-") and names[0] != place.manifest.folder:
+            if len(names) == 1:
+                self.problems.append(
+                    f"{path} is of a run with overwrite=True that has not finished: run it again, or delete the folder"
+                )
+        elif not stat.S_ISDIR(status.st_mode) and names not in self.known:
+            self.problems.append(f"{path} does not belong to the store")
+
+    def _know(self, *names: str) -> None:
+        self.known.add((*self.within, *names))
 
     def _attempt(self, function: Callable, *arguments: Any) -> Any:
         try:
@@ -82,6 +132,28 @@ class _Verification:
             self.problems.append(str(error))
             return None
 
-    def _expect(self, is_so: bool, otherwise: str) -> None:
-        if not is_so:
-            self.problems.append(otherwise)
+
+def _read_as_readers_do(place: Place) -> None:
+    """Read all that is checked when it is read: whether rows and tables are of the samples that records say."""
+    if not place.is_sealed():
+        finished_shards(place)
+        return
+    store = ReferenceStore.at(place)
+    for quantity in QUANTITIES:
+        if store.options["keep"] == "all":
+            store.rows(quantity)
+        for layer in store.layers:
+            if store.options["keep"] == "top":
+                store.profile_of_classes(layer, quantity)
+            for statistic in store.statistics:
+                for normalised in (False, True):
+                    store.table(layer, quantity, statistic=statistic, normalised=normalised)
+
+
+def _check_in(folder: Folder, name: str, entry: FileEntry) -> None:
+    path = folder.path / name
+    try:
+        with folder.read(name) as file:
+            check_file(file, path, entry)
+    except OSError as error:
+        raise StoreError(f"{path} is missing or cannot be read: {error.strerror}") from error

@@ -16,7 +16,8 @@ from crp.concepts import Concept
 from crp.model.inputs import map_tensors
 from crp.model.layers import flatten_tensors
 from crp.model.samples import SampleError, describe_error
-from crp.store.files import MATRIX_OF, QUANTITIES, ROW_DTYPE, TOTAL_OF, stored_statistics
+from crp.store.files import QUANTITIES, ROW_DTYPE, stored_statistics
+from crp.store.layout import columns_of
 from crp.store.schema import LayerEntry
 from crp.store.shards import ShardWriter
 
@@ -179,7 +180,7 @@ class BatchPass:
         for quantity in QUANTITIES:
             writer.append(f"{quantity}.rows", np.empty(0, ROW_DTYPE))
             for entry in layers:
-                for name, dtype, shape in self._arrays(entry):
+                for name, (dtype, shape) in self._columns(entry).items():
                     writer.append(f"{entry.key}.{quantity}.{name}", np.empty((0, *shape), dtype))
 
     def _write_rows(
@@ -196,15 +197,11 @@ class BatchPass:
             writer.append(f"{quantity}.rows", chosen)
             for entry in layers:
                 arrays = (tensor.cpu().numpy()[selected] for tensor in recorded[entry.name])
-                for (name, *_), array in zip(self._arrays(entry), arrays):
+                for name, array in zip(self._columns(entry), arrays):
                     writer.append(f"{entry.key}.{quantity}.{name}", array)
 
-    def _arrays(self, entry: LayerEntry) -> list[tuple[str, str, tuple[int, ...]]]:
-        """Name, type and shape of a row of the arrays of a layer, in the order in which :meth:`read` gives them."""
-        arrays = []
-        for statistic in stored_statistics(self.max_target):
-            arrays += [(MATRIX_OF[statistic], self.dtype, (entry.concepts,)), (TOTAL_OF[statistic], "float32", ())]
-        return arrays + [("position", "int32", (entry.concepts,))] * entry.has_positions
+    def _columns(self, entry: LayerEntry) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        return columns_of(entry, self.max_target, self.dtype)
 
 
 def _rows(batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:

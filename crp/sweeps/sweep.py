@@ -19,21 +19,22 @@ from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
 from crp.model.samples import SampleError
-from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, is_sealed, is_store, stored_statistics
+from crp.store.creation import begin_replacement, create_store, remove_sweep, replace_store
+from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
+from crp.store.folder import StoreError
+from crp.store.place import Place, is_store, place_of_store, place_with
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError, file_hash
-from crp.store.schema import ConceptEntry, LayerEntry, read_manifest
+from crp.store.runs import announced
+from crp.store.schema import MOST_SHARDS, ConceptEntry, LayerEntry
+from crp.store.sealing import seal_store, tidy
 from crp.store.settings import check_settings, known_passing
 from crp.store.shards import (
     ShardWriter,
     contents_of,
-    create_store,
     finished_shards,
     range_of,
-    remove_dead_temporaries,
-    remove_merged_shards,
-    remove_store,
-    seal_store,
+    shard_name,
+    strays,
     swept_ranges,
 )
 from crp.sweeps.batches import Batch, BatchPass
@@ -115,23 +116,42 @@ class Sweep:
             shall not be resumed.
         """
         self._check_range(start, stop)
-        if overwrite:
-            remove_store(self.path)
+        if overwrite and is_store(self.path):
+            return self._replace(start, stop, workers)
         if is_store(self.path):
-            check_settings(self.path, self.settings)
-            self._check_held(start, stop)
-            if not resume and not is_sealed(self.path):
+            place = place_of_store(self.path)
+            check_settings(place, self.settings_at(place))
+            self._check_held(place, start, stop)
+            if not resume and not place.is_sealed():
                 raise StoreError(
                     f"{self.path} holds a sweep that has not finished: resume=True goes on with it, overwrite=True "
                     "begins anew"
                 )
-        if not is_sealed(self.path):
-            self.run_part(start, stop, workers)
-            seal_store(self.path)
-        else:
-            remove_merged_shards(self.path)
-            remove_dead_temporaries(self.path)
-        return ReferenceStore(self.path)
+        return self._finish(create_store(self.path, self._settings_here(), self._device), start, stop, workers)
+
+    def _replace(self, start: int, stop: int, workers: Workers | None) -> ReferenceStore:
+        """Sweep beside what the store holds, and let the new sweep take its place when it has finished."""
+        place = begin_replacement(self.path, self.settings, self._device)
+        if not place.is_sealed():
+            try:
+                self._check_held(place, start, stop)
+            except StoreError:  # what was begun is of other samples
+                remove_sweep(place)
+                place = begin_replacement(self.path, self.settings, self._device)
+        store = self._finish(place, start, stop, workers)
+        replace_store(place)
+        return store
+
+    def _finish(self, place: Place, start: int, stop: int, workers: Workers | None) -> ReferenceStore:
+        parts = self.parts(start, stop)
+        with announced(place, start, stop, finishes=True) as run:
+            if not place.is_sealed():
+                self._write_parts(place, parts, workers)
+                seal_store(place, parts, run)
+            else:
+                tidy(place, run)
+            self._check_held(place, start, stop)
+        return ReferenceStore.at(place)
 
     def run_part(self, start: int, stop: int, workers: Workers | None = None) -> list[str]:
         """Sweep a range of samples into shards of a store that is finished later. What exists is not done again.
@@ -143,46 +163,77 @@ class Sweep:
         """
         parts = self.parts(start, stop)
         self.write_parts(parts, workers)
-        return [f"{first:08d}" for first, _ in parts]
+        return [shard_name(first) for first, _ in parts]
 
     def write_parts(self, parts: list[tuple[int, int]], workers: Workers | None = None) -> None:
         """Write the shards of ranges of samples, as :meth:`parts` gives them. Those that exist are not done again."""
-        if is_sealed(self.path):
+        if is_store(self.path) and place_of_store(self.path).is_sealed():
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
-        create_store(self.path, self.settings, self.attribution.device.type)
-        self.manifest = file_hash(self.path / "manifest.json")
-        finished = [range_of(record) for record in finished_shards(self.path).values()]
+        place = create_store(self.path, self._settings_here(), self._device)
+        with announced(place, parts[0][0], parts[-1][1], finishes=False):
+            self._write_parts(place, parts, workers)
+
+    def _write_parts(self, place: Place, parts: list[tuple[int, int]], workers: Workers | None) -> None:
+        finished = [range_of(record) for record in finished_shards(place).values()]
         for part in parts:
             self._check_overlap(*part, finished)
         missing = [part for part in parts if part not in finished]
         self._check_disk(missing)
+        stray = strays(place)
+        if stray:
+            warnings.warn(f"{place.folder / 'shards'} holds what is no shard and is left alone: {stray}", stacklevel=2)
         total = sum(stop - first for first, stop in parts)
         done = total - sum(stop - first for first, stop in missing)
         with tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
             if workers is not None:
-                for first, stop in workers.write_shards(self.path, missing, self.manifest):
+                for first, stop in workers.write_shards(place, missing):
                     bar.update(stop - first)
                 return
             with self.attribution.attached(self.composite, self.first_batch.data):
                 for part in missing:
-                    self._write_shard(*part, bar.update)
+                    self._write_shard(place, *part, bar.update)
 
-    def write_shard(self, first: int, stop: int, manifest: str) -> None:
-        """Write one shard of a store that has been begun; ``manifest`` is the sha256 of its manifest."""
-        self.manifest = manifest
+    def join(self, manifest: str) -> None:
+        """Get ready to write shards of a sweep that has been begun, if it has the same settings.
+
+        Parameters
+        ----------
+        manifest : str
+            sha256 of its manifest.
+        """
+        self._place = place_with(self.path, manifest)
+        check_settings(self._place, self.settings_at(self._place))
+
+    def write_shard(self, first: int, stop: int) -> None:
+        """Write one shard of the sweep that this one has joined."""
         with self.attribution.attached(self.composite, self.first_batch.data):
-            self._write_shard(first, stop, lambda samples: None)
+            self._write_shard(self._place, first, stop, lambda samples: None)
 
     def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The shards of a range of samples: (first, stop) each."""
         size = self.batch_size * self.checkpoint
         self._check_range(start, stop)
+        if (stop - start) > size * MOST_SHARDS:
+            raise ValueError(f"a store has at most {MOST_SHARDS} shards: make checkpoint larger than {self.checkpoint}")
         return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
     @functools.cached_property
     def settings(self) -> dict:
         """Everything that decides what the store holds."""
-        passing = known_passing(read_manifest(self.path)) if is_store(self.path) else self.passing
+        return self._settings(self.passing)
+
+    def settings_at(self, place: Place) -> dict:
+        """The settings, apart from what passes change in the model as that sweep found."""
+        return self._settings(known_passing(place.manifest))
+
+    def _settings_here(self) -> dict:
+        return self.settings_at(place_of_store(self.path)) if is_store(self.path) else self.settings
+
+    @property
+    def _device(self) -> str:
+        return self.attribution.device.type
+
+    def _settings(self, passing: list[str]) -> dict:
         return {
             "model": model_fingerprint(self.attribution.model, passing),
             "attribution": describe_attribution(self.attribution),
@@ -195,13 +246,13 @@ class Sweep:
             "layers": [entry.model_dump(mode="json") for entry in self.layers],
         }
 
-    def _check_held(self, start: int, stop: int) -> None:
-        """Raise a StoreError if the store holds samples of another range, or in other shards."""
-        if is_sealed(self.path):
-            held = swept_ranges(self.path)
+    def _check_held(self, place: Place, start: int, stop: int) -> None:
+        """Raise a StoreError if a sweep holds samples of another range, or in other shards."""
+        if place.is_sealed():
+            held = swept_ranges(place)
             is_foreign = held != [[start, stop]]
         else:
-            shards, parts = finished_shards(self.path), self.parts(start, stop)
+            shards, parts = finished_shards(place), self.parts(start, stop)
             held, _ = contents_of(shards)
             is_foreign = any(range_of(record) not in parts for record in shards.values())
         if is_foreign:
@@ -288,8 +339,8 @@ class Sweep:
                     self._pass.read(result.activations[layer], layer)
                     self._pass.read(result.relevances[layer], layer)
 
-    def _write_shard(self, first: int, stop: int, report: Callable[[int], Any]) -> None:
-        with ShardWriter(self.path, first, stop, self.keep, self.batch_size, self.manifest) as writer:
+    def _write_shard(self, place: Place, first: int, stop: int, report: Callable[[int], Any]) -> None:
+        with ShardWriter(place, first, stop, self.batch_size) as writer:
             self._pass.write(_ahead(self.load(first, stop, self.batch_size)), self.layers, writer, report)
 
 

@@ -20,10 +20,11 @@ from typing import Any, Protocol
 import cloudpickle
 import torch
 
-from crp.store.records import StoreError, write_durably
-from crp.store.settings import check_settings
-from crp.store.shards import process_tag
+from crp.store.folder import StoreError
+from crp.store.place import Place
+from crp.store.temporaries import temporary
 
+_SENT = "sweep.pickle"
 _loaded: dict[str, Any] = {}
 _one_at_a_time = threading.Lock()
 
@@ -33,12 +34,11 @@ class WritesShards(Protocol):
 
     path: Path
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that decides what the store holds."""
+    def join(self, manifest: str) -> None:
+        """Get ready to write shards of a sweep that has been begun; ``manifest`` is the sha256 of its manifest."""
 
-    def write_shard(self, first: int, stop: int, manifest: str) -> None:
-        """Write one shard of a store that has been begun; ``manifest`` is the sha256 of its manifest."""
+    def write_shard(self, first: int, stop: int) -> None:
+        """Write one shard of it."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,24 @@ class Workers:
         self.executor = executor
         self._content = _pickled(make or sweep)
 
-    def write_shards(self, path: Path, parts: list[tuple[int, int]], manifest: str) -> Iterator[tuple[int, int]]:
-        """Let workers write shards of the store with this manifest; yields the samples of each that is there, in order.
+    def write_shards(self, place: Place, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Let workers write shards of a sweep; yields the samples of each that is there, in order.
 
         Raises
         ------
         Exception
             Whatever a worker raises. Other shards that have been begun are finished.
         """
-        file = path / f".job.{process_tag()}"
         digest = hashlib.sha256(self._content).hexdigest()
-        job = _Job(str(path.absolute()), file.name, digest, manifest, torch.get_num_threads())
+        with place.open() as folder, temporary(folder, "job") as sent:
+            sent.write(_SENT, self._content)
+            job = _Job(str(place.path.absolute()), str(sent.path.absolute() / _SENT), digest, place.manifest_hash,
+                       torch.get_num_threads())
+            yield from self._results(job, parts)
+
+    def _results(self, job: _Job, parts: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         futures = []
         try:
-            write_durably(file, self._content)
             for part in parts:
                 futures.append(self.executor.submit(_write_shard, job, *part))
             for part, future in zip(parts, futures):
@@ -95,7 +99,6 @@ class Workers:
         finally:
             for future in futures:
                 getattr(future, "cancel", bool)()
-            file.unlink(missing_ok=True)
 
 
 class _Pickler(cloudpickle.CloudPickler):
@@ -126,21 +129,20 @@ def _write_shard(job: _Job, first: int, stop: int) -> None:
         if job.sha256 not in _loaded:
             _loaded.clear()
             _loaded[job.sha256] = _load(job)
-        _loaded[job.sha256].write_shard(first, stop, job.manifest)
+        _loaded[job.sha256].write_shard(first, stop)
 
 
 def _load(job: _Job) -> WritesShards:
-    path = Path(job.path)
     try:
-        content = (path / job.file).read_bytes()
+        content = Path(job.file).read_bytes()
     except FileNotFoundError:
         raise StoreError(
-            f"{path / job.file} is not there: the sweep has ended, or this worker does not see the folder of the store"
+            f"{job.file} is not there: the sweep has ended, or this worker does not see the folder of the store"
         ) from None
     if hashlib.sha256(content).hexdigest() != job.sha256:
-        raise StoreError(f"{path / job.file} is not what was sent")
+        raise StoreError(f"{job.file} is not what was sent")
     sent = cloudpickle.loads(content)
     sweep: WritesShards = sent() if callable(sent) else sent
-    sweep.path = path
-    check_settings(path, sweep.settings)
+    sweep.path = Path(job.path)
+    sweep.join(job.manifest)
     return sweep

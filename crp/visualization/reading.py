@@ -9,11 +9,11 @@ import torch
 from zennit.core import Composite
 
 from crp.model.inputs import call_model
-from crp.store.files import is_sealed
 from crp.store.fingerprint import fingerprint, probe_indices
+from crp.store.folder import StoreError
 from crp.store.legacy import LegacyResults, is_legacy_folder
+from crp.store.place import is_sealed
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError
 from crp.store.settings import check_reading, known_passing
 from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
 from crp.sweeps.model_fingerprint import model_fingerprint

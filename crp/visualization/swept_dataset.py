@@ -13,12 +13,12 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
 from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
-from crp.store.files import is_sealed
 from crp.store.fingerprint import is_of_library
+from crp.store.folder import StoreError
+from crp.store.place import place_of_store
 from crp.store.reader import ReferenceStore
-from crp.store.records import StoreError
-from crp.store.schema import read_seal
-from crp.store.shards import check_complete, finished_shards, seal_store
+from crp.store.sealing import seal_store
+from crp.store.shards import check_complete, finished_shards
 from crp.sweeps.batches import Batch
 from crp.sweeps.loading import load_batches
 from crp.sweeps.sweep import Sweep
@@ -145,7 +145,8 @@ class SweptDataset:
         on_device : str or torch.device, optional
             Where activations and relevances are moved to be read.
         overwrite : bool, default False
-            Replace what another sweep left in the folder.
+            Replace the sweep that the store holds: the new one is written beside it, and takes its place when it has
+            finished. Broken off, the same call goes on.
         resume : bool, default True
             Go on with an unfinished sweep; False refuses to.
         num_workers : int, default 0
@@ -234,13 +235,14 @@ class SweptDataset:
         StoreError
             If shards or samples are missing, or overlap.
         """
-        shards = read_seal(self.path).shards if is_sealed(self.path) else finished_shards(self.path)
+        place = place_of_store(self.path)
+        shards = place.seal()[0].shards if place.is_sealed() else finished_shards(place)
         missing = [shard for shard in checkpoints or [] if shard not in shards]
         if missing:
             raise StoreError(f"{self.path} lacks the shards {missing}")
-        check_complete(self.path, d_index)
-        seal_store(self.path)
-        return ReferenceStore(self.path)
+        check_complete(place, d_index)
+        seal_store(place)
+        return ReferenceStore.at(place)
 
     def sweep(
         self, composite: Composite, *, num_workers: int = 0, on_error: str = "raise", **options: Any

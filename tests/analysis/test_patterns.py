@@ -391,10 +391,12 @@ def test_patterns_of_another_sweep_are_refused(visualization, tmp_path):
     fresh.find_patterns("1")
     kept = {file.name: file.read_bytes() for file in (tmp_path / "store" / "patterns").iterdir()}
     store = fresh.run(EpsilonPlusFlat(), 0, 120, batch_size=7, overwrite=True)
-    assert not store.patterns_path("1", "activation").exists()
-    store.patterns_path("1", "activation").parent.mkdir()
+    assert not (store.path / "patterns").exists()
+    folder = store.place.folder / "patterns"
+    assert not folder.exists()
+    folder.mkdir()
     for name, content in kept.items():
-        (tmp_path / "store" / "patterns" / name).write_bytes(content)
+        (folder / name).write_bytes(content)
     with pytest.raises(StoreError, match="of another sweep"):
         Patterns.load(store, layer="1")
 

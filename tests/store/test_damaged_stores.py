@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 from small_sweeps import QUANTITIES, changed_model, run_parts, sweep, visualization
+from store_files import write
 
 from crp.store import ReferenceStore, StoreError
-from crp.store.records import write_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -78,7 +78,7 @@ def test_a_manifest_cannot_point_outside_of_its_folder(sound, tmp_path):
     with pytest.raises(StoreError, match="was edited"):
         ReferenceStore(tmp_path / "store")
     del manifest["sha256"]
-    write_record(tmp_path / "store" / "manifest.json", manifest)
+    write(tmp_path / "store" / "manifest.json", manifest)
     with pytest.raises(StoreError, match="impossible"):
         ReferenceStore(tmp_path / "store")
 

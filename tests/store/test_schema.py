@@ -5,20 +5,27 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from store_files import read, write
 
 from crp.store import StoreError
-from crp.store.records import read_record, write_record
-from crp.store.schema import read_manifest, read_patterns_record, read_seal, read_shard_record
+from crp.store.folder import opened
+from crp.store.place import place_of_store
+from crp.store.schema import read_patterns_record
 
 ARCHIVE = Path(__file__).with_name("stores_of_before.zip")
 RECORDS = {
-    "manifest.json": lambda store: read_manifest(store),
-    "seal.json": lambda store: read_seal(store),
-    "shards/00000000/shard.json": lambda store: read_shard_record(store / "shards/00000000"),
-    "patterns/L0000.activation.json": lambda store: read_patterns_record(store / "patterns/L0000.activation.json"),
+    "manifest.json": place_of_store,
+    "seal.json": lambda store: place_of_store(store).seal(),
+    "shards/00000000/shard.json": lambda store: place_of_store(store).shard("00000000"),
+    "patterns/L0000.activation.json": lambda store: read_patterns(store, "L0000.activation.json"),
 }
 MAY_BE_NONE = {("dataset", "samples"), ("dataset", "targets")}
 MAPPINGS = {"attributes", "hooks", "rules", "operations", "skipped", "shards", "tables", "files"}  # keys are names
+
+
+def read_patterns(store, name):
+    with opened(store, "patterns") as folder:
+        return read_patterns_record(folder, name)
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def refuse(store, name, content, where, value):
     for key in where[:-1]:
         part = part[key]
     part[where[-1]] = value
-    write_record(store / name, changed)
+    write(store / name, changed)
     with pytest.raises(StoreError, match="holds something impossible|is not of the format") as caught:
         RECORDS[name](store)
     assert str(store) in str(caught.value)
@@ -52,7 +59,7 @@ def refuse(store, name, content, where, value):
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_value_of_another_kind_is_refused_anywhere(store, name):
-    content = read_record(store / name, "")
+    content = read(store / name)
     RECORDS[name](store)
     tried = 0
     for where, value in places(content):
@@ -66,7 +73,7 @@ def test_a_value_of_another_kind_is_refused_anywhere(store, name):
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_an_entry_that_nobody_knows_is_refused_anywhere(store, name):
-    content = read_record(store / name, "")
+    content = read(store / name)
     for where, value in places(content):
         if isinstance(value, dict) and (not where or where[-1] not in MAPPINGS):
             assert "eval" in refuse(store, name, content, (*where, "eval"), "import os")
@@ -79,5 +86,5 @@ def test_an_entry_that_nobody_knows_is_refused_anywhere(store, name):
     (("settings", "dataset", "length"), 0, "settings.dataset.length.*greater than or equal to 1"),
 ])
 def test_the_error_names_the_place_and_what_may_stand_there(store, where, value, message):
-    found = refuse(store, "manifest.json", read_record(store / "manifest.json", ""), where, value)
+    found = refuse(store, "manifest.json", read(store / "manifest.json"), where, value)
     assert re.search(message, found), found

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from large_sweeps import Images, contents, network, run, visualization
+from store_files import read, sha256, write
 from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
@@ -18,7 +19,7 @@ from crp.cli.runs import info
 from crp.concepts import ChannelConcept
 from crp.model.samples import SampleError
 from crp.store import ReferenceStore, StoreError, verify
-from crp.store.records import file_hash, read_record, write_record
+from crp.store.place import place_of_store
 from crp.visualization import FeatureVisualization
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -92,9 +93,15 @@ def test_any_change_of_any_file_is_found(sound, files, tmp_path, how):
     assert len(files) > 20
 
 
+RECORDS = {
+    "manifest.json": place_of_store, "seal.json": lambda path: place_of_store(path).seal(),
+    "shards/00000000/shard.json": lambda path: place_of_store(path).shard("00000000"),
+}
+
+
 def test_each_byte_of_the_records_counts(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "store")
-    for name in ("manifest.json", "seal.json", "shards/00000000/shard.json"):
+    for name in RECORDS:
         file = tmp_path / "store" / name
         written = file.read_bytes()
         for place in range(0, len(written), 7):
@@ -102,7 +109,7 @@ def test_each_byte_of_the_records_counts(sound, tmp_path):
             changed[place] ^= 1 << place % 8
             file.write_bytes(changed)
             with pytest.raises(StoreError, match="damaged"):
-                read_record(file, "absent")
+                RECORDS[name](tmp_path / "store")
         file.write_bytes(written)
     assert verify(tmp_path / "store") == []
 
@@ -124,10 +131,10 @@ def test_missing_extra_and_exchanged_files_are_found(sound, files, tmp_path):
         shutil.rmtree(path)
     path = tmp_path / "store"
     shutil.copytree(sound, path)
-    (path / "shards" / ".00000000.host.1.abcdef01").mkdir()
-    (path / "shards" / ".00000000.host.1.abcdef01" / "x.npy").write_bytes(b"x")
+    (path / "shards" / ".00000000.0123456789ab.1.abcdef01").mkdir()
+    (path / "shards" / ".00000000.0123456789ab.1.abcdef01" / "x.npy").write_bytes(b"x")
     assert len(verify(path)) == 1 and "was left by a run" in verify(path)[0]
-    shutil.rmtree(path / "shards" / ".00000000.host.1.abcdef01")
+    shutil.rmtree(path / "shards" / ".00000000.0123456789ab.1.abcdef01")
     first, second = (path / "shards" / name for name in ("00000000", "00000016"))
     first.rename(path / "x"), second.rename(first), (path / "x").rename(second)
     assert verify(path)
@@ -137,9 +144,9 @@ def test_missing_extra_and_exchanged_files_are_found(sound, files, tmp_path):
 
 def test_an_edited_manifest_is_found_even_with_a_new_hash(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "store")
-    manifest = read_record(tmp_path / "store" / "manifest.json", "")
+    manifest = read(tmp_path / "store" / "manifest.json")
     manifest["settings"]["composite"]["class"] = "Other"
-    write_record(tmp_path / "store" / "manifest.json", manifest)
+    write(tmp_path / "store" / "manifest.json", manifest)
     assert len(verify(tmp_path / "store")) >= 3
     with pytest.raises(StoreError, match="manifest"):
         ReferenceStore(tmp_path / "store")
@@ -199,13 +206,13 @@ def paths_into(content, prefix=()):
 
 
 def make_hashes_right(path):
-    manifest, seal = file_hash(path / "manifest.json"), read_record(path / "seal.json", "")
+    manifest, seal = sha256(path / "manifest.json"), read(path / "seal.json")
     for shard in path.glob("shards/*/shard.json"):
-        record = read_record(shard, "")
+        record = read(shard)
         if "manifest" in record:
-            write_record(shard, {**record, "manifest": manifest})
-        seal["shards"][shard.parent.name] = file_hash(shard)
-    write_record(path / "seal.json", {**seal, "manifest": manifest})
+            write(shard, {**record, "manifest": manifest})
+        seal["shards"][shard.parent.name] = sha256(shard)
+    write(path / "seal.json", {**seal, "manifest": manifest})
 
 
 @pytest.mark.slow
@@ -219,14 +226,14 @@ def test_records_that_say_something_else_with_a_right_hash_give_errors_of_ours(
 ):
     path = tmp_path_factory.mktemp("edited") / "store"
     shutil.copytree(sound, path)
-    content = read_record(path / name, "")
+    content = read(path / name)
     places = [place for place in paths_into(content) if place]
     place = places[number % len(places)]
     part = content
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = value
-    write_record(path / name, content)
+    write(path / name, content)
     if name != "seal.json":  # as far as one can go without touching the matrices
         make_hashes_right(path)
     try:

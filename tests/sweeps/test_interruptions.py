@@ -17,7 +17,10 @@ from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.model.samples import SampleError
 from crp.store import StoreError, verify
-from crp.store.shards import finished_shards, seal_store
+from crp.store.place import place_of_store
+from crp.store.sealing import seal_store
+from crp.store.shards import finished_shards
+from crp.store.temporaries import process_tag
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -105,7 +108,7 @@ def test_a_small_disk(tmp_path, undisturbed):
 def test_an_exception_names_the_sample_and_another_run_goes_on(tmp_path, undisturbed):
     with pytest.raises(SampleError, match="sample 21: OSError: image21.png is truncated"):
         run(tmp_path, Images(broken=[21]))
-    assert list(finished_shards(tmp_path)) == ["00000000", "00000008"] and no_trace(tmp_path)
+    assert list(finished_shards(place_of_store(tmp_path))) == ["00000000", "00000008"] and no_trace(tmp_path)
     run(tmp_path)
     assert contents(tmp_path) == undisturbed
 
@@ -208,7 +211,7 @@ def test_out_of_memory_halves_the_rows_of_the_shard(tmp_path, error):
 
     with pytest.warns(UserWarning, match="out of memory with 8 rows at sample 0: 4 from there on"):
         store = run(tmp_path / "few", batch_size=8, visualization_options=with_greedy(3))
-    records = finished_shards(tmp_path / "few").values()
+    records = finished_shards(place_of_store(tmp_path / "few")).values()
     assert all(len(record.notes) == 2 and "with 4 rows" in record.notes[1] for record in records)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -333,12 +336,12 @@ def test_keep_top_is_resumed_and_its_size_does_not_grow(tmp_path):
 def test_a_store_can_be_finished_twice(tmp_path, keep):
     fv = visualization(tmp_path)
     fv.sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2, keep=keep).run_part(0, SAMPLES)
-    names = list(finished_shards(tmp_path))
+    names = list(finished_shards(place_of_store(tmp_path)))
     fv.collect_results(names, (0, SAMPLES))
     before = contents(tmp_path)
     (tmp_path / "tables" / "L0000.relevance.value.npy").touch()
     fv.collect_results(names, (0, SAMPLES))
-    seal_store(tmp_path)
+    seal_store(place_of_store(tmp_path))
     assert contents(tmp_path) == before
 
 
@@ -349,7 +352,7 @@ def test_processes_that_finish_a_store_at_once(tmp_path, undisturbed):
         children.append(os.fork())
         if children[-1] == 0:
             try:
-                seal_store(tmp_path)
+                seal_store(place_of_store(tmp_path))
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -363,16 +366,18 @@ def test_what_another_run_left_in_finishing_is_removed(tmp_path, undisturbed):
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    host = os.uname().nodename
-    for name in (f".tables.{host}.{child}.0123abcd", ".tables.elsewhere.1.0123abcd", ".tables.elsewhere.2.0123abcd"):
+    machine = process_tag().split(".")[0]
+    tags = f"{machine}.{child}", "0123456789ab.1", "0123456789ab.2"
+    ended, other, recent = (f".tables.{tag}.0123abcd" for tag in tags)
+    for name in (ended, other, recent):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "x.npy").write_bytes(b"x")
+        (tmp_path / name / "lock").write_bytes(b"")
     old = time.time() - 100_000
-    for file in (tmp_path / ".tables.elsewhere.1.0123abcd" / "x.npy", tmp_path / ".tables.elsewhere.1.0123abcd"):
+    for file in (tmp_path / other / "lock", tmp_path / other):
         os.utime(file, (old, old))
-    seal_store(tmp_path)
-    (tmp_path / ".tables.elsewhere.2.0123abcd" / "x.npy").unlink()  # of a machine that may be alive
-    (tmp_path / ".tables.elsewhere.2.0123abcd").rmdir()
+    seal_store(place_of_store(tmp_path))
+    (tmp_path / recent / "lock").unlink()  # of a machine that may be alive
+    (tmp_path / recent).rmdir()
     assert contents(tmp_path) == undisturbed and no_trace(tmp_path)
 
 
@@ -401,10 +406,10 @@ def test_space_that_finished_shards_take_is_not_asked_for_again(tmp_path, monkey
 def test_shards_of_a_store_that_was_replaced_are_not_committed(tmp_path):
     sweep = visualization(tmp_path).sweep(EpsilonPlusFlat(), batch_size=4, checkpoint=2)
     sweep.run_part(0, 8)
-    manifest = sweep.manifest
+    sweep.join(place_of_store(tmp_path).manifest_hash)
     run(tmp_path, overwrite=True, composite=EpsilonPlus())
-    with pytest.raises(StoreError, match="has been replaced"):
-        sweep.write_shard(0, 8, manifest)
+    with pytest.raises(StoreError, match="not there|has been replaced"):
+        sweep.write_shard(0, 8)
     assert verify(tmp_path) == []
 
 

@@ -1,0 +1,86 @@
+"""Results kept in a store beside its matrices, in the folder ``patterns``: a file, and a record that names it.
+
+The name of a file holds its hash, so another one lies beside it until the record names the other: one rename.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from crp.store.folder import Folder, StoreError, reading_errors
+from crp.store.reader import ReferenceStore
+from crp.store.records import write_record
+from crp.store.schema import FileEntry, PatternsRecord, check_file, read_patterns_record
+from crp.store.temporaries import locked, remove_ended, temporary
+
+_FOLDER = "patterns"
+
+
+def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
+    """Keep a result in the place of the one with this stem.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there any more, or a link is where a file or folder should be.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    name, record_name = f"{stem}.{digest[:16]}.npz", f"{stem}.json"
+    record = PatternsRecord(files={name: FileEntry(bytes=len(content), sha256=digest)})
+    with store.place.open() as parent, parent.make(_FOLDER) as folder, locked(folder):
+        for written in (name, record_name):
+            if folder.kind(written) not in ("a file", "nothing"):
+                raise StoreError(f"{folder.path / written} is no file but {folder.kind(written)}")
+        is_kept = False
+        while not is_kept:
+            with temporary(folder, "patterns") as unfinished:
+                unfinished.write(name, content)
+                unfinished.rename(name, folder, name)
+            write_record(folder, record_name, record.model_dump())
+            is_kept = folder.has(name)  # where there are no locks, others may have taken it for an old one
+        for other in folder.names():
+            if other != name and other.startswith(f"{stem}.") and other.endswith(".npz"):
+                folder.remove(other)
+        remove_ended(folder)
+
+
+@contextmanager
+def open_attached(store: ReferenceStore, stem: str) -> Iterator[tuple[BufferedReader, Path] | None]:
+    """The file of a result, compared with its hash; None if there is none.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
+    with store.place.open() as parent:
+        if not parent.has(_FOLDER):
+            yield None
+            return
+        with parent.folder(_FOLDER) as folder:
+            if not folder.has(f"{stem}.json"):
+                yield None
+                return
+            file, path, entry = _open_named(folder, f"{stem}.json")
+            with file:
+                check_file(file, path, entry)
+                file.seek(0)
+                yield file, path
+
+
+def _open_named(folder: Folder, record_name: str) -> tuple[BufferedReader, Path, FileEntry]:
+    """The file that a record names, which others may be replacing."""
+    before: PatternsRecord | None = None
+    while True:
+        record = read_patterns_record(folder, record_name)
+        (name, entry), = record.files.items()
+        path = folder.path / name
+        try:
+            return folder.read(name), path, entry
+        except OSError as error:
+            if record == before:
+                raise reading_errors(error, path) from error
+            before = record

@@ -1,0 +1,89 @@
+"""Finishing a store: tables derived from its shards, then the seal."""
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from crp.store.folder import Folder, StoreError
+from crp.store.place import SEAL, Place, place_with
+from crp.store.reader import ReferenceStore
+from crp.store.records import record_bytes
+from crp.store.runs import is_alone
+from crp.store.schema import entries_of
+from crp.store.shards import contents_of, finished_shards, is_shard_name, range_of
+from crp.store.tables import merge_tables, write_tables
+from crp.store.temporaries import locked, remove_ended, temporary
+
+
+def seal_store(place: Place, parts: Collection[tuple[int, int]] | None = None, run: str = "") -> None:
+    """Derive the tables from the shards and mark the store complete, if that has not been done.
+
+    Parameters
+    ----------
+    place : Place
+    parts : collection of (int, int), optional
+        The shards that it consists of, as ranges of samples; by default all that are there.
+    run : str, optional
+        Name of the note of the run that calls this.
+
+    Raises
+    ------
+    StoreError
+        If there is no shard, or one of other samples.
+    """
+    with place.open() as folder:
+        with locked(folder):
+            if not folder.has(SEAL):
+                _seal(place, folder, parts)
+        tidy(place, run)
+
+
+def _seal(place: Place, folder: Folder, parts: Collection[tuple[int, int]] | None) -> None:
+    shards = finished_shards(place)
+    if not shards:
+        raise StoreError(f"{place.path} holds no finished shard")
+    foreign = [record for record in shards.values() if parts is not None and range_of(record) not in parts]
+    if foreign:
+        raise StoreError(
+            f"{place.path} also holds samples {foreign[0].first} to {foreign[0].stop - 1} of another run, so it was "
+            "not finished: choose another path, or crp merge with all samples"
+        )
+    samples, skipped = contents_of(shards)
+    with temporary(folder, "seal") as unfinished:
+        with unfinished.make("tables") as tables:
+            store = ReferenceStore.unsealed(place, shards)
+            if store.options["keep"] == "top":
+                merge_tables(store, shards, tables)
+            else:
+                write_tables(store, tables)
+            entries = entries_of(tables)
+            tables.sync()
+        unfinished.write(SEAL, record_bytes({
+            "manifest": place.manifest_hash, "samples": samples, "skipped": skipped,
+            "shards": {name: place.shard(name)[1] for name in shards}, "tables": entries,
+        }))
+        place_with(place.path, place.manifest_hash)  # it is there still
+        if folder.has(SEAL):  # where there are no locks
+            return
+        folder.remove("tables")
+        unfinished.rename("tables", folder, "tables")
+        folder.sync()
+        unfinished.rename(SEAL, folder, SEAL)
+    folder.sync()
+
+
+def tidy(place: Place, run: str = "") -> None:
+    """Remove from a finished store what is not part of it: shards that were merged or came late, what runs left.
+
+    Shards that were merged stay as long as other runs than the one with a name go on.
+    """
+    seal, _ = place.seal()
+    with place.open() as folder:
+        if folder.has("shards"):
+            with folder.folder("shards") as shards:
+                remove_ended(shards)
+                for name in shards.names():
+                    if is_shard_name(name) and name not in seal.shards:
+                        shards.remove(name)
+            if place.manifest.settings.options.keep == "top" and is_alone(folder, run):
+                folder.remove("shards")
+        remove_ended(folder)
