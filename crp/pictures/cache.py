@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ class Cache(ABC):
 class ImageCache(Cache):
     """Keeps pictures as PNG files in a folder.
 
+    Pictures that are lost or damaged are made again. Several processes may fill and read one cache: the pictures of a
+    reference appear at once, in a folder of their own.
+
     Parameters
     ----------
     path : str or Path, default "cache"
@@ -60,18 +63,10 @@ class ImageCache(Cache):
         """Look up pictures; see :meth:`Cache.load`."""
         found, missing = {}, []
         for reference_id in ids:
-            folder = self._folder(reference_id, key)
-            if not folder.is_dir():
+            try:
+                found[reference_id] = _read_while_others_write(self._folder(reference_id, key))
+            except _DAMAGES:
                 missing.append(reference_id)
-                continue
-            parts: dict[str, list] = {}
-            for file in sorted(folder.glob("*.png")):
-                with Image.open(file) as picture:
-                    picture.load()
-                parts.setdefault(file.name.partition(".")[0], []).append(picture)
-            count = json.loads((folder / "parts.json").read_text())
-            lists = [parts.get(str(i), []) for i in range(count or 1)]
-            found[reference_id] = tuple(lists) if count else lists[0]
         return found, missing
 
     def save(self, references: dict, key: dict) -> None:
@@ -87,16 +82,54 @@ class ImageCache(Cache):
             if not all(isinstance(part, list) and all(isinstance(i, Image.Image) for i in part) for part in parts):
                 raise TypeError("an ImageCache keeps lists of PIL images; this plot_fn gives something else")
             folder = self._folder(reference_id, key)
-            temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
-            temporary.mkdir(parents=True)
-            for i, part in enumerate(parts):
-                for j, picture in enumerate(part):
-                    picture.save(temporary / f"{i}.{j:06d}.png")
-            (temporary / "parts.json").write_text(json.dumps(len(parts) if isinstance(value, tuple) else None))
-            (folder.parent / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True, default=str))
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+            unfinished, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}") for _ in range(2))
+            unfinished.mkdir(parents=True)
+            try:
+                _write(unfinished, parts, isinstance(value, tuple))
+                (folder.parent / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True, default=str))
+                if folder.exists():
+                    folder.rename(old)
+                unfinished.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process has just saved these pictures
+                    raise
+            finally:
+                for left in (unfinished, old):
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _folder(self, reference_id: Any, key: dict) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
         return self.path / digest[:24] / str(reference_id).replace(":", "_")
+
+
+_DAMAGES = OSError, ValueError, KeyError, TypeError, SyntaxError  # whatever may be wrong with a picture
+
+
+def _read_while_others_write(folder: Path) -> list | tuple:
+    """Pictures in a folder, which another process may be putting in its place."""
+    for pause in (0, .001, .01):
+        time.sleep(pause)
+        try:
+            return _read(folder)
+        except FileNotFoundError:
+            pass
+    return _read(folder)
+
+
+def _write(folder: Path, parts: tuple[list, ...], is_tuple: bool) -> None:
+    for i, part in enumerate(parts):
+        for j, picture in enumerate(part):
+            picture.save(folder / f"{i}.{j:06d}.png")
+    (folder / "parts.json").write_text(json.dumps({"counts": [len(part) for part in parts], "is_tuple": is_tuple}))
+
+
+def _read(folder: Path) -> list | tuple:
+    kept = json.loads((folder / "parts.json").read_bytes())
+    parts = [[_open(folder / f"{i}.{j:06d}.png") for j in range(count)] for i, count in enumerate(kept["counts"])]
+    return tuple(parts) if kept["is_tuple"] else parts[0]
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+    return picture

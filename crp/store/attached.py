@@ -16,7 +16,7 @@ from crp.store.records import write_record
 from crp.store.schema import FileEntry, PatternsRecord, check_file, read_patterns_record
 from crp.store.temporaries import locked, remove_ended, temporary
 
-_FOLDER = "patterns"
+ATTACHED = "patterns"
 
 
 def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
@@ -30,7 +30,7 @@ def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     name, record_name = f"{stem}.{digest[:16]}.npz", f"{stem}.json"
     record = PatternsRecord(files={name: FileEntry(bytes=len(content), sha256=digest)})
-    with store.place.open() as parent, parent.make(_FOLDER) as folder, locked(folder):
+    with store.place.open() as parent, parent.make(ATTACHED) as folder, locked(folder):
         for written in (name, record_name):
             if folder.kind(written) not in ("a file", "nothing"):
                 raise StoreError(f"{folder.path / written} is no file but {folder.kind(written)}")
@@ -57,10 +57,10 @@ def open_attached(store: ReferenceStore, stem: str) -> Iterator[tuple[BufferedRe
         If it is damaged.
     """
     with store.place.open() as parent:
-        if not parent.has(_FOLDER):
+        if not parent.has(ATTACHED):
             yield None
             return
-        with parent.folder(_FOLDER) as folder:
+        with parent.folder(ATTACHED) as folder:
             if not folder.has(f"{stem}.json"):
                 yield None
                 return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from crp.store.attached import ATTACHED
 from crp.store.files import QUANTITIES
 from crp.store.folder import Folder, StoreError, opened, walk
 from crp.store.place import MANIFEST, SEAL, SHARD, Place, place_of_store
@@ -38,6 +39,7 @@ class _Verification:
     def __init__(self, path: Path):
         self.path: Path = path
         self.problems: list[str] = []
+        self.is_told = True  # whether records tell what belongs to the store
         try:
             with opened(path) as folder:
                 present = list(walk(folder))  # before records are read: a run that goes on may add to both
@@ -59,20 +61,22 @@ class _Verification:
         if is_sealed:
             self._know(SEAL)
             sealed = self._attempt(place.seal)
+            self.is_told = sealed is not None
             if sealed is not None:
                 shards = sealed[0].shards if place.manifest.settings.options.keep == "all" else ()
                 self._check_arrays(("tables",), sealed[0].tables, place.tables)
-        elif is_sealed is not None:
+        else:
             shards = self._attempt(shard_names, place) or ()
         for name in shards:
             self._check_shard(name, sealed[0].shards[name] if is_sealed and sealed else None)
         if not self.problems:
             self._attempt(_read_as_readers_do, place)
-        self._check_patterns()
+        self._attempt(self._check_patterns)
 
     def _check_shard(self, name: str, sealed_hash: str | None) -> None:
         found = self._attempt(self.place.shard, name)
         if found is None:
+            self.is_told = False
             return
         record, digest = found
         self._know("shards", name, SHARD)
@@ -93,19 +97,17 @@ class _Verification:
             self._attempt(StoredArray, self.place, folder, name, dtype, shape, entry)
 
     def _check_patterns(self) -> None:
-        def check(folder: Folder) -> None:
-            for name in folder.names():
-                if name.endswith(".json"):
-                    self._know("patterns", name)
-                    record = self._attempt(read_patterns_record, folder, name)
-                    for file_name, entry in {} if record is None else record.files.items():
-                        self._know("patterns", file_name)
-                        self._attempt(_check_in, folder, file_name, entry)
-
         with self.place.open() as folder:
-            if folder.has("patterns"):
-                with folder.folder("patterns") as patterns:
-                    check(patterns)
+            if not folder.has(ATTACHED):
+                return
+            with folder.folder(ATTACHED) as patterns:
+                for name in patterns.names():
+                    if name.endswith(".json"):
+                        self._know(ATTACHED, name)
+                        record = self._attempt(read_patterns_record, patterns, name)
+                        for file_name, entry in {} if record is None else record.files.items():
+                            self._know(ATTACHED, file_name)
+                            self._attempt(_check_in, patterns, file_name, entry)
 
     def _look_at(self, place: Place, names: tuple[str, ...], status: os.stat_result) -> None:
         """Say what is wrong with something in the folder that no record names, or that is neither file nor folder."""
@@ -119,7 +121,9 @@ class _Verification:
                 self.problems.append(
                     f"{path} is of a run with overwrite=True that has not finished: run it again, or delete the folder"
                 )
-        elif not stat.S_ISDIR(status.st_mode) and names not in self.known:
+        elif not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+            self.problems.append(f"{path} is neither file nor folder")
+        elif stat.S_ISREG(status.st_mode) and names not in self.known and self.is_told:
             self.problems.append(f"{path} does not belong to the store")
 
     def _know(self, *names: str) -> None:
