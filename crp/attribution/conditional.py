@@ -1,11 +1,13 @@
 """Conditional attribution: relevance from a model's output to its input, through chosen concepts only."""
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +42,7 @@ from crp.model.inputs import (
 )
 from crp.model.layers import OutputChoice, as_layer_list
 from crp.model.rows import share_rows
-from crp.rules.attach import check_supported
+from crp.rules.attach import check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
 
@@ -128,6 +130,17 @@ class CondAttribution(Steps):
         self.samples = dict(samples or {})
         self._rules = ModelRules(model)
         self._audited: weakref.WeakSet[Composite] = weakref.WeakSet()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold; there are none while rules are on the model, which would have them for ever."""
+        if self._rules.are_kept or is_in_use(self.model):
+            raise RuntimeError(
+                "rules are on the model: copy the attribution after its generate() or attached() has ended"
+            )
+        return {**vars(self), "_rules": copy.copy(self._rules), "_audited": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _audited=weakref.WeakSet())
 
     def __call__(
         self,

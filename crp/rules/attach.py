@@ -42,6 +42,12 @@ def check_supported(model: nn.Module) -> None:
             )
 
 
+def is_in_use(model: nn.Module) -> bool:
+    """Whether an attribution is using a model, in any thread."""
+    with _in_use_lock:
+        return model in _in_use
+
+
 @contextmanager
 def exclusive_use(model: nn.Module) -> Iterator[None]:
     """Let nobody else attribute a model within the context, in any thread.
