@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ class SampleError(RuntimeError):
         super().__init__(index, error)
         self.index, self.error = index, error
 
+    def __reduce__(self) -> tuple[type[SampleError], tuple[int, Exception]]:
+        return SampleError, (self.index, RemoteError.of(self.error))
+
     def __str__(self) -> str:
         return f"sample {self.index}: {describe_error(self.error)}"
 
@@ -31,12 +35,20 @@ class _Attempts(Dataset[tuple[Any, Exception | None]]):
         try:
             return self.dataset[index], None
         except Exception as error:  # whatever a dataset raises
-            # other processes may know nothing of its class
-            return None, error if get_worker_info() is None else _RemoteError(describe_error(error))
+            return None, error if get_worker_info() is None else RemoteError.of(error)
 
 
-class _RemoteError(Exception):
-    """What was wrong in a process that reads the dataset."""
+class RemoteError(Exception):
+    """What was wrong in another process, in words: this one may know nothing of the class. A note has the traceback."""
+
+    @classmethod
+    def of(cls, error: Exception) -> RemoteError:
+        """The error in words."""
+        if isinstance(error, cls):
+            return error
+        remote = cls(describe_error(error))
+        remote.add_note("".join(traceback.format_exception(error)))
+        return remote
 
 
 def check_dataset(dataset: Any) -> None:
@@ -51,8 +63,13 @@ def check_dataset(dataset: Any) -> None:
 
 def describe_error(error: Exception) -> str:
     """Kind and message of an error, without addresses, which are others each time."""
-    text = str(error) if isinstance(error, _RemoteError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
     return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x...", text)
+
+
+def is_death_of_reader(error: Exception) -> bool:
+    """Whether a process that reads a dataset has died; PyTorch raises that in the main thread, wherever that is."""
+    return str(error).startswith("DataLoader worker (pid")
 
 
 def split_item(item: Any, target_key: str = "labels") -> tuple[Any, Any]:

@@ -41,7 +41,7 @@ from crp.sweeps.batches import Batch, BatchPass
 from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
 from crp.sweeps.model_fingerprint import changed_by, model_fingerprint
 from crp.sweeps.rule_fingerprint import composite_fingerprint
-from crp.sweeps.workers import Workers
+from crp.sweeps.workers import Workers, deaths_in_words
 
 
 class Sweep:
@@ -184,7 +184,8 @@ class Sweep:
             warnings.warn(f"{place.folder / 'shards'} holds what is no shard and is left alone: {stray}", stacklevel=2)
         total = sum(stop - first for first, stop in parts)
         done = total - sum(stop - first for first, stop in missing)
-        with tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers") as bar:
+        bar = tqdm(total=total, initial=done, unit="sample", desc=f"sweep of {len(self.layers)} layers")
+        with bar, deaths_in_words(place, parts):
             if workers is not None:
                 for first, stop in workers.write_shards(place, missing):
                     bar.update(stop - first)
