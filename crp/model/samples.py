@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
+from crp.model.inputs import list_tensors
+
 
 class SampleError(RuntimeError):
     """A sample that the dataset cannot give, or ``preprocess_fn`` not take; the message names its index."""
@@ -120,22 +122,46 @@ def join_samples(samples: list[Any], indices: list[int]) -> Any:
     Raises
     ------
     ValueError
-        If they differ in shape; the message names two of them.
+        If they differ in shape or type; the message names two of them.
     """
+    usual = kind_of(samples[0])
+    for index, sample in zip(indices, samples):
+        if kind_of(sample) != usual:
+            raise ValueError(describe_difference(indices[0], samples[0], index, sample))
+    return _joined(samples)
+
+
+def _joined(samples: list[Any]) -> Any:
     first = samples[0]
     if first is None:
         return None
     if isinstance(first, Mapping):
-        return {key: join_samples([sample[key] for sample in samples], indices) for key in first}
+        return {key: _joined([sample[key] for sample in samples]) for key in first}
     if isinstance(first, tuple):
-        return tuple(join_samples(list(parts), indices) for parts in zip(*samples))
-    for index, sample in zip(indices, samples):
-        if sample.shape != first.shape:
-            raise ValueError(
-                f"samples {indices[0]} and {index} have the shapes {tuple(first.shape[1:])} and "
-                f"{tuple(sample.shape[1:])}; bring them to one shape in the dataset or in preprocess_fn"
-            )
+        return tuple(_joined(list(parts)) for parts in zip(*samples))
     return torch.cat(samples)
+
+
+def kind_of(sample: Any) -> Any:
+    """What samples that can be joined have in common: structure, shapes and types."""
+    if isinstance(sample, Mapping):
+        return tuple((key, kind_of(sample[key])) for key in sorted(sample))
+    if isinstance(sample, tuple):
+        return tuple(map(kind_of, sample))
+    return (sample.shape, sample.dtype) if isinstance(sample, torch.Tensor) else type(sample)
+
+
+def describe_difference(index: int, sample: Any, other_index: int, other: Any) -> str:
+    """In which respect two samples of different kinds differ, and what to do about it."""
+    what, difference = "form", "hold different tensors"
+    for one, two in zip(list_tensors(sample), list_tensors(other)):
+        if one.shape != two.shape:
+            what, difference = "shape", f"have the shapes {tuple(one.shape[1:])} and {tuple(two.shape[1:])}"
+        elif one.dtype != two.dtype:
+            what, difference = "type", f"have the types {one.dtype} and {two.dtype}"
+    return (
+        f"samples {index} and {other_index} {difference}; bring them to one {what} in the dataset or in preprocess_fn"
+    )
 
 
 def list_targets(target: Any) -> list[int]:

@@ -12,10 +12,11 @@ import torch
 from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
+from crp.attribution.conditions import check_targets
 from crp.concepts import Concept
-from crp.model.inputs import map_tensors
+from crp.model.inputs import list_tensors, map_tensors
 from crp.model.layers import flatten_tensors
-from crp.model.samples import SampleError, describe_error
+from crp.model.samples import SampleError, describe_error, is_death_of_reader
 from crp.store.files import QUANTITIES, ROW_DTYPE, stored_statistics
 from crp.store.layout import columns_of
 from crp.store.schema import LayerEntry
@@ -58,6 +59,13 @@ class BatchPass:
         How many rows go together.
     max_target, on_device, dtype, on_error
         As for :class:`crp.sweeps.Sweep`.
+
+    Attributes
+    ----------
+    proven : Batch or None
+        One sample that the model could be run on before, which tells faults of samples from others.
+    output_shape : torch.Size or None
+        What the model gave for it.
     """
 
     def __init__(
@@ -67,14 +75,16 @@ class BatchPass:
         self.attribution, self.concepts, self.composite = attribution, concepts, composite
         self.batch_size, self.max_target, self.on_device, self.dtype = batch_size, max_target, on_device, dtype
         self.on_error = on_error
+        self.proven: Batch | None = None
+        self.output_shape: torch.Size | None = None
 
     def attribute(
         self, batch: Batch, writer: ShardWriter | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, AttributionResult]]:
         """Run a batch: one row per (place in the batch, target); a sample without targets has one row with -1.
 
-        For a writer the results hold what the store keeps, otherwise whole tensors. Samples whose relevance is not
-        finite are left out, where samples may be.
+        For a writer the results hold what the store keeps, otherwise whole tensors. Samples that the model cannot be
+        run on, or whose relevance is not finite, are left out, where samples may be.
 
         Raises
         ------
@@ -83,66 +93,110 @@ class BatchPass:
         """
         places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
         targets = np.array([target for targets in batch.targets for target in targets or [-1]])
-        name = self.attribution.MODEL_OUTPUT_NAME
         first = 0
+        if writer is not None:
+            places, targets = self._without(self._lacking_targets(batch), batch, places, targets, 0, writer)
         while first < len(places):
             rows = self.batch_size if writer is None else writer.rows_at_once
             part = slice(first, first + rows)
             is_whole = places.tolist() == list(range(len(batch.samples))) and len(places) <= rows
             data = batch.data if is_whole else map_tensors(lambda tensor: tensor[places[part]], batch.data)
-            conditions = [{name: [] if target < 0 else [target]} for target in targets[part].tolist()]
             try:
-                result = self._attribute(data, conditions, writer)
-            except FloatingPointError:
-                if writer is None:
+                result = self._attribute(data, targets[part], writer)
+            except Exception as error:  # whatever a model or a concept raises
+                if writer is None or is_death_of_reader(error):
                     raise
-                broken = self._not_finite(batch, places, targets, part)
-                self._leave_out({batch.samples[place]: error for place, error in broken.items()}, writer)
-                kept = ~np.isin(places, list(broken)) | (np.arange(len(places)) < first)
-                places, targets = places[kept], targets[kept]
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if writer is None or len(conditions) == 1 or not _is_out_of_memory(error):
+                if not _is_out_of_memory(error):
+                    broken = self._at_fault(error, batch, places[part], targets[part], writer)
+                    places, targets = self._without(broken, batch, places, targets, first, writer)
+                    continue
+                if len(places[part]) == 1:
                     raise
                 result = None
             if result is not None:
                 yield places[part], targets[part], result
                 first += rows
             elif writer is not None:  # here nothing of the failed pass is alive
-                writer.halve_rows(len(conditions), batch.samples[places[first]])
+                writer.halve_rows(len(places[part]), batch.samples[places[first]])
                 _release_memory()
 
-    def _attribute(self, data: Any, conditions: list[dict], writer: ShardWriter | None) -> AttributionResult:
+    def _attribute(self, data: Any, targets: Iterable[int], writer: ShardWriter | None) -> AttributionResult:
+        name = self.attribution.MODEL_OUTPUT_NAME
         result = self.attribution(
-            data, conditions, self.composite, record_layer=list(self.concepts), mask_map=self.concepts,
-            exclude_parallel=False, heatmap=False, record_fn=None if writer is None else self.read,
+            data, [{name: [] if target < 0 else [int(target)]} for target in targets], self.composite,
+            record_layer=list(self.concepts), mask_map=self.concepts, exclude_parallel=False, heatmap=False,
+            record_fn=None if writer is None else self.read,
         )
         for layer, recorded in result.activations.items():
             if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(recorded)):
                 raise FloatingPointError(f"activations of {layer!r} are NaN")
         return result
 
-    def _not_finite(
-        self, batch: Batch, places: np.ndarray, targets: np.ndarray, part: slice
-    ) -> dict[int, FloatingPointError]:
-        """Places in the batch whose relevance is not finite, found one by one, and what is wrong there."""
-        found: dict[int, FloatingPointError] = {}
-        for place, target in zip(places[part].tolist(), targets[part].tolist()):
-            data = map_tensors(lambda tensor: tensor[place:place + 1], batch.data)
+    def _lacking_targets(self, batch: Batch) -> dict[int, Exception]:
+        """Places in the batch with classes that the model lacks, as far as that is known from a sample of its shape."""
+        found: dict[int, Exception] = {}
+        if self.proven is None or self.output_shape is None or _shapes(batch) != _shapes(self.proven):
+            return found
+        name = self.attribution.MODEL_OUTPUT_NAME
+        for place, targets in enumerate(batch.targets):
             try:
-                self._attribute(data, [{self.attribution.MODEL_OUTPUT_NAME: [] if target < 0 else [target]}], None)
-            except FloatingPointError as error:
+                check_targets([{name: targets}], name, self.output_shape)
+            except IndexError as error:
                 found[place] = error
         return found
 
-    def _leave_out(self, broken: dict[int, FloatingPointError], writer: ShardWriter) -> None:
-        """Have samples on record as skipped, if they may be."""
-        if not broken:
-            raise FloatingPointError("relevance is not finite in a batch, although it is in each of its samples")
-        for sample, error in broken.items():
-            if self.on_error == "raise":
+    def _at_fault(
+        self, error: Exception, batch: Batch, places: np.ndarray, targets: np.ndarray, writer: ShardWriter
+    ) -> dict[int, Exception]:
+        """Places in the batch at which a pass fails, found one by one, and what is wrong there.
+
+        Raises
+        ------
+        Exception
+            The error itself, if no sample is at fault: each can be run alone, or none can any more.
+        """
+        found: dict[int, Exception] = {}
+        for place, target in zip(places.tolist(), targets):
+            if place not in found and (own := self._error_at(batch, place, target, writer)) is not None:
+                found[place] = own
+        if not found:
+            if isinstance(error, FloatingPointError):
+                raise FloatingPointError(
+                    "relevance is not finite in a batch, although it is in each of its samples"
+                ) from error
+            raise error
+        fails_everywhere = len(found) == len(set(places.tolist())) and not isinstance(error, FloatingPointError)
+        if fails_everywhere and self.proven is not None:
+            target = self.proven.targets[0][0] if self.proven.targets[0] else -1
+            if self._error_at(self.proven, 0, target, writer) is not None:
+                raise error
+        return found
+
+    def _error_at(self, batch: Batch, place: int, target: int, writer: ShardWriter) -> Exception | None:
+        """What is wrong with one row, run alone."""
+        try:
+            self._attribute(map_tensors(lambda tensor: tensor[place:place + 1], batch.data), [target], writer)
+        except Exception as error:  # whatever a model or a concept raises
+            if _is_out_of_memory(error) or is_death_of_reader(error):
+                raise
+            return error
+        return None
+
+    def _without(
+        self, broken: dict[int, Exception], batch: Batch, places: np.ndarray, targets: np.ndarray, done: int,
+        writer: ShardWriter,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows without those of broken samples, which are on record as skipped, if they may be.
+
+        A sample some of whose rows are done cannot be left out any more.
+        """
+        for place, error in broken.items():
+            sample = batch.samples[place]
+            if self.on_error == "raise" or place in places[:done]:
                 raise SampleError(sample, error) from error
             writer.skipped[sample] = describe_error(error)
+        kept = ~np.isin(places, list(broken))
+        return places[kept], targets[kept]
 
     def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
         """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""
@@ -202,6 +256,10 @@ class BatchPass:
 
     def _columns(self, entry: LayerEntry) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         return columns_of(entry, self.max_target, self.dtype)
+
+
+def _shapes(batch: Batch) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in list_tensors(batch.data)]
 
 
 def _rows(batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Samples of a dataset as batches that a model takes."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from crp.model.samples import SampleError, describe_error, join_samples
+from crp.model.samples import SampleError, describe_difference, describe_error, join_samples, kind_of
 from crp.sweeps.batches import Batch
 
 
@@ -12,7 +13,7 @@ def load_batches(
     attempts: Iterable[list[tuple[Any, Exception | None]]], first: int, make: Callable[[Any], tuple[Any, Any]],
     classes_of: Callable[[Any], Iterable[int]], on_error: str,
 ) -> Iterator[Batch]:
-    """Batches of what a dataset gives.
+    """Batches of what a dataset gives. Samples of one batch have the shape and type that most of them have.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ def load_batches(
     SampleError
         If a sample cannot be had.
     """
+    usual = None
     for items in attempts:
         samples: dict[int, tuple[Any, list[int]]] = {}
         skipped: dict[int, str] = {}
@@ -45,9 +47,32 @@ def load_batches(
                     raise ValueError(f"the target is {min(classes)}, but classes are numbered from 0")
                 samples[index] = data, classes
             except Exception as error:  # whatever users' functions raise
-                if on_error == "raise":
-                    raise SampleError(index, error) from error
-                skipped[index] = describe_error(error)
+                skipped[index] = _skip(index, error, on_error)
         first += len(items)
+        usual = _most_frequent([kind_of(data) for data, _ in samples.values()], usual)
+        for index, difference in _odd_ones({index: data for index, (data, _) in samples.items()}, usual):
+            skipped[index] = _skip(index, ValueError(difference), on_error)
+            del samples[index]
         data = join_samples([data for data, _ in samples.values()], list(samples)) if samples else None
         yield Batch(list(samples), data, [classes for _, classes in samples.values()], skipped)
+
+
+def _skip(index: int, error: Exception, on_error: str) -> str:
+    """Why a sample is left out, if it may be."""
+    if on_error == "raise":
+        raise SampleError(index, error) from error
+    return describe_error(error)
+
+
+def _most_frequent(kinds: list[Any], before: Any) -> Any:
+    """The kind that most samples of a batch have; of several, rather that of the batch before."""
+    counts = Counter(kinds)
+    return max(counts, key=lambda kind: (counts[kind], kind == before), default=before)
+
+
+def _odd_ones(samples: dict[int, Any], usual: Any) -> Iterator[tuple[int, str]]:
+    """Samples of other kinds, and how they differ from one of the usual kind."""
+    is_usual = {index: kind_of(data) == usual for index, data in samples.items()}
+    for index in [index for index, found in is_usual.items() if not found]:
+        one, two = sorted([index, next(other for other, found in is_usual.items() if found)])
+        yield index, describe_difference(one, samples[one], two, samples[two])

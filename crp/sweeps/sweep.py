@@ -18,9 +18,10 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
-from crp.model.samples import SampleError
+from crp.model.samples import SampleError, is_death_of_reader
 from crp.store.creation import begin_replacement, create_store, remove_sweep, replace_store
 from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
+from crp.store.fingerprint import probe_indices
 from crp.store.folder import StoreError
 from crp.store.place import Place, is_store, place_of_store, place_with
 from crp.store.reader import ReferenceStore
@@ -305,14 +306,30 @@ class Sweep:
                 if batch.samples:
                     *_, result = next(self._pass.attribute(batch))
                     return batch, result
-            except FloatingPointError as error:
+            except Exception as error:  # whatever a model raises
+                is_of_sample = isinstance(error, FloatingPointError) or self._can_run_another(batch.samples[0])
+                if not is_of_sample or is_death_of_reader(error):
+                    raise
                 if self._pass.on_error == "raise":
                     raise SampleError(batch.samples[0], error) from error
         raise ValueError("no sample of the dataset can be read")
 
+    def _can_run_another(self, sample: int) -> bool:
+        """Whether the model can be run on any of a few other samples: if so, this one is at fault."""
+        for index in probe_indices(self.length):
+            try:
+                batch, = self.load(index, index + 1, 1)
+                if index != sample and batch.samples:
+                    next(self._pass.attribute(batch))
+                    return True
+            except Exception:  # whatever a dataset or a model raises
+                pass
+        return False
+
     def _describe_layers(self) -> None:
         """Learn the number and positions of the concepts of each layer from one sample."""
         self.first_batch, result = self._first_result()
+        self._pass.proven, self._pass.output_shape = self.first_batch, result.prediction.shape
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]

@@ -25,7 +25,8 @@ def check_refused(tmp_path, error, match, **arguments):
 def test_samples_of_different_shapes_are_named(tmp_path):
     items = [(image, 0) for image in images(6)]
     items[3] = (torch.rand(1, 7, 6).double(), 0)
-    check_refused(tmp_path, ValueError, r"samples 0 and 3 .*\(1, 6, 6\).*\(1, 7, 6\)", data=Items(items), batch_size=6)
+    message = r"sample 3: .*samples 0 and 3 .*\(1, 6, 6\).*\(1, 7, 6\)"
+    check_refused(tmp_path, SampleError, message, data=Items(items), batch_size=6)
 
 
 @pytest.mark.parametrize("value, name", [("a text", "str"), (object(), "object"), (None, "NoneType")])
