@@ -3,6 +3,7 @@
 ``command_line``            arguments and what is printed
 ``runs``, ``reports``       what the commands do
 ``specs``                   what to sweep, told by a function
+``terminal``                how text gets there
 """
 from crp.cli.command_line import main
 

@@ -5,13 +5,13 @@ Exit codes: 0 if all is well, 1 if something is wrong (standard error says what)
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crp import __version__
+from crp.cli.terminal import print_json, print_lines, printable_message, printable_warnings
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -38,9 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        options.function(options)
+        with printable_warnings():
+            options.function(options)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
-        parser.exit(1, f"crp {options.command}: {error}\n")
+        parser.exit(1, printable_message(f"crp {options.command}: {error}") + "\n")
 
 
 def _add_demo(commands: Commands) -> None:
@@ -61,7 +62,8 @@ def _demo(options: argparse.Namespace) -> None:
 def _add_run(commands: Commands) -> None:
     run = commands.add_parser(
         "run", help="sweep a dataset into a store", description="Sweep a dataset into a store. Broken off, the same "
-        "command goes on after the last finished shard.",
+        "command goes on after the last finished shard. The file or module that says what to sweep is executed, also "
+        "with --dry-run: run only what you trust.",
     )
     run.add_argument(
         "spec", metavar="SPEC", help="file.py (its function sweep), file.py:function or module:function; it gives a "
@@ -83,7 +85,7 @@ def _add_run(commands: Commands) -> None:
         "to finish (default: the task of the SLURM array that runs this, if any)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace what another sweep left in the folder")
-    run.add_argument("--dry-run", action="store_true", help="say what it would take, and do nothing")
+    run.add_argument("--dry-run", action="store_true", help="say what it would take, by a batch, and write nothing")
     _add_json(run)
     run.set_defaults(function=_run)
 
@@ -178,8 +180,8 @@ def _export(options: argparse.Namespace) -> None:
     from crp.store import ReferenceStore, export_parquet, export_zarr
 
     store = ReferenceStore(options.store)
-    for item in export_zarr(store, options.zarr) if options.zarr else export_parquet(store, options.parquet):
-        print(item)
+    items = export_zarr(store, options.zarr) if options.zarr else export_parquet(store, options.parquet)
+    print_lines(map(str, items))
 
 
 def _add_patterns(commands: Commands) -> None:
@@ -218,8 +220,7 @@ def _report(options: argparse.Namespace) -> None:
         )
     else:
         lines = report_maps(*arguments, options.method)
-    for line in lines:
-        print(line)
+    print_lines(lines)
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -237,7 +238,10 @@ def _draw_into_files() -> None:
 
 
 def _print(found: dict[str, Any], as_json: bool, in_words: Callable[[dict[str, Any]], list[str]]) -> None:
-    print(json.dumps(found) if as_json else "\n".join(in_words(found)))
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(in_words(found))
 
 
 def _info_in_words(info: dict[str, Any]) -> list[str]:
@@ -247,7 +251,7 @@ def _info_in_words(info: dict[str, Any]) -> list[str]:
     return [
         f"{info['store']}: {'finished' if info['finished'] else 'not finished'}",
         f"samples: {info['samples']:,} of {info['of']:,}" + (f" ({ranges})" if ranges else ""),
-        f"skipped: {len(info['skipped'])}" + "".join(f"\n  {i}: {why}" for i, why in info["skipped"].items()),
+        f"skipped: {len(info['skipped'])}", *(f"  {i}: {why}" for i, why in info["skipped"].items()),
         f"layers: {', '.join(f'{name} ({count})' for name, count in info['layers'].items())}",
         f"size: {_size(info['bytes'])} in {info['shards']} shards",
         f"model: {info['model']}; composite: {info['composite']}",

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from crp.cli.specs import load_spec
+from crp.cli.specs import errors_of_users, load_spec
 from crp.store.folder import opened, walk
 from crp.store.place import Place, place_of_store
 from crp.store.sealing import seal_store
@@ -25,7 +25,7 @@ def run(
     spec: str, *, store: str | None = None, start: int = 0, stop: int | None = None,
     shard: tuple[int, int] | None = None, workers: int = 0, overwrite: bool = False, dry_run: bool = False, **how: Any,
 ) -> dict[str, Any]:
-    """Sweep what a function specifies (see :mod:`crp.cli.specs`).
+    """Sweep what a function specifies (see :mod:`crp.cli.specs`). Its file is executed, for a dry run as well.
 
     Parameters
     ----------
@@ -48,7 +48,9 @@ def run(
         Of a dry run what it would take, otherwise what the store holds then.
     """
     function = load_spec(spec)
-    visualization, composite = FeatureVisualization.from_spec(function())
+    with errors_of_users(spec):
+        made = function()
+    visualization, composite = FeatureVisualization.from_spec(made)
     visualization.path = Path(store or visualization.path)
     sweep = visualization.sweep(composite, **how)
     if overwrite and shard is not None:

@@ -159,18 +159,21 @@ def test_tasks_without_a_shard_and_ranges_that_are_none(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def own_classes(tmp_path_factory, quick):
-    """A specification with a class of its own, and what a worker made of it."""
+    """A specification with a class of its own and one in a file beside it, and what a worker made of it."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "own.py").write_text(
-        "import large_sweeps\nclass Own(large_sweeps.Images):\n    pass\n"
+    (folder / "beside.py").write_text("import large_sweeps\nclass Beside(large_sweeps.Images):\n    pass\n")
+    (folder / "own-1.py").write_text(
+        "import beside, large_sweeps\nclass Own(beside.Beside):\n    pass\n"
         "def sweep():\n    return {**large_sweeps.specification(), 'dataset': Own()}\n"
     )
-    main(["run", str(folder / "own.py"), "--store", str(folder / "store"), *OPTIONS, "--workers=1", "--threads=1"])
-    return folder / "own.py", folder / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        main(["run", str(folder / "own-1.py"), f"--store={folder / 'store'}", *OPTIONS, "--workers=1", "--threads=1"])
+    return folder / "own-1.py", folder / "store"
 
 
 @pytest.mark.slow
-def test_classes_in_the_file_of_a_specification_reach_the_workers(own_classes):
+def test_classes_of_a_specification_and_of_a_file_beside_it_reach_the_workers(own_classes):
     found = info(own_classes[1])
     assert found["finished"] and found["samples"] == 40
 
