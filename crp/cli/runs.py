@@ -5,9 +5,9 @@ import multiprocessing
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def run(
     with ExitStack() as stack:
         shared = None
         if workers:
+            stack.enter_context(_without_current_folder())
             pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
             shared = Workers(stack.enter_context(pool), sweep)
         if shard is None:
@@ -70,6 +71,20 @@ def run(
         else:
             sweep.write_parts(chosen, shared)
     return info(sweep.path)
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Keep files in the current folder from replacing modules while Python starts in new processes."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class Sweep:
     dtype : {"float32", "float16"}
         Of the matrices.
     on_error : {"raise", "skip"}
-        Whether samples whose relevance is not finite end the sweep with an error, or are left out.
+        Whether samples with which the model fails, or whose relevance is not finite, end the sweep with an error, or
+        are left out.
     """
 
     def __init__(

@@ -152,8 +152,9 @@ class SweptDataset:
         num_workers : int, default 0
             Processes that read the dataset.
         on_error : {"raise", "skip"}
-            What to do about samples that the dataset cannot give, ``preprocess_fn`` not take, or whose targets are
-            none: end with an error that names the sample, or leave it out and record that in ``store.skipped``.
+            What to do about samples that the dataset cannot give, ``preprocess_fn`` not take, whose targets are none
+            of the model, whose shape or type most others of their batch do not have, or with which the model fails:
+            end with an error that names the sample, or leave it out and record that in ``store.skipped``.
         keep : {"all", "top"}
             "top" keeps the strongest 40 samples of each concept and the mean of each class, and no matrices: the size
             of the store does not grow with the dataset.
@@ -163,7 +164,8 @@ class SweptDataset:
         executor : object, optional
             Anything with ``submit(function, *args)`` that returns something with ``result()``: a
             ``ProcessPoolExecutor``, loky, a ``dask.distributed.Client``. Its workers compute the shards, and write them
-            to ``path``, which they must be able to reach. They use as many threads as this process is set to.
+            to ``path``, which they must be able to reach. They use as many threads as this process is set to. Pools
+            that fork this process are refused where it has several; ``multiprocessing.get_context("spawn")`` does not.
         factory : callable, optional
             Called once in each worker, for models and datasets that are better made there than sent there (cloudpickle
             does that otherwise), or lie on another device there. It gives (FeatureVisualization, composite), or a dict
@@ -179,6 +181,8 @@ class SweptDataset:
             If the folder holds a sweep with other settings; the message names them.
         SampleError
             If a sample cannot be had.
+        RuntimeError
+            If a worker died.
         """
         how: dict[str, Any] = {
             "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,

@@ -161,6 +161,7 @@ def test_tasks_without_a_shard_and_ranges_that_are_none(tmp_path, capsys):
 def own_classes(tmp_path_factory, quick):
     """A specification with a class of its own and one in a file beside it, and what a worker made of it."""
     folder = tmp_path_factory.mktemp("own")
+    (folder / "select.py").write_text("raise AssertionError('this is no module of the standard library')")
     (folder / "beside.py").write_text("import large_sweeps\nclass Beside(large_sweeps.Images):\n    pass\n")
     (folder / "own-1.py").write_text(
         "import beside, large_sweeps\nclass Own(beside.Beside):\n    pass\n"
@@ -168,6 +169,7 @@ def own_classes(tmp_path_factory, quick):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
+        patch.chdir(folder)
         main(["run", str(folder / "own-1.py"), f"--store={folder / 'store'}", *OPTIONS, "--workers=1", "--threads=1"])
     return folder / "own-1.py", folder / "store"
 
