@@ -5,13 +5,14 @@ Exit codes: 0 if all is well, 1 if something is wrong (standard error says what)
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crp import __version__
-from crp.cli.terminal import print_json, print_lines, printable_message, printable_warnings
+from crp.cli.terminal import print_lines, printable_message, printable_warnings
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -238,10 +239,7 @@ def _draw_into_files() -> None:
 
 
 def _print(found: dict[str, Any], as_json: bool, in_words: Callable[[dict[str, Any]], list[str]]) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        print_lines(in_words(found))
+    print_lines([json.dumps(found)] if as_json else in_words(found))
 
 
 def _info_in_words(info: dict[str, Any]) -> list[str]:

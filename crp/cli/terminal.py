@@ -1,7 +1,6 @@
 """Text on its way to a terminal, which obeys some characters instead of showing them."""
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,11 +26,6 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print lines, whatever names are in them."""
     for line in lines:
         print(printable(line))
-
-
-def print_json(found: Any) -> None:
-    """Print JSON without characters that a terminal would obey."""
-    print(json.dumps(found).replace("\x7f", r"\u007f"))
 
 
 @contextmanager
