@@ -23,7 +23,7 @@ With ``dtype="float16"``, matrices hold each row divided by its total.
 ``reader``, ``matrix``, ``stored_arrays``   reads a finished store
 ``schema``, ``records``, ``files``    what records say and how they are written; names of files
 ``shards``, ``tables``, ``topk``      writes a store
-``settings``, ``fingerprint``         what decides the contents of a store, and how two of them differ
+``settings``, ``fingerprint``, ``user_code``   what decides the contents of a store, and how two of them differ
 ``verification``, ``export``             every byte checked; copies for other programs
 ``legacy``                            folders of zennit-crp
 ``archive``                           files of results beside a store

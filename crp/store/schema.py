@@ -29,6 +29,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]{
 ShardName = Annotated[str, StringConstraints(pattern=r"^[0-9]{8,19}$")]
 Index = Annotated[int, Field(ge=0, lt=2 ** 63)]
 Count = Annotated[int, Field(ge=1, lt=2 ** 31)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[list[Name], Field(max_length=2 ** 20)]
 NameOf = Annotated[dict[Name, Name], Field(max_length=2 ** 20)]
 SampleNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
@@ -88,7 +89,10 @@ class LayerEntry(_Description):
 
 
 class ModelEntry(_Description):
-    """What tells a model from others: see ``crp.sweeps.model_fingerprint``."""
+    """What tells a model from others: see ``crp.sweeps.model_fingerprint`` and ``crp.sweeps.model_answers``.
+
+    Stores of before have neither ``private`` nor ``answers``.
+    """
 
     class_name: Name = Field(alias="class")
     modules: Sha256
@@ -98,6 +102,8 @@ class ModelEntry(_Description):
     attributes: NameOf
     hooks: NameOf
     passing: Names
+    private: NameOf | None = None
+    answers: Annotated[list[Number], Field(min_length=1, max_length=32)] | None = None
 
 
 class AttributionEntry(_Description):

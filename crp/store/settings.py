@@ -81,6 +81,10 @@ def differences_from(stored: dict[str, Any], settings: dict[str, Any], there: st
         if None in (stored["dataset"].get(name), settings["dataset"].get(name)):
             stored["dataset"].pop(name, None)
             settings["dataset"].pop(name, None)
+    for name in ("private", "answers"):  # None in stores of before, and where a model answers otherwise each time
+        if None in (stored["model"].get(name), settings["model"].get(name)):
+            stored["model"].pop(name, None)
+            settings["model"].pop(name, None)
     found = list(_differences(stored, settings))
     if found and there != here:
         found.append(f"made with Python {there}, and this is {here}")

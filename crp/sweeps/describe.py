@@ -12,7 +12,7 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
 from crp.model.samples import SampleError, describe_error
 from crp.rules.operations.choice import ATTENTION
-from crp.store.fingerprint import fingerprint, own_code, probe_indices
+from crp.store.fingerprint import fingerprint, own_classes, probe_indices
 from crp.sweeps.batches import Batch
 
 
@@ -29,7 +29,7 @@ def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
     }
     return {
         "class": type(attribution).__name__, "output": fingerprint(attribution.output), **named,
-        "attributes": fingerprint(others), "code": fingerprint(own_code(type(attribution))),
+        "attributes": fingerprint(others), "code": fingerprint(own_classes(type(attribution))),
     }
 
 

@@ -1,9 +1,8 @@
 """What tells a model from others: what it computes with, apart from where it lies and what passes change in it."""
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from crp.store.fingerprint import fingerprint, is_of_library, own_code
+from crp.store.fingerprint import Walk, fingerprint, is_of_process, own_classes
+from crp.store.user_code import is_of_library, names_in_class
 
 _SIDE = 1023  # odd, so that the signs of a whole row do not cancel
 _OF_EVERY_MODULE = set(vars(nn.Module()))
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type(torch.relu), type)
-_ORIGIN = {  # what models of transformers say of where they come from
-    "name_or_path", "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "_commit_hash",
-    "generation_config",
-}
+_ORIGIN = {"name_or_path", "_name_or_path", "_commit_hash", "transformers_version", "_is_hf_initialized"}
+_OF_CONFIGURATIONS = {*_ORIGIN, "architectures", "dtype", "torch_dtype", "generation_config"}
+_KEEP_BOOKS = {"transformers", "lightning", "pytorch_lightning"}  # of how a model was loaded or trained
+_PLAIN = (torch.Tensor, bool, int, float, complex, str, bytes, range, slice, torch.dtype, np.generic)
 
 
 def model_fingerprint(model: nn.Module, passing: Collection[str] = ()) -> dict[str, Any]:
@@ -34,18 +33,35 @@ def model_fingerprint(model: nn.Module, passing: Collection[str] = ()) -> dict[s
     Returns
     -------
     dict
-        Name of its class; hashes of its modules, of their own code, and of parameters and buffers; a hash of the
-        attributes and hooks of each module; how many modules are in training mode; and ``passing``.
+        Name of its class; hashes of its modules, of what users wrote of their code with all that it refers to by name,
+        and of parameters and buffers; a hash of the attributes, of the private ones, and of the hooks of each module;
+        how many modules are in training mode; and ``passing``.
     """
     modules = list(model.named_modules())
+    walk = _walk(model, passing)
+    attributes, private, hooks = (
+        _by_module(found, passing) for found in (_attributes(model, walk), _private(model, walk), _hooks(model, walk))
+    )
     return {
-        "class": type(model).__name__, "modules": fingerprint([(name, type(module)) for name, module in modules]),
+        "class": type(model).__name__,
+        "modules": fingerprint([(name, _kind(module)) for name, module in modules]),
         "weights": _weights_hash(model, passing),
-        "code": fingerprint([own_code(type(module)) for _, module in modules]),
+        "code": walk.sealed(walk.digest([own_classes(type(module)) for _, module in modules])),
         "modules in training mode": sum(module.training for _, module in modules),
-        "attributes": _by_module(_attributes(model), passing), "hooks": _by_module(_hooks(model), passing),
-        "passing": sorted(passing),
+        "attributes": attributes, "private": private, "hooks": hooks, "passing": sorted(passing),
     }
+
+
+def _kind(module: nn.Module) -> type | str:
+    return type(module) if is_of_library(type(module)) else type(module).__name__
+
+
+def _walk(model: nn.Module, passing: Collection[str]) -> Walk:
+    """A walk to which the model's own modules and weights are known, which have hashes elsewhere."""
+    walk = Walk(passing)
+    for name, part in (*model.named_modules(), *model.named_parameters(), *model.named_buffers()):
+        walk.know(part, f"part {name}")
+    return walk
 
 
 def _by_module(found: dict[str, str], passing: Collection[str]) -> dict[str, str]:
@@ -58,7 +74,7 @@ def _by_module(found: dict[str, str], passing: Collection[str]) -> dict[str, str
 
 
 def changed_by(function: Callable, model: nn.Module) -> list[str]:
-    """Names of parameters, buffers and attributes that are others after a function has been called."""
+    """Names of parameters, buffers, attributes, hooks and globals that are others after a function has been called."""
     before = _state(model)
     function()
     after = _state(model)
@@ -67,55 +83,102 @@ def changed_by(function: Callable, model: nn.Module) -> list[str]:
 
 def _state(model: nn.Module) -> dict[str, Any]:
     sums = {name: _sums_of_bits(tensor) for name, tensor in _weights(model).items()}
-    return {**_attributes(model), **_hooks(model), **sums}
+    walk = _walk(model, ())
+    found = {**_attributes(model, walk), **_private(model, walk), **_hooks(model, walk), **sums}
+    walk.digest([own_classes(type(module)) for module in model.modules()])
+    return {**found, **walk.met()}
 
 
-def _attributes(model: nn.Module) -> dict[str, str]:
+def _own_attributes(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Any]]:
+    """Module, full name, name and value of what modules have beside parts, hooks and what tells their origin."""
+    for module_name, module in model.named_modules():
+        ignored = _OF_EVERY_MODULE | (_OF_CONFIGURATIONS if _keeps_books(module) else _ORIGIN)
+        for name, value in sorted(vars(module).items()):
+            if name not in ignored:
+                yield module, f"{module_name}.{name}", name, value
+
+
+def _attributes(model: nn.Module, walk: Walk) -> dict[str, str]:
     """Hashes of the public attributes of a model's modules."""
     known: dict[int, Any] = {}
     return {
-        f"{module_name}.{name}": fingerprint(_plain(value, known))
-        for module_name, module in model.named_modules() for name, value in sorted(vars(module).items())
-        if name not in _OF_EVERY_MODULE and name not in _ORIGIN and not name.startswith("_")
+        full_name: walk.digest(_comparable(value, known)).hex()
+        for _, full_name, name, value in _own_attributes(model) if not name.startswith("_")
     }
 
 
-def _hooks(model: nn.Module) -> dict[str, str]:
+def _private(model: nn.Module, walk: Walk) -> dict[str, str]:
+    """Hashes of private attributes; of modules that libraries wrote, those that are plain values."""
+    known: dict[int, Any] = {}
+    return {
+        full_name: walk.digest(_comparable(value, known)).hex()
+        for module, full_name, name, value in _own_attributes(model)
+        if name.startswith("_") and value is not None and not is_of_process(value) and _counts(module, name, value)
+    }
+
+
+def _counts(module: nn.Module, name: str, value: Any) -> bool:
+    """Whether a private attribute is more than what a library keeps for itself."""
+    own = own_classes(type(module))
+    if _keeps_books(module):
+        return any(name in names_in_class(cls) for cls in own)
+    return bool(own) or _is_plain(value)
+
+
+def _keeps_books(module: nn.Module) -> bool:
+    return any(base.__module__.partition(".")[0] in _KEEP_BOOKS for base in type(module).__mro__)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, _PLAIN) or isinstance(value, np.ndarray) and value.dtype != object
+
+
+def _hooks(model: nn.Module, walk: Walk) -> dict[str, str]:
     """Hashes of the hooks on a model's modules, apart from those of libraries."""
     found = {}
     for module_name, module in model.named_modules():
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        own = [_plain(hook, {}) for hook in hooks if not is_of_library(hook)]
-        if own:
-            found[f"{module_name}.forward hooks"] = fingerprint(own)
+        forward = _own_hooks(module, "_forward_pre_hooks", "_forward_hooks")
+        backward = _own_hooks(module, "_backward_pre_hooks", "_backward_hooks")
+        for kind, hooks in (("forward", forward), ("backward", backward)):
+            if hooks:
+                found[f"{module_name}.{kind} hooks"] = walk.digest(hooks).hex()
     return found
 
 
-def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """A value as plain ones, which are the same in every process; of other objects only the kind.
+def _own_hooks(module: nn.Module, *kinds: str) -> list:
+    """Hooks that users wrote: their kind, themselves, and whether they are given keyword arguments."""
+    return [
+        (kind, hook, number in getattr(module, f"{kind}_with_kwargs", {}))
+        for kind in kinds for number, hook in getattr(module, kind).items() if not _is_hook_of_library(hook)
+    ]
 
-    ``known`` holds configurations that have been seen, which modules share.
+
+def _is_hook_of_library(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return is_of_library(hook if hasattr(hook, "__qualname__") else type(hook))
+
+
+def _comparable(value: Any, known: dict[int, Any], ignored: Collection[str] = ()) -> Any:
+    """A value with, of configurations, which modules share, the contents without what tells their origin.
+
+    ``known`` holds configurations that have been seen.
     """
-    if isinstance(value, Mapping):
-        return {key: _plain(item, known) for key, item in value.items() if key not in _ORIGIN}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = [_plain(item, known) for item in value]
-        return sorted(map(fingerprint, items)) if isinstance(value, (set, frozenset)) else items
-    if isinstance(value, nn.Module):
-        return [type(value), _weights(value)]
-    if isinstance(value, partial):
-        return [_plain(part, known) for part in (value.func, value.args, value.keywords)]
-    if isinstance(value, types.MethodType):
-        return value.__func__
-    if isinstance(value, (torch.Tensor, *_FUNCTIONS, bool, int, float, complex, str, bytes, range, slice, torch.dtype)):
-        return value
-    if value is None or isinstance(value, np.generic) or isinstance(value, np.ndarray) and value.dtype != object:
-        return value
-    if hasattr(value, "to_dict"):
+    if isinstance(value, Mapping) and is_of_library(type(value)):
+        return {key: _comparable(item, known, ignored) for key, item in value.items() if key not in ignored}
+    if type(value) in (list, tuple):
+        return [_comparable(item, known, ignored) for item in value]
+    if isinstance(value, functools.partial):
+        return [_comparable(part, known) for part in (value.func, value.args, value.keywords)]
+    if is_of_library(getattr(type(value), "to_dict", None)):
         if id(value) not in known:
-            known[id(value)] = fingerprint(_plain(value.to_dict(), known))
+            known[id(value)] = fingerprint(_comparable(value.to_dict(), known, _OF_CONFIGURATIONS))
         return known[id(value)]
-    return type(value)
+    return value
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -13,12 +13,12 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
 from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
-from crp.store.fingerprint import is_of_library
 from crp.store.folder import StoreError
 from crp.store.place import place_of_store
 from crp.store.reader import ReferenceStore
 from crp.store.sealing import seal_store
 from crp.store.shards import check_complete, finished_shards
+from crp.store.user_code import is_of_library
 from crp.sweeps.batches import Batch
 from crp.sweeps.loading import load_batches
 from crp.sweeps.sweep import Sweep
