@@ -114,8 +114,9 @@ def hooks_of(model):
     ]
 
 
-PROBES = 5
-"""Samples that are run to learn about layers: what they give for one; for one, another and both, where these are."""
+PROBES = 7
+"""Samples that are run to learn about layers: what they give for one; for one, another and both, where these are; and
+for one twice, to learn what the model answers."""
 
 
 def count_forwarded(model):

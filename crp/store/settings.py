@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from crp.store.folder import StoreError
 from crp.store.place import Place
 from crp.store.reader import ReferenceStore
 from crp.store.schema import Manifest
+
+ANSWER_TOLERANCE = .05
 
 
 def known_passing(manifest: Manifest) -> list[str]:
@@ -98,8 +102,26 @@ def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
     elif isinstance(stored, list) and isinstance(wanted, list) and all(map(_has_name, stored + wanted)):
         named, wanted_named = ({item["name"]: item for item in items} for items in (stored, wanted))
         yield from _differences(named, wanted_named, where)
+    elif where == "model.answers":
+        numbers = differing_answers(stored, wanted)
+        if numbers is not None:
+            there, here = (f"{number:.4g}" for number in numbers)
+            yield f"{where}: the model answers otherwise to the first sample ({there} there, {here} here)"
     elif stored != wanted:
         yield f"{where} is {_short(stored)} there and {_short(wanted)} here"
+
+
+def differing_answers(stored: list[float], wanted: list[float]) -> tuple[float, float] | None:
+    """The answers of two models that are furthest apart, or None if the models may be the same.
+
+    Devices and versions round differently. So answers may differ by 5 % of the largest: in bfloat16 those of a GPT-2
+    with 48 blocks differ by 2 % between two ways to compute attention, in float32 by far less. Answers tell what hashes
+    do not, which is seldom as little.
+    """
+    pairs = list(zip_longest(stored, wanted, fillvalue=math.inf))
+    there, here = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+    is_apart = abs(there - here) > ANSWER_TOLERANCE * max(map(abs, stored + wanted))
+    return (there, here) if is_apart else None
 
 
 def _has_name(value: Any) -> bool:

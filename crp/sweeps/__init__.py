@@ -3,7 +3,8 @@
 ``sweep``                                  the pass, shard by shard
 ``loading``, ``batches``                   samples as batches; batches as rows, and what is kept of them
 ``workers``                                shards computed by the workers of an executor
-``describe``, ``model_fingerprint``, ``rule_fingerprint``   what a store was made from
+``describe``, ``rule_fingerprint``         what a store was made from
+``model_fingerprint``, ``model_answers``   and of which model
 
 ``visualization`` and ``cli`` take :class:`Sweep`, :class:`Batch` and :class:`Workers`.
 """

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,18 +50,34 @@ def describe_samples(load: Callable[[int, int, int], Iterable[Batch]], length: i
     seed : int, default 0
         Of the global random numbers of Python, numpy and PyTorch on the CPU, which are as before afterwards.
     """
+    with _seeded(seed):
+        found = [_sample_or_error(load, index) for index in probe_indices(length)]
+    data, targets = zip(*found)
+    return {"samples": fingerprint(data), "targets": fingerprint(targets)}
+
+
+def readable_samples(load: Callable[[int, int, int], Iterable[Batch]], length: int) -> Iterator[Any]:
+    """Inputs of each sample that can be had, the same whenever a dataset draws random numbers from a seed."""
+    for index in range(length):
+        with _seeded(0):
+            data = _sample_or_error(load, index)[0]
+        if not isinstance(data, str):
+            yield data
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Global random numbers on the CPU from a seed; afterwards they are as before."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
             random.seed(seed)
             np.random.seed(seed)
             torch.default_generator.manual_seed(seed)
-            found = [_sample_or_error(load, index) for index in probe_indices(length)]
+            yield
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-    data, targets = zip(*found)
-    return {"samples": fingerprint(data), "targets": fingerprint(targets)}
 
 
 def _sample_or_error(load: Callable[[int, int, int], Iterable[Batch]], index: int) -> tuple[Any, Any]:

@@ -40,6 +40,7 @@ from crp.store.shards import (
 )
 from crp.sweeps.batches import Batch, BatchPass
 from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.model_answers import model_answers
 from crp.sweeps.model_fingerprint import changed_by, model_fingerprint
 from crp.sweeps.rule_fingerprint import composite_fingerprint
 from crp.sweeps.workers import Workers, deaths_in_words
@@ -237,10 +238,17 @@ class Sweep:
         return self.attribution.device.type
 
     def _settings(self, passing: list[str]) -> dict:
-        return {
-            "model": model_fingerprint(self.attribution.model, passing),
+        model = self.attribution.model
+        return {"model": {**model_fingerprint(model, passing), "answers": self._described[0]}, **self._described[1]}
+
+    @functools.cached_property
+    def _described(self) -> tuple[list[float] | None, dict]:
+        """What the model answers to the first sample, and everything beside the model that decides."""
+        samples = self._describe_samples()
+        answers = None if samples["samples"] is None else model_answers(self.attribution.model, self.load, self.length)
+        return answers, {
             "attribution": describe_attribution(self.attribution),
-            "dataset": {"length": self.length, **self._describe_samples()},
+            "dataset": {"length": self.length, **samples},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
             "options": {
                 "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,

@@ -4,8 +4,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 from zennit.core import Composite
 
 from crp.model.inputs import call_model
@@ -14,8 +16,10 @@ from crp.store.folder import StoreError
 from crp.store.legacy import LegacyResults, is_legacy_folder
 from crp.store.place import is_sealed
 from crp.store.reader import ReferenceStore
+from crp.store.schema import Manifest
 from crp.store.settings import check_reading, known_passing
 from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.model_answers import model_answers
 from crp.sweeps.model_fingerprint import model_fingerprint
 from crp.sweeps.rule_fingerprint import composite_fingerprint
 from crp.visualization.swept_dataset import SweptDataset
@@ -40,20 +44,22 @@ def results_of(swept: SweptDataset, mode: str, composite: Composite | None = Non
         return LegacyResults(swept.path)
     store = ReferenceStore(swept.path)
     try:
-        check_reading(store, _settings(swept, mode, composite, known_passing(store.manifest)))
+        check_reading(store, _settings(swept, mode, composite, store.manifest))
     except StoreError:
         if not _pass_a_sample(swept):
             raise
-        check_reading(store, _settings(swept, mode, composite, known_passing(store.manifest)))
+        check_reading(store, _settings(swept, mode, composite, store.manifest))
     return store
 
 
-def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passing: list[str]) -> dict[str, Any]:
+def _settings(swept: SweptDataset, mode: str, composite: Composite | None, manifest: Manifest) -> dict[str, Any]:
     """What results of a mode depend on, as a store's manifest has it."""
-    load = functools.partial(swept.batches, on_error="skip")
+    load, length = functools.partial(swept.batches, on_error="skip"), len(swept.dataset)
+    model, samples = model_fingerprint(swept.attribution.model, known_passing(manifest)), describe_samples(load, length)
+    answers = None if manifest.settings.model.answers is None else _answers(swept, load, model, samples)
     settings = {
-        "model": model_fingerprint(swept.attribution.model, passing),
-        "dataset": {"length": len(swept.dataset), **describe_samples(load, len(swept.dataset))},
+        "model": {**model, "answers": answers},
+        "dataset": {"length": length, **samples},
         "layers": [{"name": name, "concept": describe_concept(item)} for name, item in swept.layer_map.items()],
     }
     if mode == "relevance":
@@ -61,6 +67,19 @@ def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passi
         if composite is not None:
             settings["composite"] = composite_fingerprint(composite, swept.attribution.model)
     return settings
+
+
+_known_answers: WeakKeyDictionary[nn.Module, tuple[str, list[float] | None]] = WeakKeyDictionary()
+
+
+def _answers(
+    swept: SweptDataset, load: Callable, described: dict[str, Any], samples: dict[str, str]
+) -> list[float] | None:
+    """What the model answers, asked again where hashes of it or of samples have changed or leave out what passes do."""
+    model, state = swept.attribution.model, fingerprint([described, samples])
+    if described["passing"] or _known_answers.get(model, ("", None))[0] != state:
+        _known_answers[model] = state, model_answers(model, load, len(swept.dataset))
+    return _known_answers[model][1]
 
 
 def _pass_a_sample(swept: SweptDataset) -> bool:
