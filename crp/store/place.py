@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,21 +56,24 @@ class Place:
         StoreError
             If it is not there any more, or is no folder.
         """
-        with self.open_store() as store:
-            try:
-                with opened_below(store, *self._names, *names) as folder:
-                    yield folder
-            except FileNotFoundError as error:
-                raise StoreError(f"{self.folder.joinpath(*names)} is not there, or not any more: {error}") from error
+        with self._open(*self._names, *names) as folder:
+            yield folder
 
     @contextmanager
     def open_store(self) -> Iterator[Folder]:
         """The folder of the store."""
-        try:
-            with opened(self.path) as folder:
-                yield folder
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.path} is not there any more: {error}") from error
+        with self._open() as folder:
+            yield folder
+
+    @contextmanager
+    def _open(self, *names: str) -> Iterator[Folder]:
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(opened(self.path, *names))
+            except FileNotFoundError as error:
+                missing = self.path.joinpath(*names)
+                raise StoreError(f"{missing} is missing: it was removed, or replaced by another sweep") from error
+            yield folder
 
     def is_sealed(self) -> bool:
         """Whether the sweep has finished."""
@@ -143,16 +146,6 @@ class Place:
         length = self.manifest.settings.dataset.length
         if stop > length:
             raise StoreError(f"{self.folder / name} holds sample {stop - 1} of a dataset of {length}")
-
-
-@contextmanager
-def opened_below(folder: Folder, *names: str) -> Iterator[Folder]:
-    """A folder in another one that is open."""
-    if not names:
-        yield folder
-        return
-    with folder.folder(names[0]) as below, opened_below(below, *names[1:]) as found:
-        yield found
 
 
 def place_of_store(path: str | Path) -> Place:

@@ -62,7 +62,9 @@ class _Verification:
             self._know(SEAL)
             sealed = self._attempt(place.seal)
             self.is_told = sealed is not None
-            if sealed is not None:
+            if sealed is None:
+                shards = self._attempt(shard_names, place) or ()
+            else:
                 shards = sealed[0].shards if place.manifest.settings.options.keep == "all" else ()
                 self._check_arrays(("tables",), sealed[0].tables, place.tables)
         else:

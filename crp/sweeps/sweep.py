@@ -173,8 +173,9 @@ class Sweep:
         if is_store(self.path) and place_of_store(self.path).is_sealed():
             raise StoreError(f"{self.path} holds a finished sweep: choose another path, or run with overwrite=True")
         place = create_store(self.path, self._settings_here(), self._device)
-        with announced(place, parts[0][0], parts[-1][1], finishes=False):
-            self._write_parts(place, parts, workers)
+        if parts:
+            with announced(place, parts[0][0], parts[-1][1], finishes=False):
+                self._write_parts(place, parts, workers)
 
     def _write_parts(self, place: Place, parts: list[tuple[int, int]], workers: Workers | None) -> None:
         finished = [range_of(record) for record in finished_shards(place).values()]

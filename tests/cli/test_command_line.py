@@ -14,6 +14,7 @@ from crp.cli import main
 from crp.cli.runs import info, parse_shard
 from crp.model.samples import SampleError
 from crp.store import ReferenceStore, verify
+from crp.store.folder import Folder
 
 HERE = Path(__file__).parents[1]
 SPEC = str(HERE / "large_sweeps.py:specification")
@@ -92,15 +93,15 @@ def test_info_counts_what_is_left_when_a_file_is_removed_meanwhile(tmp_path, mon
     expected, others = info(store)["bytes"], store / "shards" / f".99999999.other.{os.getpid()}.01234567"
     others.mkdir()
     (others / "rows.npy").write_bytes(b"gone")
-    is_file = Path.is_file
+    names = Folder.names
 
-    def is_file_and_then_gone(path):
-        found = is_file(path)
-        if others in path.parents:
+    def names_and_then_gone(folder):
+        found = names(folder)
+        if folder.path == others:
             shutil.rmtree(others)
         return found
 
-    monkeypatch.setattr(Path, "is_file", is_file_and_then_gone)
+    monkeypatch.setattr(Folder, "names", names_and_then_gone)
     assert info(store)["bytes"] == expected and not others.exists()
 
 

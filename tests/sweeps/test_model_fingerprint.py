@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
 from crp.store import StoreError
-from crp.store.schema import read_manifest
+from crp.store.place import place_of_store
 from crp.store.settings import ANSWER_TOLERANCE, differing_answers
 from crp.sweeps.model_answers import model_answers
 from crp.sweeps.model_fingerprint import changed_by, model_fingerprint
@@ -455,7 +455,7 @@ def test_a_dataset_that_gives_others_each_time_has_no_answers(tmp_path):
 
     with pytest.warns(UserWarning, match="other samples each time"):
         path = sweep(tmp_path, model=model(), data=Random(range(4))).path
-    assert read_manifest(path).settings.model.answers is None
+    assert place_of_store(path).manifest.settings.model.answers is None
     fv = visualization(path, data=Random(range(4)), model=model())
     assert fv.get_max_reference([0], "conv", "activation", (0, 1), plot_fn=None)
 
@@ -482,4 +482,4 @@ def test_workers_compare_answers_too(store, monkeypatch):
     fv = visualization(store, model=model())
     made = Sweep(fv.attribution, LAYERS, EpsilonPlusFlat(), store, fv.batches, len(fv.dataset), batch_size=4,
                  checkpoint=2)
-    assert made.settings["model"]["answers"] == read_manifest(store).settings.model.answers
+    assert made.settings["model"]["answers"] == place_of_store(store).manifest.settings.model.answers

@@ -237,7 +237,7 @@ def test_workers_use_as_many_threads_as_the_caller(tmp_path, worker):
 def test_tampered_jobs_are_not_unpickled(tmp_path):
     class Tampering(Backwards):
         def work(self):
-            for file in tmp_path.glob(".job.*"):
+            for file in tmp_path.glob(".job.*/sweep.pickle"):
                 file.write_bytes(file.read_bytes() + b"x")
             super().work()
 
