@@ -12,9 +12,10 @@ import numpy as np
 from common import Row
 
 from crp.store import ROW_DTYPE, LayerEntry, ReferenceStore
-from crp.store.records import file_hash
+from crp.store.creation import create_store
 from crp.store.schema import ConceptEntry
-from crp.store.shards import ShardWriter, create_store, seal_store
+from crp.store.sealing import seal_store
+from crp.store.shards import ShardWriter
 
 SAMPLES, SHARD, CLASSES = 50_000, 4_096, 1_000
 WIDTHS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 4096, 4096, 1000]
@@ -36,7 +37,7 @@ def make_store(path: Path) -> ReferenceStore:
     settings = {
         "model": {
             "class": "synthetic", "modules": none, "weights": none, "code": none, "modules in training mode": 0,
-            "attributes": {}, "hooks": {}, "passing": [],
+            "attributes": {}, "hooks": {}, "passing": [], "answers": None,
         },
         "attribution": {
             "class": "synthetic", **hashes, "functional": False, "accelerate": True, "no_param_grad": True
@@ -46,13 +47,13 @@ def make_store(path: Path) -> ReferenceStore:
         "options": {"max_target": "sum", "batch_size": 1, "checkpoint": SHARD, "keep": "all", "dtype": "float32"},
         "layers": [layer.model_dump(mode="json") for layer in layers],
     }
-    create_store(path, settings, "cpu")
+    place = create_store(path, settings, "cpu")
     random = np.random.default_rng(0)
     for first in range(0, SAMPLES, SHARD):
         stop = min(first + SHARD, SAMPLES)
         rows = np.zeros(stop - first, ROW_DTYPE)
         rows["sample"], rows["target"] = np.arange(first, stop), np.arange(first, stop) % CLASSES
-        with ShardWriter(path, first, stop, "all", 1, file_hash(path / "manifest.json")) as writer:
+        with ShardWriter(place, first, stop, 1) as writer:
             for quantity in ("relevance", "activation"):
                 count = len(rows) if quantity == "relevance" else 1
                 writer.append(f"{quantity}.rows", rows[:count])
@@ -62,7 +63,7 @@ def make_store(path: Path) -> ReferenceStore:
                     writer.append(f"{layer.key}.{quantity}.total", values.sum(1))
                     if layer.has_positions:
                         writer.append(f"{layer.key}.{quantity}.position", (values * 196).astype(np.int32))
-    seal_store(path)
+    seal_store(place)
     return ReferenceStore(path)
 
 

@@ -23,7 +23,8 @@ from zennit.composites import EpsilonPlus
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
-from crp.store.shards import seal_store
+from crp.store.place import place_of_store
+from crp.store.sealing import seal_store
 from crp.visualization import FeatureVisualization
 
 CONCEPTS, FEATURES = 4096, 16
@@ -110,7 +111,7 @@ def measure_merge(keep: str) -> None:
         fv = visualization(Path(folder) / "store", 25_600, 1000)
         fv.sweep(EpsilonPlus(), batch_size=50, checkpoint=8, keep=keep).run_part(0, 25_600)
         start = time.perf_counter()
-        seal_store(Path(folder) / "store")
+        seal_store(place_of_store(Path(folder) / "store"))
         print(json.dumps(time.perf_counter() - start))
 
 

@@ -83,6 +83,7 @@ class ReferenceStore:
         has_matrices = seal is None or self.manifest.settings.options.keep == "all"
         self._arrays = StoredArrays(place, seal, shards, has_matrices)
         self.shards = self._arrays.shards
+        self._checked: set[str] = set()
         self._entries = {entry.name: entry for entry in self.manifest.settings.layers}
 
     def __reduce__(self) -> tuple:
@@ -138,10 +139,12 @@ class ReferenceStore:
 
         Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
         """
-        parts = []
-        for shard, part in zip(self.shards, self._arrays.of_shards(f"{_quantity(quantity)}.rows")):
-            parts.append(part[:])
-            self._check_rows(shard, parts[-1], quantity)
+        name = f"{_quantity(quantity)}.rows"
+        parts = [part[:] for part in self._arrays.of_shards(name)]
+        if name not in self._checked:
+            for shard, rows in zip(self.shards, parts):
+                self._check_rows(shard, rows, quantity)
+            self._checked.add(name)
         return np.concatenate(parts)
 
     def _check_rows(self, shard: str, rows: np.ndarray, quantity: str) -> None:
@@ -267,7 +270,14 @@ class ReferenceStore:
         order = np.argsort(-column, kind="stable")[:k]
         best = order if rows is None else rows[order]
         samples = self.rows(quantity)["sample"][best]
-        return References(samples, column[order], self.positions(layer, quantity)[best, concept])
+        positions = self._in_range(layer, self.positions(layer, quantity)[best, concept])
+        return References(samples, column[order], positions)
+
+    def _in_range(self, layer: str, positions: np.ndarray) -> np.ndarray:
+        """Positions, if the layer has them."""
+        if positions.min(initial=0) < 0 or positions.max(initial=0) >= _number_of_positions(self.entry(layer)):
+            raise StoreError(f"{self.place.folder} is damaged: it holds positions that layer {layer!r} does not have")
+        return positions
 
     def table(
         self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = True
@@ -277,12 +287,18 @@ class ReferenceStore:
         entry = self.entry(layer)
         name = table_name(entry.key, _quantity(quantity), statistic, normalised)
         table = self._arrays.table(name)[:]
+        if name not in self._checked:
+            self._check_table(name, table, entry)
+            self._checked.add(name)
+        return table
+
+    def _check_table(self, name: str, table: np.ndarray, entry: LayerEntry) -> None:
+        """Raise a StoreError if a table names rows, samples or positions that there cannot be."""
         positions = _number_of_positions(entry)
         bounds = {"row": 2 ** 63 - 1, "sample": self.manifest.settings.dataset.length, "position": positions}
         for field, bound in bounds.items():
             if table[field].min(initial=0) < 0 or table[field].max(initial=0) >= bound:
                 raise StoreError(f"{self.place.folder / 'tables' / name}.npy is damaged: {field} out of range")
-        return table
 
     def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean of each concept over the samples of each class.
@@ -358,7 +374,7 @@ class ReferenceStore:
         blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
         best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
         best = rows[best]
-        positions = self.positions(layer, quantity).take_columnwise(best)
+        positions = self._in_range(layer, self.positions(layer, quantity).take_columnwise(best))
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
 
     def attached_stem(self, layer: str, quantity: str) -> str:

@@ -26,7 +26,7 @@ class References(NamedTuple):
 
 def check_concept(layer: str, concept: int, count: int) -> None:
     """Raise an IndexError if a layer has no such concept."""
-    if not hasattr(concept, "__index__"):
+    if isinstance(concept, bool) or not hasattr(concept, "__index__"):
         raise TypeError(f"a concept id is an integer, not {concept!r}")
     if not -count <= concept < count:
         raise IndexError(f"concept id {concept} is out of range: those of layer {layer!r} are 0 to {count - 1}")

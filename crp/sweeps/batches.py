@@ -206,6 +206,8 @@ class BatchPass:
             value, position = self.concepts[layer].read(tensor, layer, statistic)
             value = value.float()
             total = value.abs().sum(1)
+            if self.dtype == "float16" and not bool(torch.isfinite(total).all()):  # values are kept as shares of it
+                raise FloatingPointError(f"the sum over the concepts of {layer!r} is not finite in float32")
             if self.dtype == "float16":
                 value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
             kept += [value, total]
