@@ -91,7 +91,8 @@ class Scale:
 
 
 class Deque(collections.deque):
-    name = "user's"
+    def total(self):
+        return sum(self)
 
 
 class Scaled(nn.Module):
@@ -105,7 +106,7 @@ class Scaled(nn.Module):
         self.in_list, self.in_dict, self.in_object = [Settings()], {"a": (Settings(),)}, Scale(Scale())
         self.function, self.callable, self.partial = (lambda x: x), Scale(), functools.partial(torch.mul, other=1.)
         self.tensor, self.array, self.objects = torch.ones(()), np.ones(()), np.array([Settings()], object)
-        self.several, self.deque = {1., 2.}, Deque([1.])
+        self.several, self.deque = {"a", "b", "c"}, Deque([1.])
         self.outside = [nn.Linear(1, 1)]
         self.register_buffer("unsaved", torch.ones(()), persistent=False)
 
@@ -194,7 +195,7 @@ CHANGES = {
     "function": place("function", lambda x: -x),
     "function and what it closes over": place("function", (lambda by: lambda x: x * by)(Scale(-1.))),
     "partial": place("partial", functools.partial(torch.mul, other=-1.)), "tensor": place("tensor", -torch.ones(())),
-    "array": place("array", -np.ones(())), "set": place("several", {1., -2.}),
+    "array": place("array", -np.ones(())), "set": place("several", {"a", "b", "d"}),
     "deque": lambda model, patch: model.scaled.deque.append(-1.),
     "module in a list": lambda model, patch: model.scaled.outside[0].weight.data.neg_(),
     "buffer that is not saved": lambda model, patch: model.scaled.unsaved.neg_(),
@@ -213,6 +214,7 @@ CHANGES = {
     "default": of_class("inner", inner), "mutable default of a keyword": of_class("inner", inner_more),
     "method": of_class("inner", lambda self, x: -x),
     "attribute of a helper class": of_class("factor", -1., Scale),
+    "method of the class of an object": of_class("total", lambda self: -sum(self), Deque),
     "method of a helper class": of_class("__call__", lambda self, x: -x, Scale),
     "forward on the object": lambda model, patch: setattr(
         model.scaled, "forward", types.MethodType(lambda self, x: Scaled.forward(self, -x), model.scaled)),
