@@ -16,7 +16,6 @@ from crp.store.folder import StoreError
 from crp.store.legacy import LegacyResults, is_legacy_folder
 from crp.store.place import is_sealed
 from crp.store.reader import ReferenceStore
-from crp.store.schema import Manifest
 from crp.store.settings import check_reading, known_passing
 from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
 from crp.sweeps.model_answers import model_answers
@@ -43,23 +42,27 @@ def results_of(swept: SweptDataset, mode: str, composite: Composite | None = Non
     if not is_sealed(swept.path) and is_legacy_folder(swept.path):
         return LegacyResults(swept.path)
     store = ReferenceStore(swept.path)
+    passing = known_passing(store.manifest)
+    settings = _settings(swept, mode, composite, passing)
     try:
-        check_reading(store, _settings(swept, mode, composite, store.manifest))
+        check_reading(store, settings)
     except StoreError:
         if not _pass_a_sample(swept):
             raise
-        check_reading(store, _settings(swept, mode, composite, store.manifest))
+        settings = _settings(swept, mode, composite, passing)
+        check_reading(store, settings)
+    if store.manifest.settings.model.answers is not None:
+        settings["model"]["answers"] = _answers(swept, settings)
+        check_reading(store, settings)
     return store
 
 
-def _settings(swept: SweptDataset, mode: str, composite: Composite | None, manifest: Manifest) -> dict[str, Any]:
-    """What results of a mode depend on, as a store's manifest has it."""
-    load, length = functools.partial(swept.batches, on_error="skip"), len(swept.dataset)
-    model, samples = model_fingerprint(swept.attribution.model, known_passing(manifest)), describe_samples(load, length)
-    answers = None if manifest.settings.model.answers is None else _answers(swept, load, model, samples)
+def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passing: list[str]) -> dict[str, Any]:
+    """What results of a mode depend on, as a store's manifest has it, apart from what the model answers."""
+    load = functools.partial(swept.batches, on_error="skip")
     settings = {
-        "model": {**model, "answers": answers},
-        "dataset": {"length": length, **samples},
+        "model": model_fingerprint(swept.attribution.model, passing),
+        "dataset": {"length": len(swept.dataset), **describe_samples(load, len(swept.dataset))},
         "layers": [{"name": name, "concept": describe_concept(item)} for name, item in swept.layer_map.items()],
     }
     if mode == "relevance":
@@ -72,12 +75,11 @@ def _settings(swept: SweptDataset, mode: str, composite: Composite | None, manif
 _known_answers: WeakKeyDictionary[nn.Module, tuple[str, list[float] | None]] = WeakKeyDictionary()
 
 
-def _answers(
-    swept: SweptDataset, load: Callable, described: dict[str, Any], samples: dict[str, str]
-) -> list[float] | None:
+def _answers(swept: SweptDataset, settings: dict[str, Any]) -> list[float] | None:
     """What the model answers, asked again where hashes of it or of samples have changed or leave out what passes do."""
-    model, state = swept.attribution.model, fingerprint([described, samples])
-    if described["passing"] or _known_answers.get(model, ("", None))[0] != state:
+    model, state = swept.attribution.model, fingerprint([settings["model"], settings["dataset"]])
+    if settings["model"]["passing"] or _known_answers.get(model, ("", None))[0] != state:
+        load = functools.partial(swept.batches, on_error="skip")
         _known_answers[model] = state, model_answers(model, load, len(swept.dataset))
     return _known_answers[model][1]
 
