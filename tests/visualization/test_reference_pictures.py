@@ -82,12 +82,16 @@ def test_an_image_that_serves_several_concepts_is_run_once(fv):
         int(sample) for concept in concepts for sample in fv.run(EpsilonPlusFlat(), 0, SAMPLES, 7).top(
             "conv", concept, k=8).samples
     }
+    fv.compute_stats(0, "conv")  # which asks the model what it answers
     with CountSamples(fv.attribution.model) as counted:
         fv.get_max_reference(concepts, "conv", composite=EpsilonPlusFlat(), plot_fn=None, batch_size=5)
     assert counted.total == len(samples) < 8 * CHANNELS
 
 
-def test_without_composite_the_model_is_not_run(fv):
+def test_without_composite_the_model_is_run_only_to_learn_what_it_answers(fv):
+    with CountSamples(fv.attribution.model) as counted:
+        fv.compute_stats(0, "conv")
+    assert counted.total == 2
     with CountSamples(fv.attribution.model) as counted:
         fv.get_max_reference([0, 1], "conv", plot_fn=None)
         fv.get_max_reference([0, 1], "conv", plot_fn=vis_opaque_img)
