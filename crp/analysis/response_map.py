@@ -17,7 +17,8 @@ from crp.attribution.taps import LayerTaps
 from crp.concepts import aggregate
 from crp.model.inputs import call_model, device_of, map_tensors
 from crp.model.layers import as_layer_list
-from crp.rules.attach import restored_buffers
+from crp.rules.attach import run_exclusively
+from crp.rules.restoring import TensorState
 from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore
 
@@ -335,17 +336,20 @@ def layer_responses(
         found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
 
     taps, finder = LayerTaps(model, (), layers, read), SampleFinder(model)
-    with torch.no_grad(), restored_buffers(model):
-        for batch in _batches(inputs, batch_size):
-            data = map_tensors(lambda tensor: tensor.to(device), batch)
-            taps.rows, taps.calls = finder.find(layers, data, layers if axis > 0 else ()), {}
-            with taps:
-                call_model(model, data)
-            for layer in layers:
-                calls = taps.calls.get(layer, 0)
-                if calls == 0 and not may_be_unused:
-                    raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-                del found[layer][len(found[layer]) - calls:-1]  # the last call of a module counts
+
+    def read_batch(batch: Any) -> None:
+        data = map_tensors(lambda tensor: tensor.to(device), batch)
+        taps.rows, taps.calls = finder.find(layers, data, layers if axis > 0 else ()), {}
+        with torch.no_grad(), taps:
+            call_model(model, data)
+        for layer in layers:
+            calls = taps.calls.get(layer, 0)
+            if calls == 0 and not may_be_unused:
+                raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
+            del found[layer][len(found[layer]) - calls:-1]  # the last call of a module counts
+
+    for batch in _batches(inputs, batch_size):
+        run_exclusively(model, lambda: read_batch(batch), TensorState(model).restore)
     if not any(found.values()):
         raise ValueError("there are no inputs, or the model uses none of its layers")
     return {layer: np.concatenate(parts) for layer, parts in found.items() if parts}

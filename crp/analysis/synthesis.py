@@ -20,7 +20,8 @@ from crp.attribution.taps import LayerTaps
 from crp.concepts import ChannelConcept, Concept, EncodedConcept, as_ids
 from crp.model.inputs import device_of, gradient_mode
 from crp.rules.acceleration import accelerate
-from crp.rules.attach import exclusive_use, frozen_parameters, registered, restored_buffers
+from crp.rules.attach import freeze_parameters, registered, run_exclusively
+from crp.rules.restoring import TensorState
 from crp.store.reader import ReferenceStore
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ def synthesize(
     images, reached = [], []
     finder = SampleFinder(model)
     bar = tqdm(total=steps * math.ceil(len(ids) / batch_size), disable=not verbose, desc=f"images for {layer}")
-    with bar, gradient_mode(), exclusive_use(model), frozen_parameters(model), restored_buffers(model):
+
+    def optimise() -> None:
+        freeze_parameters(model)
         for first in range(0, len(ids), batch_size):
             part = ids[first:first + batch_size]
             coefficients = _random_coefficients(len(part), size, generator).to(device).requires_grad_()
@@ -156,6 +159,9 @@ def synthesize(
             with torch.no_grad():
                 images.append(to_images(coefficients, size).cpu())
                 reached.append(_read(finder, preprocess_fn(images[-1].to(device)), layer, part, concept).cpu())
+
+    with bar, gradient_mode():
+        run_exclusively(model, optimise, TensorState(model).restore)
     return Synthesis(torch.cat(images), ids, torch.cat(reached), layer)
 
 

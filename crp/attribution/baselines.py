@@ -14,7 +14,8 @@ from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_conditions, check_targets, layers_of
 from crp.model.inputs import Inputs, call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
 from crp.model.layers import select_output
-from crp.rules.attach import frozen_parameters, restored_buffers
+from crp.rules.attach import freeze_parameters
+from crp.rules.restoring import TensorState, run_undone
 
 
 def gradient_x_input(
@@ -187,8 +188,10 @@ class _Call:
             raise TypeError("no input is floating-point: give embedded tokens (inputs_embeds), not their ids")
         self.rows = torch.arange(len(conditions), device=attribution.device)
         self.targets = [condition[name] for condition in conditions]
-        with torch.no_grad(), restored_buffers(attribution.model):
-            self.prediction = self._output(self.inputs, self.rows)
+        with torch.no_grad():
+            self.prediction = run_undone(
+                lambda: self._output(self.inputs, self.rows), TensorState(attribution.model).restore
+            )
         check_targets(conditions, name, self.prediction.shape)
 
     def chosen_output(self, *arguments: torch.Tensor) -> torch.Tensor:
@@ -210,8 +213,13 @@ class _Call:
     def result(self, attribute: Callable[[Any], tuple[torch.Tensor, ...]]) -> AttributionResult:
         """What a method of captum gives, with axes summed as the attribution sums them."""
         model = self.attribution.model
-        with gradient_mode(), frozen_parameters(model), restored_buffers(model):
-            remaining = iter(attribute(_captum()))
+
+        def run() -> tuple[torch.Tensor, ...]:
+            freeze_parameters(model)
+            with gradient_mode():
+                return attribute(_captum())
+
+        remaining = iter(run_undone(run, TensorState(model).restore))
         axis = self.attribution.heatmap_axis
 
         def finish(x: torch.Tensor) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -42,9 +42,10 @@ from crp.model.inputs import (
 )
 from crp.model.layers import OutputChoice, as_layer_list
 from crp.model.rows import share_rows
-from crp.rules.attach import check_supported, is_in_use
+from crp.rules.attach import check_not_in_use, check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
+from crp.rules.restoring import HookState, undoing
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -288,7 +289,7 @@ class CondAttribution(Steps):
             rounds.append(batch + [None] * (batch_size - len(batch)))
             flows.append(replace(flow, init_rel=select_rows(init_rel, rows, len(conditions))))
         results = self._runner.rounds(data, rounds, flows)
-        return iter(tqdm(results, total=len(rounds), disable=not verbose, desc="attribution"))
+        return _with_bar(results, len(rounds), verbose)
 
     def attribute_rounds(
         self,
@@ -389,12 +390,18 @@ class CondAttribution(Steps):
             One sample; it shows which batch norms are to be merged.
         """
         self._rules.check_free(composite)
+        check_not_in_use(self.model)
         with gradient_mode():
             data = prepare_inputs(data, self.device)
-        with self._rules.kept(
-            composite, data, accelerated=self._accelerates, functional=self.functional, freeze=self.no_param_grad
-        ):
-            yield
+        guard = undoing(HookState(self.model).restore)
+        try:
+            next(guard)
+            with self._rules.kept(
+                composite, data, accelerated=self._accelerates, functional=self.functional, freeze=self.no_param_grad
+            ):
+                yield
+        finally:
+            guard.close()
 
     # Checks
 
@@ -442,3 +449,16 @@ class CondAttribution(Steps):
         found = explanation(audit, self.functional)
         if found:
             warnings.warn(found, stacklevel=3)
+
+
+def _with_bar(
+    results: Generator[AttributionResult, None, None], total: int, verbose: bool
+) -> Iterator[AttributionResult]:
+    """Results beside a progress bar; both end where an interrupt comes."""
+    bar = tqdm(results, total=total, disable=not verbose, desc="attribution")
+    guard = undoing(results.close, bar.close)
+    try:
+        next(guard)
+        yield from bar
+    finally:
+        guard.close()

@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from crp.attribution.origins import FACTORIES, NOWHERE, Origin, TracedCall, is_of_data, origin_of, set_origin
 from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import copy_rows
 from crp.rules.operations.places import operation_name, source_line, warn_of_cast, warn_of_loss
+from crp.rules.restoring import FunctionMode
 
 
 @dataclass
@@ -193,7 +193,7 @@ def _placed(by_integer: Tensor, origin: Origin, numbers: range, source: Tensor) 
     return total.view(*source.shape, *rest)
 
 
-class LookupMode(TorchFunctionMode):
+class LookupMode(FunctionMode):
     """Sees where integers of the data look something up, and lets relevance end there.
 
     Real numbers of which a model makes integers count as well.

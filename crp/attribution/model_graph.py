@@ -21,6 +21,7 @@ from crp.model.layers import (
     unflatten_tensors,
     unknown_layer_message,
 )
+from crp.rules.attach import run_exclusively
 from crp.rules.operations.mode import OperationMode
 
 
@@ -171,21 +172,18 @@ def _trace_calls(model: nn.Module, sample: Inputs, inputs_to_mark: list[LayerAdd
     def mark_input(module: nn.Module, args: tuple, kwargs: dict, address: LayerAddress) -> Any:
         return mark(address.layer, (args, kwargs), leaf_index(flatten_tensors((args, kwargs)), address))
 
-    handles = [
-        module.register_forward_hook(lambda module, args, output, name=name: mark(name, output))
-        for name, module in model.named_modules() if name
-    ] + [
-        address.module.register_forward_pre_hook(partial(mark_input, address=address), with_kwargs=True)
-        for address in inputs_to_mark
-    ]
-    try:
+    def run() -> None:
+        for name, module in model.named_modules():
+            if name:
+                module.register_forward_hook(lambda module, args, output, name=name: mark(name, output))
+        for address in inputs_to_mark:
+            address.module.register_forward_pre_hook(partial(mark_input, address=address), with_kwargs=True)
         with gradient_mode():
             leaves = InputLeaves(sample)
             with OperationMode(model), LookupMode(leaves):
                 call_model(model, leaves.data)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    run_exclusively(model, run)
 
     inputs: list[set[int]] = [set() for _ in names]
     for node, call in call_of_node.items():

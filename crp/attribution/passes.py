@@ -28,7 +28,6 @@ from crp.attribution.taps import ForwardStopped, LayerTaps, RecordFunction
 from crp.model.inputs import Inputs, call_model, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import flatten_tensors, select_output
 from crp.model.rows import is_shared, share_rows
-from crp.rules.attach import exclusive_use
 from crp.rules.control_flow import step_by_step
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.mode import OperationMode
@@ -149,7 +148,6 @@ def _forward_pass(
     layers = held + flow.record_layer
     end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
     with ExitStack() as stack:
-        stack.enter_context(exclusive_use(model))
         concepts = concepts_of(flow.mask_map, layers)
         rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
         operation_rules = stack.enter_context(rules.attached(

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -16,7 +16,9 @@ from crp.attribution.steps import Steps
 from crp.attribution.taps import FiniteWatch
 from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import is_shared
+from crp.rules.attach import ExclusiveUse, run_exclusively
 from crp.rules.model_rules import ModelRules
+from crp.rules.restoring import run_undone, undoing
 
 Result = TypeVar("Result")
 
@@ -35,20 +37,33 @@ class Runner:
 
     def attribute(self, data: Inputs, conditions: list[dict], flow: Flow) -> tuple[AttributionResult, tuple]:
         """Attribute rows that have one condition each; also return the gradients of the inputs."""
-        return self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
+        return run_exclusively(
+            self.steps.model, lambda: self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
+        )
 
-    def rounds(self, data: Inputs, rounds: list[list[dict | None]], flows: list[Flow]) -> Iterator[AttributionResult]:
+    def rounds(
+        self, data: Inputs, rounds: list[list[dict | None]], flows: list[Flow]
+    ) -> Generator[AttributionResult, None, None]:
         """Attribute samples under several conditions each, with a single forward pass."""
-        results = self._run_rounds(data, rounds, flows)
+        results, use = self._run_rounds(data, rounds, flows), ExclusiveUse(self.steps.model)
+        guard = undoing(lambda: results.close(), use.end)
         try:
-            first = next(results)
-        except RuntimeError as error:
-            self._give_up_acceleration(error, flows[0])
-            results = self._run_rounds(data, rounds, [replace(flow, accelerate=False) for flow in flows])
-            first = next(results)
-        with closing(results):
-            yield first
-            yield from results
+            next(guard)
+            use.begin()
+            for number in range(1, len(rounds) + 1):
+                try:
+                    result = run_undone(lambda: next(results))
+                except RuntimeError as error:
+                    if number > 1:
+                        raise
+                    self._give_up_acceleration(error, flows[0])
+                    results = self._run_rounds(data, rounds, [replace(flow, accelerate=False) for flow in flows])
+                    result = run_undone(lambda: next(results))
+                if number == len(rounds):
+                    guard.close()
+                yield result
+        finally:
+            guard.close()
 
     def audit(self, data: Inputs, conditions: list[dict], flow: Flow, tolerance: float) -> Audit:
         """Measure each operation on the way of relevance."""
@@ -64,14 +79,17 @@ class Runner:
                 total = sum(float(gradient.sum(dtype=torch.float64)) for gradient in gradients if gradient is not None)
                 return mode.audit(total, start, tolerance)
 
-        return self._with_rules_that_fit(run, flow)
+        return run_exclusively(self.steps.model, lambda: self._with_rules_that_fit(run, flow))
 
     def explain_not_finite(self, data: Inputs, conditions: list[dict], flow: Flow) -> str:
         """Repeat a pass and name the module where values cease to be finite."""
+        return run_exclusively(self.steps.model, lambda: self._explain_not_finite(data, conditions, flow))
+
+    def _explain_not_finite(self, data: Inputs, conditions: list[dict], flow: Flow) -> str:
         if not all(torch.isfinite(tensor).all() for tensor in list_tensors(data)):
             return "the data hold NaN or infinite values"
         with FiniteWatch(self.steps.model) as watch:
-            self.attribute(data, conditions, flow)
+            self._with_rules_that_fit(lambda flow: self._run(data, conditions, flow), flow)
         return watch.explanation()
 
     def _with_rules_that_fit(self, run: Callable[[Flow], Result], flow: Flow) -> Result:
@@ -120,7 +138,7 @@ class Runner:
         if not result.is_finite():
             rows = sorted(row for rows in groups for row in rows)
             present = [condition for condition in conditions if condition is not None]
-            raise FloatingPointError(self.explain_not_finite(
+            raise FloatingPointError(self._explain_not_finite(
                 map_tensors(lambda tensor: tensor[rows], data), present, flow
             ))
         yield result

@@ -1,8 +1,8 @@
 """Finds out where the samples are in the tensors of layers."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 
 import torch
@@ -13,9 +13,9 @@ from crp.attribution.taps import tap_module
 from crp.model.inputs import Inputs, call_model, count_samples, device_of, list_tensors, map_tensors
 from crp.model.layers import flatten_tensors, resolve_layer
 from crp.model.rows import is_shared
-from crp.rules.attach import restored_attributes
 from crp.rules.control_flow import step_by_step
 from crp.rules.operations.mode import OperationMode
+from crp.rules.restoring import AttributeState, BufferState, Undo, undone
 
 _MOST_KEPT = 4096
 
@@ -123,25 +123,17 @@ class SampleFinder:
             stack.enter_context(step_by_step())
             device = device_of(self.model)
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            stack.enter_context(_left_as_it_is(self.model))
+            stack.enter_context(undone(*self._effects_of_forward_passes()))
             for layer in layers:
                 stack.enter_context(tap_module(resolve_layer(self.model, layer), keep(layer)))
             stack.enter_context(OperationMode(self.model))  # which calls modules whose parameters others use
             call_model(self.model, data)
         return found
 
-
-@contextmanager
-def _left_as_it_is(model: nn.Module) -> Iterator[None]:
-    """Undo what forward passes do to buffers and attributes of modules."""
-    attributes = [held for module in model.modules() for held in (vars(module), module._buffers)]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with restored_attributes(attributes):
-        try:
-            yield
-        finally:
-            for buffer, value in values:
-                buffer.data.copy_(value)
+    def _effects_of_forward_passes(self) -> tuple[Undo, Undo]:
+        """What undoes those on attributes of modules and on values of buffers."""
+        attributes = AttributeState(held for module in self.model.modules() for held in (vars(module), module._buffers))
+        return attributes.restore, BufferState(self.model).restore
 
 
 def _changed(tensor: Tensor) -> Tensor:

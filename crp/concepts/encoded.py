@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from crp.concepts.channels import ChannelConcept
-from crp.rules.attach import restored_attributes
 from crp.rules.operations.call import Operation
 from crp.rules.operations.table import normalises
+from crp.rules.restoring import AttributeState, FunctionMode, undone
 from crp.rules.stabilizers import stabilized
 
 
@@ -133,7 +132,7 @@ class EncodedConcept(ChannelConcept):
 
 def _left_as_found(*functions: Callable) -> AbstractContextManager[None]:
     """Put back, at the end, the attributes of the objects and modules that functions belong to, or name."""
-    return restored_attributes(attributes for function in functions for attributes in _attributes_near(function))
+    return undone(AttributeState(held for function in functions for held in _attributes_near(function)).restore)
 
 
 def _attributes_near(function: Callable) -> Iterator[dict[str, Any]]:
@@ -151,7 +150,7 @@ def _attributes_near(function: Callable) -> Iterator[dict[str, Any]]:
         yield from (vars(module), module._buffers)
 
 
-class _NormsAreConstant(TorchFunctionMode):
+class _NormsAreConstant(FunctionMode):
     """Gradients pass no norm and no deviation of the features of a row."""
 
     def __init__(self, rows: int):

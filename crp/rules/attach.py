@@ -1,11 +1,10 @@
 """Attaching rules to a model for a while, and leaving no trace."""
 from __future__ import annotations
 
-import threading
+import copy
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +14,9 @@ from zennit.types import Linear
 
 from crp.rules.operations.elementwise import maps_single_elements
 from crp.rules.replacement import PassThrough
+from crp.rules.restoring import HookState, ModuleState, Result, Undo, run_undone, undone
 
-_in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-_in_use_lock = threading.Lock()
+_in_use: weakref.WeakKeyDictionary[nn.Module, object] = weakref.WeakKeyDictionary()
 
 
 def check_supported(model: nn.Module) -> None:
@@ -42,56 +41,71 @@ def check_supported(model: nn.Module) -> None:
             )
 
 
-def is_in_use(model: nn.Module) -> bool:
-    """Whether an attribution is using a model, in any thread."""
-    with _in_use_lock:
-        return model in _in_use
+class ExclusiveUse:
+    """Lets nobody else attribute a model from begin to end, in any thread; in the end, no hook of rules is new there.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._hooks: HookState | None = None
+
+    def begin(self) -> None:
+        """Raise a RuntimeError if somebody uses the model already."""
+        if _in_use.setdefault(self._model, self) is not self:
+            raise RuntimeError(_IN_USE)
+        self._hooks = HookState(self._model)
+
+    def end(self) -> None:
+        """Do nothing if it has not begun."""
+        if _in_use.get(self._model) is self:
+            if self._hooks is not None:
+                self._hooks.restore()
+            del _in_use[self._model]
 
 
-@contextmanager
-def exclusive_use(model: nn.Module) -> Iterator[None]:
-    """Let nobody else attribute a model within the context, in any thread.
+def run_exclusively(model: nn.Module, function: Callable[[], Result], *undo: Undo) -> Result:
+    """Run a function that nobody else attributes a model meanwhile, and undo what it leaves.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    function : callable
+    *undo : callable
+        As for :func:`crp.rules.restoring.undoing`.
 
     Raises
     ------
     RuntimeError
-        If somebody does already.
+        If somebody uses the model already.
     """
-    with _in_use_lock:
-        if model in _in_use:
-            raise RuntimeError(
-                "another attribution is using this model: finish or close its generate() first; "
-                "threads need a copy of the model each"
-            )
-        _in_use.add(model)
-    try:
-        yield
-    finally:
-        _in_use.discard(model)
+    use = ExclusiveUse(model)
+
+    def run() -> Result:
+        use.begin()
+        return function()
+
+    return run_undone(run, *undo, use.end)
 
 
-@contextmanager
-def restored_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass in train mode does to buffers, such as running means."""
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()] if model.training else []
-    try:
-        yield
-    finally:
-        for buffer, value in saved:
-            buffer.data.copy_(value)
+def is_in_use(model: nn.Module) -> bool:
+    """Whether an attribution is using a model, in any thread."""
+    return model in _in_use
 
 
-@contextmanager
-def restored_attributes(found: Iterable[dict[str, Any]]) -> Iterator[None]:
-    """Put back what dictionaries of attributes held before."""
-    held = [(attributes, dict(attributes)) for attributes in found]
-    try:
-        yield
-    finally:
-        for attributes, before in held:
-            for name in attributes.keys() - before.keys():
-                del attributes[name]
-            attributes.update(before)
+def check_not_in_use(model: nn.Module) -> None:
+    """Raise a RuntimeError if an attribution is using a model."""
+    if is_in_use(model):
+        raise RuntimeError(_IN_USE)
+
+
+_IN_USE = (
+    "another attribution is using this model: finish or close its generate() first; threads need a copy of the model "
+    "each"
+)
 
 
 def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:
@@ -110,54 +124,44 @@ def check_nothing_registered(model: nn.Module, composite: Composite | None) -> N
         raise ValueError("the composite is still registered on another model: call composite.remove() first")
 
 
-@contextmanager
-def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Let no parameter require gradients within the context."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+def freeze_parameters(model: nn.Module) -> None:
+    """Let no parameter require gradients."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.requires_grad_(False)
+
+
+def own_copy(composite: Composite) -> Composite:
+    """A composite with the same rules and canonizers, to be registered beside it."""
+    copied = copy.copy(composite)
+    copied.handles, copied.hook_refs = RemovableHandleList(), weakref.WeakSet()
+    return copied
 
 
 @contextmanager
 def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
-    """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way."""
+    """Like ``composite.context``, but nothing stays on the model, also where registering fails half-way.
+
+    The composite itself is left alone, so that threads can share it.
+    """
+    composite = own_copy(composite)
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         composite = _without_attention(composite)
-    modules = [(module, dict(module._parameters), set(vars(module))) for module in model.modules()]
-    dense = (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.layout == torch.strided)
-    tensors = [(tensor, tensor.data) for tensor in dense]
-    try:
-        composite.register(model)
-        yield
-    finally:
-        composite.remove()
-        for tensor, data in tensors:
-            if tensor.data_ptr() != data.data_ptr():
-                tensor.data = data
-        for module, parameters, attributes in modules:
-            # zennit 1.0's canonizers hide parameters behind attributes of the same name
-            for name in (parameters.keys() | module._buffers.keys()) & (vars(module).keys() - attributes):
-                del vars(module)[name]
-            module._parameters.clear()
-            module._parameters.update(parameters)
+    state = ModuleState(model)
+    with undone(state.restore):
+        try:
+            composite.register(model)
+            state.attributes.leave_later_changes()
+            yield
+        finally:
+            composite.remove()
 
 
-@contextmanager
-def passing_activations(model: nn.Module) -> Iterator[None]:
+def pass_activations(model: nn.Module) -> None:
     """Let relevance pass modules that are activations but not of PyTorch's kinds, by what they do."""
-    handles = RemovableHandleList([
-        PassThrough().register(module) for module in model.modules()
-        if not type(module).__module__.startswith("torch.") and _is_elementwise_function(module)
-    ])
-    try:
-        yield
-    finally:
-        handles.remove()
+    for module in model.modules():
+        if not type(module).__module__.startswith("torch.") and _is_elementwise_function(module):
+            PassThrough().register(module)
 
 
 def _is_elementwise_function(module: nn.Module) -> bool:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from crp.rules.restoring import undone
+
 _active = threading.local()
-_lock = threading.Lock()
-_users = 0
+_lock = threading.RLock()
+_users: set[object] = set()
 _replaced: list[tuple[Any, str, Any]] = []
 
 
@@ -27,20 +29,28 @@ def step_by_step() -> Iterator[None]:
 
     Other threads, which may be in such a context of their own, go on with PyTorch's functions.
     """
-    global _users
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _replace()
-    _active.depth = getattr(_active, "depth", 0) + 1
-    try:
-        yield
-    finally:
-        _active.depth -= 1
+    user, here = object(), vars(_active).setdefault("users", set())
+
+    def leave() -> None:
+        here.discard(user)
         with _lock:
-            _users -= 1
-            while _users == 0 and _replaced:
-                setattr(*_replaced.pop())
+            _users.discard(user)
+            if not _users:
+                for original in reversed(_replaced):
+                    setattr(*original)
+                _replaced.clear()
+
+    with undone(leave):
+        with _lock:
+            if not _users:
+                _replace()
+            _users.add(user)
+        here.add(user)
+        yield
+
+
+def _is_active() -> bool:
+    return bool(vars(_active).get("users"))
 
 
 def _replace() -> None:
@@ -62,12 +72,11 @@ class _Choice:
         self._original, self._replacement = original, replacement
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        is_active = getattr(_active, "depth", 0) > 0
-        return (self._replacement if is_active else self._original)(*args, **kwargs)
+        return (self._replacement if _is_active() else self._original)(*args, **kwargs)
 
     def apply(self, *args: Any) -> Any:
         """Of a function of ``torch.autograd``."""
-        return (self._replacement if getattr(_active, "depth", 0) else self._original.apply)(*args)
+        return (self._replacement if _is_active() else self._original.apply)(*args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)

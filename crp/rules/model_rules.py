@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -12,14 +12,14 @@ from crp.model.inputs import Inputs, map_tensors
 from crp.rules.acceleration import accelerate
 from crp.rules.attach import (
     check_nothing_registered,
-    frozen_parameters,
-    passing_activations,
+    freeze_parameters,
+    pass_activations,
     registered,
-    restored_buffers,
 )
 from crp.rules.batch_norms import find_mergeable, merging
 from crp.rules.composites import gives_relevance
 from crp.rules.operations.choice import ATTENTION, OperationRules
+from crp.rules.restoring import TensorState, undone
 from crp.rules.used_weights import leave_open
 
 
@@ -62,12 +62,12 @@ class ModelRules:
     @contextmanager
     def kept(self, composite: Composite | None, data: Inputs, **options: Any) -> Iterator[None]:
         """Leave rules on the model between calls within the context; the arguments are those of :meth:`attached`."""
-        with self.attached(composite, data, **options) as operation_rules:
+        def forget() -> None:
+            self._kept = None
+
+        with self.attached(composite, data, **options) as operation_rules, undone(forget):
             self._kept = composite, operation_rules
-            try:
-                yield
-            finally:
-                self._kept = None
+            yield
 
     @contextmanager
     def attached(
@@ -98,30 +98,30 @@ class ModelRules:
         if self._kept is not None:
             yield self._kept[1]
             return
-        with ExitStack() as stack:
-            stack.enter_context(restored_buffers(self.model))
+        gives_rules = bool(composite is not None and functional and freeze and gives_relevance(composite, self.model))
+        open_rules: dict[nn.Module, Hook] = {}
+        with undone(TensorState(self.model).restore):
             if freeze:
-                stack.enter_context(frozen_parameters(self.model))
+                freeze_parameters(self.model)
             if composite is None:
                 yield None
                 return
-            gives_rules = functional and freeze and gives_relevance(composite, self.model)
             if gives_rules:
                 composite = merging(composite, self.model, self._batch_norms_to_merge(data))
                 composite, open_rules = leave_open(composite, self.model)
             composite = accelerate(composite, repeated=repeated) if accelerated else composite
-            stack.enter_context(registered(composite, self.model))
-            if freeze:  # canonizers bring parameters of their own
-                stack.enter_context(frozen_parameters(self.model))
-            if not gives_rules:
-                yield None
-                return
-            stack.enter_context(passing_activations(self.model))
-            attention = functional if isinstance(functional, str) else ATTENTION[0]
-            open_layers = {module: _everywhere(rule) for module, rule in open_rules.items()}
-            if accelerated:
-                open_layers = {module: accelerate(own, repeated=repeated) for module, own in open_layers.items()}
-            yield OperationRules(composite, self.model, attention, self.writes_to_inputs, open_layers)
+            with registered(composite, self.model):
+                if freeze:  # canonizers bring parameters of their own
+                    freeze_parameters(self.model)
+                if not gives_rules:
+                    yield None
+                    return
+                pass_activations(self.model)
+                attention = functional if isinstance(functional, str) else ATTENTION[0]
+                open_layers = {module: _everywhere(rule) for module, rule in open_rules.items()}
+                if accelerated:
+                    open_layers = {module: accelerate(own, repeated=repeated) for module, own in open_layers.items()}
+                yield OperationRules(composite, self.model, attention, self.writes_to_inputs, open_layers)
 
     def _batch_norms_to_merge(self, data: Inputs) -> list[tuple[str, str]]:
         """Linear layers and the batch norms they feed; found once for the modules of the model."""

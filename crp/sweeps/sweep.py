@@ -19,6 +19,7 @@ from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
 from crp.model.samples import SampleError, is_death_of_reader
+from crp.rules.restoring import run_undone
 from crp.store.creation import begin_replacement, create_store, remove_sweep, replace_store
 from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
 from crp.store.fingerprint import probe_indices
@@ -194,9 +195,7 @@ class Sweep:
                 for first, stop in workers.write_shards(place, missing):
                     bar.update(stop - first)
                 return
-            with self.attribution.attached(self.composite, self.first_batch.data):
-                for part in missing:
-                    self._write_shard(place, *part, bar.update)
+            self._write_shards(place, missing, bar.update)
 
     def join(self, manifest: str) -> None:
         """Get ready to write shards of a sweep that has been begun, if it has the same settings.
@@ -211,8 +210,7 @@ class Sweep:
 
     def write_shard(self, first: int, stop: int) -> None:
         """Write one shard of the sweep that this one has joined."""
-        with self.attribution.attached(self.composite, self.first_batch.data):
-            self._write_shard(self._place, first, stop, lambda samples: None)
+        self._write_shards(self._place, [(first, stop)], lambda samples: None)
 
     def parts(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The shards of a range of samples: (first, stop) each."""
@@ -367,9 +365,14 @@ class Sweep:
                     self._pass.read(result.activations[layer], layer)
                     self._pass.read(result.relevances[layer], layer)
 
-    def _write_shard(self, place: Place, first: int, stop: int, report: Callable[[int], Any]) -> None:
-        with ShardWriter(place, first, stop, self.batch_size) as writer:
-            self._pass.write(_ahead(self.load(first, stop, self.batch_size)), self.layers, writer, report)
+    def _write_shards(self, place: Place, parts: list[tuple[int, int]], report: Callable[[int], Any]) -> None:
+        def write() -> None:
+            with self.attribution.attached(self.composite, self.first_batch.data):
+                for first, stop in parts:
+                    with ShardWriter(place, first, stop, self.batch_size) as writer:
+                        self._pass.write(_ahead(self.load(first, stop, self.batch_size)), self.layers, writer, report)
+
+        run_undone(write)
 
 
 _END = object()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from zennit.core import Hook, RemovableHandleList
 from zennit.types import Activation, Linear
 
@@ -33,9 +32,10 @@ from crp.rules.operations.rule import (
 from crp.rules.operations.table import CASTS, PADDING, inside_of
 from crp.rules.padding import mark_padding
 from crp.rules.replacement import PassThrough, check_not_transformed
+from crp.rules.restoring import FunctionMode
 
 
-class OperationMode(TorchFunctionMode):
+class OperationMode(FunctionMode):
     """Sees the functional operations of a model that runs within its context, and gives them rules.
 
     It steps aside inside a module that carries a rule, which is then one operation, and inside functions of
