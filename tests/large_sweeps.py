@@ -1,5 +1,6 @@
 """A small sweep that test files share, and the specification that the command line and workers find here."""
 import hashlib
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def specification():
         "model": network(), "dataset": Images(), "layers": ["conv", "fc"], "composite": EpsilonPlusFlat(),
         "path": "specified",
     }
+
+
+class SlowImages(Images):
+    def __getitem__(self, index):
+        time.sleep(0.05)
+        return super().__getitem__(index)
+
+
+def slow_specification():
+    return {**specification(), "dataset": SlowImages()}
 
 
 def contents(path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -43,6 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
             options.function(options)
     except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
         parser.exit(1, printable_message(f"crp {options.command}: {error}") + "\n")
+    except KeyboardInterrupt:
+        parser.exit(_INTERRUPTED, f"crp {options.command}: interrupted\n")
+
+
+_INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 
 
 def _add_demo(commands: Commands) -> None:

@@ -2,9 +2,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -251,3 +253,19 @@ def test_export(tmp_path, undisturbed, capsys):
     code, _, error = crp(capsys, "export", undisturbed, "--zarr", tmp_path / "zarr")
     assert code == 1 and "exists already" in error
     assert ReferenceStore(undisturbed).layers == ["conv", "fc"]
+
+
+def test_an_interrupt_ends_with_one_line(tmp_path, undisturbed):
+    command = [sys.executable, "-m", "crp", "run", f"{HERE / 'large_sweeps.py'}:slow_specification"]
+    options = ["--store", str(tmp_path / "store"), *OPTIONS]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    shards = tmp_path / "store" / "shards"
+    deadline = time.monotonic() + 60
+    while not (shards.is_dir() and list(shards.glob("*/shard.json"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.endswith("crp run: interrupted\n") and "Traceback" not in error and "ignored" not in error
+    main(["run", SPEC, "--store", str(tmp_path / "store"), *OPTIONS])
+    assert contents(tmp_path / "store") == contents(undisturbed)
