@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crp.attribution.origins import FACTORIES, NOWHERE, Origin, TracedCall, is_of_data, origin_of, set_origin
+from crp.model.callbacks import call_reader
 from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import copy_rows
 from crp.rules.operations.places import operation_name, source_line, warn_of_cast, warn_of_loss
@@ -146,7 +147,7 @@ class InputLeaves:
     def _of_real_numbers(self, source: Tensor, numbers: range, modify: Callable[[Tensor], Tensor]) -> Tensor:
         leaf = source.detach().requires_grad_()
         leaf.grad = self._relevance(source, numbers)
-        return modify(leaf)
+        return call_reader(modify, "heatmap_modifier", leaf)
 
     def _relevance(self, source: Tensor, numbers: range) -> Tensor:
         """Of real numbers: their own, and that of what they look up as integers."""

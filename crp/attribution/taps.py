@@ -13,6 +13,7 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 from crp.attribution.sample_rows import LayerRows, SampleRows
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
+from crp.model.callbacks import apply_masks, call_reader
 from crp.model.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
 from crp.model.rows import copy_rows, keep_marks
 
@@ -48,14 +49,6 @@ def tap(
     tensor = keep_marks(tensor, copy_rows(tensor)) if copy else tensor
     tensor.register_hook(lambda relevance: None if relevance is None else on_relevance(relevance))
     return tensor
-
-
-def apply_masks(relevance: torch.Tensor, fn_list: Iterable[Mask]) -> torch.Tensor:
-    """Send a copy of the relevance through mask functions, which may write to what they are given."""
-    relevance = relevance.clone()
-    for mask_fn in fn_list:
-        relevance = mask_fn(relevance)
-    return relevance
 
 
 class MaskHook(Hook):
@@ -239,7 +232,7 @@ class LayerTaps:
         """What is kept of an activation or relevance."""
         if self.record_fn is None or layer not in self.recorded:
             return tensor.detach()
-        return self.record_fn(tensor.detach(), layer)
+        return call_reader(self.record_fn, "record_fn", tensor.detach(), layer)
 
     def _visit(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         if self.from_layers and not tensor.requires_grad:

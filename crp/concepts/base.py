@@ -160,10 +160,12 @@ def as_ids(ids: Any) -> list[int]:
     """
     if isinstance(ids, torch.Tensor):
         ids = ids.detach().cpu().numpy()
-    array = np.asarray(list(ids) if isinstance(ids, (range, set, tuple)) else ids)
+    ids = list(ids) if isinstance(ids, (range, set, tuple)) else ids
+    array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
         return []
-    if array.dtype.kind not in "iu" or array.ndim > 1:
+    holds_booleans = isinstance(ids, list) and any(isinstance(i, bool) for i in ids)
+    if array.dtype.kind not in "iu" or array.ndim > 1 or holds_booleans:
         raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
     return [int(i) for i in np.atleast_1d(array)]
 

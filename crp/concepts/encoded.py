@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crp.concepts.channels import ChannelConcept
+from crp.model.callbacks import call_reader
 from crp.rules.operations.call import Operation
 from crp.rules.operations.table import normalises
 from crp.rules.restoring import AttributeState, FunctionMode, undone
@@ -107,7 +108,7 @@ class EncodedConcept(ChannelConcept):
 
     def encoded(self, features: Tensor) -> Tensor:
         """The code [..., K] of ``features`` [..., C]; to be decoded before anything else is encoded."""
-        code = self.encode(features)
+        code = call_reader(self.encode, "encode", features)
         if not isinstance(code, Tensor):
             raise TypeError(
                 f"encode gives a {type(code).__name__}, not a tensor. Where the code is one of several things, give a "
@@ -121,7 +122,7 @@ class EncodedConcept(ChannelConcept):
 
     def decoded(self, code: Tensor, features: Tensor) -> Tensor:
         """What a code [..., K] stands for, right after ``features`` [..., C] were encoded."""
-        decoded = self.decode(code)
+        decoded = call_reader(self.decode, "decode", code)
         if not isinstance(decoded, Tensor) or decoded.shape != features.shape:
             raise ValueError(
                 f"decode gives {tuple(getattr(decoded, 'shape', ()))} for the code of {tuple(features.shape)}: "

@@ -214,8 +214,8 @@ class FeatureVisualization(SweptDataset):
             [top_N]
         """
         self._check_reference_arguments(layer_name, mode)
-        if top_N < 1 or mean_N < 1:
-            raise ValueError(f"top_N and mean_N are at least 1, not {top_N} and {mean_N}")
+        _check_count("top_N", top_N)
+        _check_count("mean_N", mean_N)
         targets, means = results_of(self, mode).class_means(
             layer_name, as_id(concept_id), mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
         )
@@ -277,7 +277,7 @@ class FeatureVisualization(SweptDataset):
         """
         self._check_reference_arguments(layer_name, mode)
         first, stop = _check_range(r_range)
-        _check_batch_size(batch_size)
+        _check_count("batch_size", batch_size)
         store = self._matrices(mode, composite)
         patterns = Patterns.load(store, layer=layer_name, quantity=mode)
         concepts = list(store.concepts(layer_name))
@@ -357,7 +357,7 @@ class FeatureVisualization(SweptDataset):
         """References by key: {key: (concept, class or None)}."""
         self._check_reference_arguments(layer, mode)
         first, stop = _check_range(r_range)
-        _check_batch_size(batch_size)
+        _check_count("batch_size", batch_size)
         targets = None if targets is None else as_ids(targets)
         results = results_of(self, mode, composite)
         cache = self.cache if plot_fn is not None else None
@@ -386,14 +386,23 @@ class FeatureVisualization(SweptDataset):
 
 def _check_range(r_range: Any) -> tuple[int, int]:
     try:
-        first, stop = (operator.index(end) for end in r_range)
-    except TypeError:
+        first, stop = r_range
+    except (TypeError, ValueError):
         raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
+    if not (_is_integer(first) and _is_integer(stop)):
+        raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}")
+    first, stop = operator.index(first), operator.index(stop)
     if not 0 <= first < stop:
         raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
     return first, stop
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _check_count(name: str, count: Any) -> None:
+    if not _is_integer(count):
+        raise TypeError(f"{name} is an integer, not {count!r}")
+    if count < 1:
+        raise ValueError(f"{name} is at least 1, not {count}")

@@ -64,7 +64,7 @@ class ReferencePictures:
         try:
             return join_samples(samples, list(range(len(samples))))
         except ValueError:
-            return [map_tensors(lambda tensor: tensor[0], sample) for sample in samples]
+            return [map_tensors(lambda tensor: tensor[0].clone(), sample) for sample in samples]
 
     def _heatmaps(
         self, references: dict[Any, tuple[list[int], References]], composite: Composite, rf: bool, batch_size: int,

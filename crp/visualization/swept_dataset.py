@@ -101,7 +101,7 @@ class SweptDataset:
         data, target = split_item(item, self.target_key)
         data = with_batch_axis(data)
         if preprocessing:
-            data = self.preprocess_data(data)
+            data = self.preprocess_data(map_tensors(torch.clone, data))  # which may write to it, not to the dataset
         return map_tensors(lambda tensor: tensor.to(self.device), data), target
 
     def batches(
