@@ -1,4 +1,6 @@
 """The model stays as it was, whatever happens during an attribution."""
+import itertools
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -302,6 +304,27 @@ def test_threads_get_right_results_or_an_error():
         if heatmap is not None:
             close(heatmap, right)
     assert any(heatmap is not None for heatmap in found)
+
+
+@pytest.mark.parametrize("options", [{}, {"accelerate": False}, {"functional": False}])
+def test_threads_with_a_model_each_share_a_composite(options):
+    data, condition, composite = images(), [{"conv1": [1], "y": [0]}], EpsilonPlusFlat()
+    expected = CondAttribution(conv_net(), **options)(data, condition, EpsilonPlusFlat()).heatmap
+    models = [conv_net() for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(
+                lambda model: [CondAttribution(model, **options)(data, condition, composite).heatmap for _ in range(10)],
+                models,
+            ))
+    finally:
+        sys.setswitchinterval(interval)
+    for heatmap in itertools.chain(*found):
+        close(heatmap, expected)
+    assert not composite.handles
+    assert not any(module._forward_hooks or module._forward_pre_hooks for model in models for module in model.modules())
 
 
 def test_train_mode_leaves_running_statistics_as_they_were():
