@@ -311,14 +311,16 @@ def test_threads_with_a_model_each_share_a_composite(options):
     data, condition, composite = images(), [{"conv1": [1], "y": [0]}], EpsilonPlusFlat()
     expected = CondAttribution(conv_net(), **options)(data, condition, EpsilonPlusFlat()).heatmap
     models = [conv_net() for _ in range(4)]
+
+    def attribute(model):
+        attribution = CondAttribution(model, **options)
+        return [attribution(data, condition, composite).heatmap for _ in range(10)]
+
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(
-                lambda model: [CondAttribution(model, **options)(data, condition, composite).heatmap for _ in range(10)],
-                models,
-            ))
+            found = list(pool.map(attribute, models))
     finally:
         sys.setswitchinterval(interval)
     for heatmap in itertools.chain(*found):

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from interrupting import interrupt_calls, state_of
+from interrupts_of_calls import interrupt_calls, state_of
 from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.composites import EpsilonPlusFlat
