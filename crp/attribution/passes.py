@@ -31,6 +31,7 @@ from crp.model.rows import is_shared, share_rows
 from crp.rules.control_flow import step_by_step
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.mode import OperationMode
+from crp.rules.restoring import run_undone
 
 
 class AttributionResult(NamedTuple):
@@ -170,7 +171,7 @@ def _forward_pass(
             try:
                 seen, followed = mode if is_seen else nullcontext(), LookupMode(leaves) if follows else nullcontext()
                 with step_by_step(), seen, followed:
-                    output = call_model(model, leaves.data)
+                    output = run_undone(lambda: call_model(model, leaves.data))
                 mode.see(output)
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:

@@ -147,7 +147,7 @@ def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
     composite = own_copy(composite)
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         composite = _without_attention(composite)
-    state = ModuleState(model)
+    state = ModuleState(model, not composite.canonizers and type(composite).register is Composite.register)
     with undone(state.restore):
         try:
             composite.register(model)

@@ -17,6 +17,7 @@ from crp.model.inputs import call_model
 from crp.model.layers import flatten_tensors
 from crp.rules.operations.mode import OperationMode
 from crp.rules.operations.rule import OperationRule
+from crp.rules.restoring import run_undone
 from crp.rules.used_weights import computes_weight
 
 
@@ -100,7 +101,7 @@ def find_mergeable(model: nn.Module, data: Any) -> list[tuple[str, str]]:
         return []
     consumers = _Consumers(model)
     with torch.no_grad(), consumers:
-        call_model(model, data)
+        run_undone(lambda: call_model(model, data))
     return [(linear, norm) for linear, norm in consumers.exclusive() if _fit(modules[linear], modules[norm])]
 
 

@@ -259,16 +259,25 @@ def _changed(held: dict[str, Any], before: dict[str, Any]) -> list[str]:
 
 
 class ModuleState:
-    """What a composite changes of the modules of a model, as it is now: attributes, and the memory of tensors."""
+    """What a composite changes of the modules of a model, as it is now.
 
-    def __init__(self, model: nn.Module):
+    Parameters
+    ----------
+    model : torch.nn.Module
+    only_rules : bool, default False
+        Take notice of the parameters that rules replace for a while, not of what canonizers may change as well:
+        attributes, and the memory of tensors.
+    """
+
+    def __init__(self, model: nn.Module, only_rules: bool = False):
         modules = list(model.modules())
+        canonized = [] if only_rules else modules
         self.attributes = AttributeState(
-            held for module in modules for held in (vars(module), module._buffers, module._modules)
+            held for module in canonized for held in (vars(module), module._buffers, module._modules)
         )
         self._parameters = AttributeState(module._parameters for module in modules)
         self._names = [(module, {*module._parameters, *module._buffers} - vars(module).keys()) for module in modules]
-        tensors = (x for module in modules for held in (module._parameters, module._buffers) for x in held.values())
+        tensors = (x for module in canonized for held in (module._parameters, module._buffers) for x in held.values())
         self._data = [(x, x.data, _memory(x)) for x in tensors if x is not None and x.layout == torch.strided]
 
     def restore(self) -> None:
