@@ -78,11 +78,12 @@ copybutton_prompt_is_regexp = True
 
 PAGES = [
     "start", "attributions", "concepts", "references", "analysis", "any_model", "large_runs", "command_line", "moving",
-    "speed", "tutorials", "api/index", "house", "changes",
+    "speed", "tutorials", "api/index", "house", "security", "changes",
 ]
 AMBIGUOUS = {"abs_norm", "accelerate", "accuracy", "project", "smooth", "spaced", "verify"}  # not only public names
 OUTSIDE = {  # files that GitHub shows elsewhere than the documentation does
-    "../tutorials/": "tutorials/", "../CHANGELOG.md": "changes.md", "../README.md": "index.md",
+    "../tutorials/": "tutorials/", "../CHANGELOG.md": "changes.md", "../SECURITY.md": "security.md",
+    "../README.md": "index.md",
     "docs/": "", "../docs/": "",
 }
 

@@ -11,22 +11,29 @@
         shard.json                      size and sha256 of each file, sha256 of the manifest; skipped samples
     tables/L0003.relevance.value.npy    [concepts, 40] the top rows; .value_normalised likewise
     seal.json                           sha256 of all shards and tables: the store is complete
-    patterns/L0003.activation.npz       clusters of the rows of a matrix, if they have been looked for
+    patterns/L0003.activation.json      names a file beside it, with clusters of the rows of a matrix
+
+A sweep that replaced another one lies in a folder ``sweep-...`` of the store, which its ``manifest.json`` names.
 
 Nothing is pickled, so opening a store runs no code. The JSON files hold their own sha256, and that of the other files,
-which are compared with it when they are first read.
+which are compared with it when they are first read. No file is reached through a link, nor read before its type and
+size are those that the manifest says.
 
 A sweep with ``keep="top"`` leaves no shards: beside the top rows, ``tables`` then has the sums of each class
 (``L0003.relevance.class_sum.npy`` [classes, concepts]; ``classes.npy`` and ``relevance.class_count.npy`` [classes]).
 With ``dtype="float16"``, matrices hold each row divided by its total.
 
-``reader``, ``matrix``, ``stored_arrays``   reads a finished store
-``schema``, ``records``, ``files``    what records say and how they are written; names of files
-``shards``, ``tables``, ``topk``      writes a store
+From bottom to top:
+
+``files``, ``folder``, ``temporaries``      names of files; folders without links; what exists while something is written
+``records``, ``npy``, ``archive``           formats: JSON with a hash, arrays, files of results
+``schema``, ``layout``, ``place``           what records say, which arrays there are, where a sweep lies
+``stored_arrays``, ``matrix``, ``reader``   reads a finished store
+``attached``, ``legacy``                    patterns kept in a store; folders of zennit-crp
+``shards``, ``tables``, ``topk``            writes shards and tables
 ``settings``, ``fingerprint``, ``user_code``   what decides the contents of a store, and how two of them differ
-``verification``, ``export``             every byte checked; copies for other programs
-``legacy``                            folders of zennit-crp
-``archive``                           files of results beside a store
+``creation``, ``runs``, ``sealing``         begins, shares and finishes a store, or replaces what it holds
+``verification``, ``export``                every byte checked; copies for other programs
 """
 from crp.store.export import export_parquet, export_zarr
 from crp.store.files import QUANTITIES, ROW_DTYPE, TABLE_DEPTH, TABLE_DTYPE
