@@ -1,4 +1,4 @@
-"""Pictures of references on the disk; the door to ``crp.pictures.cache``."""
-from crp.pictures.cache import Cache, ImageCache
+"""Pictures of references on the disk; the door to ``crp.visualization.picture_cache``."""
+from crp.visualization.picture_cache import Cache, ImageCache
 
 __all__ = ["Cache", "ImageCache"]

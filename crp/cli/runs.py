@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crp.cli.specs import errors_of_users, load_spec
 from crp.store.folder import opened, walk
 from crp.store.place import Place, place_of_store
 from crp.store.sealing import seal_store
 from crp.store.shards import check_complete, contents_of, finished_shards, strays
-from crp.sweeps.sweep import Sweep
-from crp.sweeps.workers import Workers
-from crp.visualization import FeatureVisualization
+
+if TYPE_CHECKING:
+    from crp.sweeps.sweep import Sweep
 
 
 def run(
@@ -47,6 +47,9 @@ def run(
     dict
         Of a dry run what it would take, otherwise what the store holds then.
     """
+    from crp.sweeps.workers import Workers  # of which reading a store has no need
+    from crp.visualization import FeatureVisualization
+
     function = load_spec(spec)
     with errors_of_users(spec):
         made = function()

@@ -25,7 +25,7 @@ With ``dtype="float16"``, matrices hold each row divided by its total.
 
 From bottom to top:
 
-``files``, ``folder``, ``temporaries``      names of files; folders without links; what exists while something is written
+``files``, ``folder``, ``temporaries``      names of files; folders without links; what is there while a process writes
 ``records``, ``npy``, ``archive``           formats: JSON with a hash, arrays, files of results
 ``schema``, ``layout``, ``place``           what records say, which arrays there are, where a sweep lies
 ``stored_arrays``, ``matrix``, ``reader``   reads a finished store

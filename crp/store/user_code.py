@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import importlib
 import importlib.util
 import sys
 import sysconfig
@@ -34,6 +35,10 @@ def _is_library(top: str) -> bool:
     place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if place is None:  # it is built in, or has been made without a file
         return top in sys.stdlib_module_names
+    return _is_place_of_libraries(place)
+
+
+def _is_place_of_libraries(place: str) -> bool:
     standard = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
     return not _INSTALLED.isdisjoint(Path(place).parts) or any(Path(place).is_relative_to(path) for path in standard)
 
@@ -55,7 +60,7 @@ def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     space = function.__globals__
     found = {name: space[name] for name in names if name in space}
     for name in imported:
-        module = sys.modules.get(_absolute(name, space.get("__package__")))
+        module = _imported(_absolute(name, space.get("__package__")))
         if module is not None:
             found[name] = module
     seen: set[int] = set()
@@ -85,6 +90,23 @@ def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], fro
     own = ({name for name in names if not name.startswith("__")}, set(code.co_names), imported)
     read, attributes, modules = (frozenset[str]().union(*parts) for parts in zip(own, *nested))
     return read, attributes, modules
+
+
+def _imported(name: str) -> types.ModuleType | None:
+    """A module of users that a function imports when it runs: imported now, so that it counts before and after."""
+    top = name.partition(".")[0]
+    try:
+        if top in sys.modules and is_library(top) or top not in sys.modules and _is_installed(top):
+            return None
+        return sys.modules.get(name) or importlib.import_module(name)
+    except Exception:  # whatever goes wrong there, which the function may never come to
+        return None
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a module that has not been imported yet is a library, or cannot be found."""
+    spec = importlib.util.find_spec(top)
+    return spec is None or spec.origin is None or _is_place_of_libraries(spec.origin)
 
 
 def _absolute(name: str, package: str | None) -> str:

@@ -16,12 +16,12 @@ from crp.analysis.patterns import Patterns
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_id, as_ids
 from crp.model.layers import unknown_layer_message
-from crp.pictures.cache import Cache
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
 from crp.store.files import QUANTITIES
 from crp.store.legacy import results_name
 from crp.store.reader import ReferenceStore, StoreError
 from crp.store.references import References
+from crp.visualization.picture_cache import Cache
 from crp.visualization.reading import picture_key, results_of
 from crp.visualization.reference_pictures import ReferencePictures
 from crp.visualization.swept_dataset import SweptDataset

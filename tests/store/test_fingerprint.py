@@ -333,3 +333,21 @@ def test_functions_that_close_over_modules_or_nothing():
 
 def test_the_order_of_a_mapping_does_not_count():
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 2, "b": 1})
+
+
+def test_what_a_function_imports_counts_alike_before_and_after_it_has_run(tmp_path, monkeypatch):
+    (tmp_path / "imported_later.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def function(x):
+        import tomllib  # of the standard library, and not in use here
+
+        import imported_later
+
+        return imported_later.double(x) if tomllib else None
+
+    sys.modules.pop("tomllib", None)
+    before = fingerprint(function)
+    assert function(1) == 2 and fingerprint(function) == before
+    sys.modules["imported_later"].double = abs
+    assert fingerprint(function) != before

@@ -1,16 +1,17 @@
-"""Keeps pictures of references, so that they are made once."""
+"""Keeps pictures of references on the disk, so that they are made once."""
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-import shutil
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from crp.store.folder import Folder, opened
+from crp.store.temporaries import remove_ended, temporary
 
 
 class Cache(ABC):
@@ -82,20 +83,14 @@ class ImageCache(Cache):
             if not all(isinstance(part, list) and all(isinstance(i, Image.Image) for i in part) for part in parts):
                 raise TypeError("an ImageCache keeps lists of PIL images; this plot_fn gives something else")
             folder = self._folder(reference_id, key)
-            unfinished, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}") for _ in range(2))
-            unfinished.mkdir(parents=True)
-            try:
-                _write(unfinished, parts, isinstance(value, tuple))
-                (folder.parent / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True, default=str))
-                if folder.exists():
-                    folder.rename(old)
-                unfinished.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process has just saved these pictures
-                    raise
-            finally:
-                for left in (unfinished, old):
-                    shutil.rmtree(left, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            (folder.parent / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True, default=str))
+            with opened(folder.parent) as parent:
+                remove_ended(parent, "pictures")
+                with temporary(parent, "pictures") as unfinished:
+                    unfinished.make("new").close()
+                    _write(unfinished.path / "new", parts, isinstance(value, tuple))
+                    _put_in_place(unfinished, parent, folder.name)
 
     def _folder(self, reference_id: Any, key: dict) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
@@ -103,6 +98,17 @@ class ImageCache(Cache):
 
 
 _DAMAGES = OSError, ValueError, KeyError, TypeError, SyntaxError  # whatever may be wrong with a picture
+
+
+def _put_in_place(unfinished: Folder, parent: Folder, name: str) -> None:
+    """Let a folder with new pictures take the place of the one that has the name."""
+    try:
+        if parent.has(name):
+            parent.rename(name, unfinished, "old")
+        unfinished.rename("new", parent, name)
+    except OSError:
+        if parent.kind(name) != "a folder":  # otherwise another process has just saved these pictures
+            raise
 
 
 def _read_while_others_write(folder: Path) -> list | tuple:
