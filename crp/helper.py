@@ -83,7 +83,7 @@ def load_statistics(path: str | Path, layer: str, target: int) -> tuple[np.ndarr
     """
     store, selection = _open_store(path)
     if store is None:
-        return load_sorted(Path(path) / layer, str(int(target)))
+        return load_sorted(path, str(int(target)), layer)
     return store.sorted_rows(layer, target=target, **selection)
 
 

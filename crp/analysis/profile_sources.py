@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,11 @@ from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
 from crp.model.inputs import Inputs
 from crp.model.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+from crp.store.folder import opened
+from crp.store.foreign import mapped_array, parts_within
 from crp.store.reader import ReferenceStore
+
+_CORPUS = "corpus.csv"
 
 
 class Batch(NamedTuple):
@@ -106,44 +112,54 @@ def batches_of_folder(
     folder: Path, groups: Any, layers: list[str] | None, align: str | None, axis: int
 ) -> Iterator[Batch]:
     """Arrays in the files of a folder."""
-    corpus = folder / "corpus.csv"
-    if not corpus.is_file():
-        raise FileNotFoundError(f"{corpus} is missing: a table with the columns file and group, and a line per batch")
-    with open(corpus, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    corpus, lines = folder / _CORPUS, _lines_of_corpus(folder)
     groups = "group" if isinstance(groups, str) and groups == "target" and not _has_column(lines, "target") else groups
     for column in ("file", *([groups] if isinstance(groups, str) else [])):
         if not _has_column(lines, column):
-            raise ValueError(f"{corpus} has no column {column!r}, or no lines")
+            raise ValueError(f"{corpus} has no column {column!r}, no lines, or one without it")
     if layers is None:
-        layers = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "gradients")
+        with opened(folder) as found:
+            layers = [name for name in found.names() if name != "gradients" and found.kind(name) != "a file"]
     needed = [
-        folder / part / layer / line["file"] for line in lines for layer in layers
+        folder.joinpath(part, layer, *parts_within(folder, line["file"])) for line in lines for layer in layers
         for part in ([""] if align is None else ["", "gradients"])
     ]
-    missing = [str(path) for path in needed if not path.is_file()]
+    missing = [str(path) for path in needed if not os.path.exists(path)]
     if missing:
         raise FileNotFoundError(f"{len(missing)} files that {corpus} names are missing, as {missing[0]}")
     done = 0
     for line in lines:
-        arrays = {layer: _channels_second(np.load(folder / layer / line["file"]), axis) for layer in layers}
+        arrays = {layer: _channels_second(mapped_array(folder, f"{layer}/{line['file']}"), axis) for layer in layers}
         saliency = {
             layer: None if align is None else _channels_second(
-                np.load(folder / "gradients" / layer / line["file"]), axis
+                mapped_array(folder, f"gradients/{layer}/{line['file']}"), axis
             ) for layer in layers
         }
         lengths = {len(array) for array in (*arrays.values(), *saliency.values()) if array is not None}
         if len(lengths) != 1:
             raise ValueError(f"the batches {line['file']!r} of the layers differ in length: {sorted(lengths)}")
         count = lengths.pop()
-        labels = {column: [line[column]] * count for column in ("group", "target") if column in line}
+        labels: dict[str, Any] = {column: [line[column]] * count for column in ("group", "target") if column in line}
         names = _names(groups, labels, np.arange(done, done + count))
         done += count
         yield Batch(names, {layer: (arrays[layer], saliency[layer]) for layer in layers})
 
 
+def _lines_of_corpus(folder: Path) -> list[dict[str, Any]]:
+    """The table that says which files there are, a line per batch."""
+    try:
+        with opened(folder) as found, io.TextIOWrapper(found.read(_CORPUS), "utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder / _CORPUS} is missing: a table with the columns file and group, and a line per batch"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / _CORPUS} cannot be read: {error}") from None
+
+
 def _has_column(lines: list[dict[str, Any]], column: str) -> bool:
-    return bool(lines) and lines[0].get(column) is not None
+    return bool(lines) and all(line.get(column) is not None for line in lines)
 
 
 def batches_of_model(

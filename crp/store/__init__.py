@@ -29,7 +29,8 @@ From bottom to top:
 ``records``, ``npy``, ``archive``           formats: JSON with a hash, arrays, files of results
 ``schema``, ``layout``, ``place``           what records say, which arrays there are, where a sweep lies
 ``stored_arrays``, ``matrix``, ``reader``   reads a finished store
-``attached``, ``legacy``                    patterns kept in a store; folders of zennit-crp
+``attached``                                patterns kept in a store
+``legacy``, ``foreign``                     folders of zennit-crp; arrays of other programs
 ``shards``, ``tables``, ``topk``            writes shards and tables
 ``settings``, ``fingerprint``, ``user_code``   what decides the contents of a store, and how two of them differ
 ``creation``, ``runs``, ``sealing``         begins, shares and finishes a store, or replaces what it holds

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from crp.model.layers import unknown_layer_message
-from crp.store.folder import StoreError
+from crp.store.folder import StoreError, opened
+from crp.store.foreign import mapped_array
 from crp.store.references import References, check_concept
 
 _QUANTITY_OF = {"Rel": "relevance", "Act": "activation"}
@@ -57,21 +58,43 @@ def find_files(path: str | Path) -> dict[str, list[str]]:
     }
 
 
-def load_sorted(folder: str | Path, stem: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def load_sorted(folder: str | Path, stem: str, *below: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sample indices, values and rf neurons, each [k, concepts], mapped from the three files of a layer or class.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A folder of results.
+    stem : str
+        What the names of the files begin with.
+    *below : str
+        Names of the folders to them, from the folder of results.
 
     Raises
     ------
     StoreError
-        If they do not exist.
+        If they do not exist, lie behind a link, or hold anything else.
     """
     folder = Path(folder)
-    if not (folder / f"{stem}_data.npy").is_file():
-        known = [file.name.removesuffix("_data.npy") for file in sorted(folder.glob("*_data.npy"))]
-        raise StoreError(f"{folder}: {unknown_layer_message(stem, known)}")
-    return tuple(
-        np.load(folder / f"{stem}_{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("data", "rel", "rf")
-    )
+    try:
+        with opened(folder.parent, folder.name, *below) as found:
+            names = found.names()
+    except FileNotFoundError:
+        names = []
+    if f"{stem}_data.npy" not in names:
+        known = [name.removesuffix("_data.npy") for name in names if name.endswith("_data.npy")]
+        raise StoreError(f"{folder.joinpath(*below)}: {unknown_layer_message(stem, known)}")
+    samples, values, neurons = (_array(folder, *below, f"{stem}_{part}.npy") for part in ("data", "rel", "rf"))
+    if samples.ndim != 2 or not samples.shape == values.shape == neurons.shape:
+        raise StoreError(f"{folder.joinpath(*below)}: the files of {stem!r} do not hold the same rows of concepts")
+    return samples, values, neurons
+
+
+def _array(folder: Path, *names: str) -> np.ndarray:
+    try:
+        return mapped_array(folder.parent, "/".join((folder.name, *names)))
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no {'/'.join(names)}") from None
 
 
 def load_targets(folder: str | Path) -> np.ndarray:
@@ -82,10 +105,10 @@ def load_targets(folder: str | Path) -> np.ndarray:
     StoreError
         If the folder does not list them.
     """
-    try:
-        return np.load(Path(folder) / "targets.npy", allow_pickle=False)
-    except FileNotFoundError:
-        raise StoreError(f"{folder} holds no targets.npy") from None
+    targets = _array(Path(folder), "targets.npy")
+    if targets.ndim != 1:
+        raise StoreError(f"{folder} holds a targets.npy that is no list of classes")
+    return np.array(targets)
 
 
 class LegacyResults:
@@ -111,10 +134,9 @@ class LegacyResults:
     ) -> References:
         """The samples at which a concept is strongest; as ``ReferenceStore.top``."""
         if target is None:
-            folder, stem = self._folder(quantity, "Max", statistic, normalised), layer
+            columns = load_sorted(self._folder(quantity, "Max", statistic, normalised), layer)
         else:
-            folder, stem = self._folder(quantity, "Stats", statistic, normalised) / layer, str(int(target))
-        columns = load_sorted(folder, stem)
+            columns = load_sorted(self._folder(quantity, "Stats", statistic, normalised), str(int(target)), layer)
         check_concept(layer, concept, columns[0].shape[1])
         return References(*(np.array(column[:k, concept]) for column in columns))
 

@@ -5,7 +5,7 @@ import io
 import math
 import re
 from io import BufferedIOBase
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from crp.store.files import ROW_DTYPE, TABLE_DTYPE
 
 _MAGIC, _LONGEST_HEADER = b"\x93NUMPY\x01\x00", 2 ** 12
 _LENGTHS = r"(?:\d{1,19}, ?)*(?:\d{1,19})?"
-_HEADER = re.compile(rf"\{{'descr': (.{{3,400}}), 'fortran_order': False, 'shape': \(({_LENGTHS})\), \}} *\n")
+_HEADER = re.compile(rf"\{{'descr': (.{{3,400}}), 'fortran_order': (False|True), 'shape': \(({_LENGTHS})\), \}} *\n")
 _PLAIN = re.compile(r"'(?:\|b1|\|[iu]1|<[iu][248]|<f[248]|<U[1-9]\d{0,6})'")
+_NUMBERS = re.compile(r"'(?:\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248])'")
 _RECORDS = {repr(dtype.descr): dtype for dtype in (ROW_DTYPE, TABLE_DTYPE)}
 MOST_AXES = 32
 
@@ -36,6 +37,28 @@ def read_header(file: BufferedIOBase) -> tuple[np.dtype, tuple[int, ...], int]:
     ValueError
         If it is no .npy, or of any other kind than stores have: objects, Fortran order, other types.
     """
+    described, order, shape, start = _parsed(file)
+    if order == "F":
+        raise ValueError("its header is not one that is written here: numbers in C order")
+    return _dtype(described), shape, start
+
+
+def read_header_of_others(file: BufferedIOBase) -> tuple[np.dtype, Literal["C", "F"], tuple[int, ...], int]:
+    """Type, order and shape of an array that another program wrote, and where its numbers begin.
+
+    Raises
+    ------
+    ValueError
+        If it is no .npy, or holds anything else than numbers.
+    """
+    described, order, shape, start = _parsed(file)
+    if not _NUMBERS.fullmatch(described):
+        raise ValueError(f"it holds {described[:99]}, which are no numbers")
+    return np.dtype(described[1:-1]), order, shape, start
+
+
+def _parsed(file: BufferedIOBase) -> tuple[str, Literal["C", "F"], tuple[int, ...], int]:
+    """What a header says: the type as it is written, order, shape, and where the numbers begin."""
     start = file.read(len(_MAGIC) + 2)
     length = int.from_bytes(start[-2:], "little")
     if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC) or length > _LONGEST_HEADER:
@@ -43,10 +66,10 @@ def read_header(file: BufferedIOBase) -> tuple[np.dtype, tuple[int, ...], int]:
     header = _HEADER.fullmatch(file.read(length).decode("latin-1"))
     if header is None:
         raise ValueError("its header is not one that is written here: numbers in C order")
-    shape = tuple(int(length) for length in header[2].split(",") if length.strip())
+    shape = tuple(int(length) for length in header[3].split(",") if length.strip())
     if len(shape) > MOST_AXES:
         raise ValueError(f"it has {len(shape)} axes")
-    return _dtype(header[1]), shape, len(start) + length
+    return header[1], "F" if header[2] == "True" else "C", shape, len(start) + length
 
 
 def _dtype(described: str) -> np.dtype:

@@ -1,5 +1,6 @@
 """Profiles of groups and prototypes of classes."""
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -384,3 +385,52 @@ def test_prototypes_that_cannot_be(two_ways):
         prototypes.assign(np.ones((3, 5)))
     with pytest.raises(ValueError, match="'full' or 'diag'"):
         class_prototypes(store, "1", 0, covariance="tied")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    write_folder(folder, {"x": random.random((9, 4))}, {"x": random.random((9, 4))}, np.array(["a", "b", "a"] * 3))
+    np.save(tmp_path / "secret.npy", random.random((6, 4)))
+    return folder
+
+
+@pytest.mark.parametrize("name", [
+    "../../secret.npy", "{}/secret.npy", "../x/a-0.npy", "", "a\0b", "//secret.npy", "link.npy", "linked/secret.npy",
+    "pipe.npy", "n" * 300,
+])
+def test_names_in_a_table_of_batches_do_not_lead_out_of_the_folder(corpus, name):
+    (corpus / "x" / "link.npy").symlink_to(corpus.parent / "secret.npy")
+    (corpus / "x" / "linked").symlink_to(corpus.parent)
+    os.mkfifo(corpus / "x" / "pipe.npy")
+    name = name.format(corpus.parent)
+    (corpus / "corpus.csv").write_text(f"file,group\na-0.npy,a\n{name},b\n")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        group_profiles(corpus, "group")
+
+
+def test_batches_in_folders_below_those_of_layers(corpus):
+    expected = group_profiles(corpus, "group")
+    (corpus / "x" / "below").mkdir()
+    for file in corpus.glob("x/*.npy"):
+        file.rename(corpus / "x" / "below" / file.name)
+    table = (corpus / "corpus.csv").read_text()
+    (corpus / "corpus.csv").write_text(table.replace("a-0", "below/a-0").replace("b-0", "below/b-0"))
+    np.testing.assert_array_equal(group_profiles(corpus, "group")["x"], expected["x"])
+
+
+@pytest.mark.parametrize("table", [
+    "file,group\na-0.npy\n", "file,group\n,\n", "file,group\n" + "a" * 200_000, "group\na\n", "", "file,group\n\0,\n",
+])
+def test_a_table_of_batches_that_says_nothing_of_use(corpus, table):
+    (corpus / "corpus.csv").write_text(table)
+    with pytest.raises(ValueError, match="corpus"):
+        group_profiles(corpus, "group")
+
+
+def test_a_batch_is_not_unpickled(corpus):
+    np.save(corpus / "x" / "a-0.npy", np.array([print], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="a-0.npy cannot be read"):
+        group_profiles(corpus, "group")

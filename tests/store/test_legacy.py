@@ -1,3 +1,5 @@
+import os
+import shutil
 from collections import OrderedDict
 
 import numpy as np
@@ -199,3 +201,52 @@ def test_a_sweep_beside_old_results_takes_their_place(fv):
     inputs = fv.get_max_reference(1, "features.0", r_range=(0, 3), plot_fn=None)[1]
     torch.testing.assert_close(inputs, fv.dataset.tensors[0][best], rtol=0, atol=0)
     np.testing.assert_array_equal(load_maximization(fv.RelMax.PATH, "features.0")[0][:3, 1], best)
+
+
+def replace_by_link(file, elsewhere):
+    (elsewhere / file.name).write_bytes(file.read_bytes()) if file.is_file() else shutil.copytree(
+        file, elsewhere / file.name)
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    file.symlink_to(elsewhere / file.name)
+
+
+@pytest.mark.parametrize("name", [
+    "RelMax_sum_normed/features.0_rel.npy", "RelMax_sum_normed", "RelStats_sum_normed/features.0",
+    "RelStats_sum_normed/targets.npy",
+])
+def test_nothing_of_an_old_folder_is_read_through_a_link(fv, folder, tmp_path_factory, name):
+    replace_by_link(folder / name, tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(StoreError, match="is no (file|folder) but a link"):
+        load_maximization(fv.RelMax.PATH, "features.0")
+        load_statistics(fv.RelStats.PATH, "features.0", 0)
+        load_stat_targets(fv.RelStats.PATH)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (40, 9999999), }",
+    None, "pipe",
+])
+def test_damaged_files_of_an_old_folder_are_store_errors(fv, folder, content):
+    for file in folder.rglob("*.npy"):
+        file.unlink()
+        if content == "pipe":
+            os.mkfifo(file)
+        elif content is None:
+            np.save(file, np.zeros(3))
+        else:
+            file.write_bytes(content)
+    for read in (lambda: load_maximization(fv.RelMax.PATH, "features.0"),
+                 lambda: load_statistics(fv.RelStats.PATH, "features.0", 0)):
+        with pytest.raises(StoreError):
+            read()
+    if content is not None:
+        with pytest.raises(StoreError):
+            load_stat_targets(fv.RelStats.PATH)
+
+
+def test_an_old_folder_may_hold_arrays_in_either_order(fv, folder):
+    expected = [np.array(array) for array in load_maximization(fv.RelMax.PATH, "features.0")]
+    for file in folder.glob("RelMax_sum_normed/*.npy"):
+        np.save(file, np.asfortranarray(np.load(file)))
+    for found, array in zip(load_maximization(fv.RelMax.PATH, "features.0"), expected):
+        np.testing.assert_array_equal(found, array)
