@@ -30,6 +30,7 @@ From bottom to top:
 ``schema``, ``layout``, ``place``           what records say, which arrays there are, where a sweep lies
 ``stored_arrays``, ``matrix``, ``reader``   reads a finished store
 ``attached``                                patterns kept in a store
+``contents``                                what arrays may hold
 ``legacy``, ``foreign``                     folders of zennit-crp; arrays of other programs
 ``shards``, ``tables``, ``topk``            writes shards and tables
 ``settings``, ``fingerprint``, ``user_code``   what decides the contents of a store, and how two of them differ

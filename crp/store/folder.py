@@ -20,6 +20,7 @@ if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINK_ERRORS = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}
 LARGEST_DENSE = 2 ** 30
+DEEPEST_FOLDER = 64
 
 
 class StoreError(ValueError):
@@ -155,7 +156,7 @@ class Folder:
                 shutil.rmtree(name, ignore_errors=True, dir_fd=self.descriptor)
             else:
                 os.unlink(name, dir_fd=self.descriptor)
-        except OSError:
+        except (OSError, RecursionError):
             pass
 
     def sync(self) -> None:
@@ -186,15 +187,15 @@ def opened(path: str | Path, *names: str) -> Iterator[Folder]:
         yield folder
 
 
-def walk(folder: Folder) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
-    """Names from a folder to all that is in it and in folders below, with their status; others may remove some."""
+def walk(folder: Folder, depth: int = DEEPEST_FOLDER) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
+    """Names from a folder to all that is in it and so many deep in it, with their status; others may remove some."""
     for name in folder.names():
         try:
             status = folder.status(name)
             yield (name,), status
-            if stat.S_ISDIR(status.st_mode):
+            if stat.S_ISDIR(status.st_mode) and depth > 1:
                 with folder.folder(name) as below:
-                    for names, status in walk(below):
+                    for names, status in walk(below, depth - 1):
                         yield (name, *names), status
         except FileNotFoundError:
             pass

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from scipy.sparse import csr_array
 
+from crp.store.folder import StoreError
 from crp.store.stored_arrays import StoredArray
 
 
@@ -24,15 +25,17 @@ class ShardedMatrix:
         [rows] per shard.
     apply_totals : callable, default numpy.divide
         What is done with the values and the totals of their rows.
+    below : int, optional
+        What all values are below that are read from files, and not negative; otherwise a StoreError tells.
     """
 
     ndim = 2
 
     def __init__(
         self, parts: Sequence[np.ndarray | StoredArray], totals: Sequence[np.ndarray | StoredArray] | None = None,
-        apply_totals: Callable = np.divide,
+        apply_totals: Callable = np.divide, below: int | None = None,
     ):
-        self._parts, self._totals, self._apply_totals = parts, totals, apply_totals
+        self._parts, self._totals, self._apply_totals, self._below = parts, totals, apply_totals, below
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape = (int(self._ends[-1]), parts[0].shape[1])
         self.dtype = np.dtype(np.float32) if parts[0].dtype == np.float16 else parts[0].dtype
@@ -101,6 +104,8 @@ class ShardedMatrix:
 
     def take_columnwise(self, rows: np.ndarray) -> np.ndarray:
         """Entry [rows[c, i], c] of every column c, for ``rows`` [columns, k]."""
+        if rows.size == 0:
+            return np.empty(rows.shape, self.dtype)
         return self._take(rows, np.broadcast_to(np.arange(len(rows))[:, None], rows.shape))
 
     def _read(self, shard: int, rows: Any, columns: Any) -> np.ndarray:
@@ -108,6 +113,8 @@ class ShardedMatrix:
 
     def _with_totals(self, values: np.ndarray, shard: int, rows: Any) -> np.ndarray:
         values = np.array(values, self.dtype)
+        if self._below is not None and not (values.min(initial=0) >= 0 and values.max(initial=0) < self._below):
+            raise StoreError(f"{getattr(self._parts[shard], 'path', self)} is damaged: a number is out of range")
         if self._totals is None:
             return values
         total = floored(self._totals[shard][rows])

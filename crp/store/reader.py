@@ -1,7 +1,6 @@
 """Reads a store: matrices, tables and the answers that come from them."""
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from crp.model.layers import unknown_layer_message
+from crp.store.contents import check_class_sums, check_classes, check_rows, check_table
 from crp.store.files import (
     MATRIX_OF,
     QUANTITIES,
@@ -140,23 +140,15 @@ class ReferenceStore:
         Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
         """
         name = f"{_quantity(quantity)}.rows"
-        parts = [part[:] for part in self._arrays.of_shards(name)]
+        stored = self._arrays.of_shards(name)
+        parts = [part[:] for part in stored]
         if name not in self._checked:
-            for shard, rows in zip(self.shards, parts):
-                self._check_rows(shard, rows, quantity)
+            for shard, part, rows in zip(self.shards, stored, parts):
+                record = self._arrays.record(shard)
+                if record is not None:
+                    check_rows(rows, record, quantity, part.path)
             self._checked.add(name)
         return np.concatenate(parts)
-
-    def _check_rows(self, shard: str, rows: np.ndarray, quantity: str) -> None:
-        """Raise a StoreError if the rows of a shard are not those of its samples, in order."""
-        record = self._arrays.record(shard)
-        samples = rows["sample"]
-        least_step = 1 if quantity == "activation" else 0
-        if record is None or len(samples) == 0:
-            return
-        if samples[0] < record.first or samples[-1] >= record.stop or np.diff(samples).min(initial=1) < least_step:
-            raise StoreError(f"{self.place.folder}: shard {shard} is damaged: its rows of {quantity} are not those of "
-                             f"samples {record.first} to {record.stop - 1}, in order")
 
     @property
     def targets(self) -> np.ndarray:
@@ -214,7 +206,8 @@ class ReferenceStore:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
         entry = self.entry(layer)
         if entry.has_positions:
-            return ShardedMatrix(self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position"))
+            parts = self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position")
+            return ShardedMatrix(parts, below=entry.positions)
         counts = [len(part) for part in self._arrays.of_shards(f"{_quantity(quantity)}.rows")]
         return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
 
@@ -286,19 +279,11 @@ class ReferenceStore:
         self._check_statistic(statistic)
         entry = self.entry(layer)
         name = table_name(entry.key, _quantity(quantity), statistic, normalised)
-        table = self._arrays.table(name)[:]
+        table = self._arrays.table(name)
         if name not in self._checked:
-            self._check_table(name, table, entry)
+            check_table(table[:], entry, 2 ** 63 - 1, 0, self.manifest.settings.dataset.length, table.path)
             self._checked.add(name)
-        return table
-
-    def _check_table(self, name: str, table: np.ndarray, entry: LayerEntry) -> None:
-        """Raise a StoreError if a table names rows, samples or positions that there cannot be."""
-        positions = _number_of_positions(entry)
-        bounds = {"row": 2 ** 63 - 1, "sample": self.manifest.settings.dataset.length, "position": positions}
-        for field, bound in bounds.items():
-            if table[field].min(initial=0) < 0 or table[field].max(initial=0) >= bound:
-                raise StoreError(f"{self.place.folder / 'tables' / name}.npy is damaged: {field} out of range")
+        return table[:]
 
     def profile_of_classes(self, layer: str, quantity: str = "relevance") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean of each concept over the samples of each class.
@@ -314,8 +299,8 @@ class ReferenceStore:
         if self.manifest.settings.options.keep == "top":
             names = class_sum_name(key, _quantity(quantity)), "classes", f"{quantity}.class_count"
             sums, classes, counts = (self._arrays.table(name)[:] for name in names)
-            if not len(sums) == len(classes) == len(counts) or np.diff(classes).min(initial=1) < 1:
-                raise StoreError(f"{self.place.folder / 'tables'} is damaged: the classes of its tables differ")
+            check_classes(classes, counts, self.place.folder / "tables" / "classes.npy")
+            check_class_sums(sums, classes, self._arrays.table(names[0]).path)
         else:
             classes, counts, membership = self.membership(quantity)
             sums = sums_of_classes(membership, self.values(layer, quantity))
@@ -428,10 +413,6 @@ def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} is a whole number, not {value!r}")
     return operator.index(value)
-
-
-def _number_of_positions(entry: LayerEntry) -> int:
-    return 2 ** 31 if entry.position_shape is None else math.prod(entry.position_shape)
 
 
 def _quantity(quantity: str) -> str:

@@ -4,13 +4,14 @@ Each is described once, with bounds for every name, number and list, and holds n
 """
 from __future__ import annotations
 
+import math
 import os
 import reprlib
+from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
 
 from crp.store.files import Keep, MatrixType, Statistic
@@ -22,17 +23,18 @@ FormatVersion: TypeAlias = Literal[2]
 (FORMAT,), (FORMAT_VERSION,) = get_args(Format), get_args(FormatVersion)
 LONGEST_REASON = 2 ** 10
 MOST_SHARDS = MOST_SKIPPED = 2 ** 16
+MOST_POSITIONS = 2 ** 31
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]{0,99}\.np[yz]$")]
-ShardName = Annotated[str, StringConstraints(pattern=r"^[0-9]{8,19}$")]
+ShardName = Annotated[str, StringConstraints(pattern=r"^(?:[0-9]{8}|[1-9][0-9]{8,18})$")]
 Index = Annotated[int, Field(ge=0, lt=2 ** 63)]
 Count = Annotated[int, Field(ge=1, lt=2 ** 31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[list[Name], Field(max_length=2 ** 20)]
 NameOf = Annotated[dict[Name, Name], Field(max_length=2 ** 20)]
-SampleNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
+SampleNumber = Annotated[str, StringConstraints(pattern=r"^(?:0|[1-9][0-9]{0,18})$")]
 Reason = Annotated[str, StringConstraints(max_length=2 ** 16)]
 SkippedSamples = Annotated[dict[SampleNumber, Reason], Field(max_length=MOST_SKIPPED)]
 SweepFolder = Annotated[str, StringConstraints(pattern=r"^sweep-[0-9a-f]{16}-[01]$")]
@@ -83,9 +85,20 @@ class LayerEntry(_Description):
     concept: ConceptEntry
 
     @property
+    def positions(self) -> int:
+        """Number of positions of a concept; the largest possible where the concept does not know it."""
+        return MOST_POSITIONS if self.position_shape is None else math.prod(self.position_shape)
+
+    @property
     def has_positions(self) -> bool:
         """Whether positions are stored."""
-        return self.position_shape is None or int(np.prod(self.position_shape)) > 1
+        return self.positions > 1
+
+    @model_validator(mode="after")
+    def _can_number_positions(self) -> Self:
+        if self.positions > MOST_POSITIONS:
+            raise ValueError(f"a concept has at most {MOST_POSITIONS} positions")
+        return self
 
 
 class ModelEntry(_Description):
@@ -216,6 +229,14 @@ class ShardRecord(_Range):
     manifest: Sha256
     files: FileEntries
 
+    @model_validator(mode="after")
+    def _accounts_for_samples(self) -> Self:
+        if not all(self.first <= int(sample) < self.stop for sample in self.skipped):
+            raise ValueError("samples that were skipped are of the shard")
+        if self.rows.activation != self.stop - self.first - len(self.skipped):
+            raise ValueError("activation has a row for each sample that was not skipped")
+        return self
+
 
 class Seal(_Description):
     """``seal.json``: the samples of a store, and the hashes of all that it consists of."""
@@ -252,6 +273,22 @@ class PatternsRecord(_Description):
     """The record beside a file of patterns: its name, size and hash."""
 
     files: Annotated[FileEntries, Field(min_length=1, max_length=1)]
+
+
+def range_of(record: ShardRecord) -> tuple[int, int]:
+    """The samples of a shard: (first, stop)."""
+    return record.first, record.stop
+
+
+def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Put consecutive ranges together."""
+    joined: list[list[int]] = []
+    for first, stop in ranges:
+        if joined and joined[-1][1] == first:
+            joined[-1][1] = stop
+        else:
+            joined.append([first, stop])
+    return joined
 
 
 _Kind = TypeVar("_Kind", bound=_Description)

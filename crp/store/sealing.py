@@ -8,8 +8,8 @@ from crp.store.place import SEAL, Place, place_with
 from crp.store.reader import ReferenceStore
 from crp.store.records import record_bytes
 from crp.store.runs import is_alone
-from crp.store.schema import entries_of
-from crp.store.shards import contents_of, finished_shards, is_shard_name, range_of
+from crp.store.schema import entries_of, range_of
+from crp.store.shards import contents_of, finished_shards, is_shard_name
 from crp.store.tables import merge_tables, write_tables
 from crp.store.temporaries import locked, remove_ended, temporary
 

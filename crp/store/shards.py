@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import numpy as np
@@ -14,7 +14,7 @@ from crp.store.npy import header_of
 from crp.store.place import SHARD, Place, place_with
 from crp.store.reader import ReferenceStore
 from crp.store.records import record_bytes
-from crp.store.schema import LONGEST_REASON, MOST_SKIPPED, ShardRecord, entries_of
+from crp.store.schema import LONGEST_REASON, MOST_SKIPPED, ShardRecord, entries_of, join_ranges, range_of
 from crp.store.tables import write_class_sums, write_tables
 from crp.store.temporaries import is_temporary, remove_lock, temporary
 
@@ -196,11 +196,6 @@ def _names_of_shards(place: Place) -> list[str]:
             return shards.names()
 
 
-def range_of(record: ShardRecord) -> tuple[int, int]:
-    """The samples of a shard: (first, stop)."""
-    return record.first, record.stop
-
-
 def contents_of(shards: Mapping[str, ShardRecord]) -> tuple[list[list[int]], dict[str, str]]:
     """The samples of shards as ranges (first, stop), and those of them that were skipped, as a seal has them."""
     skipped = {int(sample): reason for record in shards.values() for sample, reason in record.skipped.items()}
@@ -238,14 +233,3 @@ def check_complete(place: Place, samples: tuple[int, int] | None) -> None:
     if absent:
         count = sum(stop - first for first, stop in absent)
         raise StoreError(f"{place.path} lacks {count} samples, from {absent[0][0]} to {absent[-1][1] - 1}")
-
-
-def join_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Put consecutive ranges together."""
-    joined: list[list[int]] = []
-    for first, stop in ranges:
-        if joined and joined[-1][1] == first:
-            joined[-1][1] = stop
-        else:
-            joined.append([first, stop])
-    return joined

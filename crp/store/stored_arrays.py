@@ -18,8 +18,8 @@ import numpy as np
 from crp.store.files import TABLE_DEPTH
 from crp.store.folder import StoreError, reading_errors
 from crp.store.npy import Shape, in_words, is_shape, read_header
-from crp.store.place import Place
-from crp.store.schema import FileEntry, Seal, ShardRecord, check_file
+from crp.store.place import SEAL, Place
+from crp.store.schema import FileEntry, Seal, ShardRecord, check_file, join_ranges, range_of
 
 _mapped: deque[weakref.ref[StoredArray]] = deque()
 _mapping = threading.Lock()
@@ -165,7 +165,9 @@ class StoredArrays:
             )
         if name not in self._of_shards:
             with ThreadPoolExecutor() as threads:
-                self._of_shards[name] = list(threads.map(lambda shard: self._of_shard(shard, name), self.shards))
+                arrays = list(threads.map(lambda shard: self._of_shard(shard, name), self.shards))
+            self._check_samples()
+            self._of_shards[name] = arrays
         return self._of_shards[name]
 
     def table(self, name: str) -> StoredArray:
@@ -185,6 +187,15 @@ class StoredArrays:
                 raise StoreError(f"{self.place.path}: shard {shard} is not the one that was sealed")
             self._records[shard] = record
         return self._records[shard]
+
+    def _check_samples(self) -> None:
+        """Raise a StoreError if the shards do not hold the samples that the seal says, in order."""
+        if self.seal is None or self._of_shards:
+            return
+        records = [record for record in map(self.record, self.shards) if record is not None]
+        skipped = [sample for record in records for sample in record.skipped]
+        if join_ranges(map(range_of, records)) != self.seal.samples or set(skipped) != self.seal.skipped.keys():
+            raise StoreError(f"{self.place.folder / SEAL} says other samples than its shards hold, or not in order")
 
     def _of_shard(self, shard: str, name: str) -> StoredArray:
         record, (dtype, shape), entry = self.record(shard), self.place.matrices[name], None

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from crp.store.contents import check_class_sums, check_classes, check_table
 from crp.store.files import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
 from crp.store.folder import Folder
 from crp.store.matrix import sums_of_classes
 from crp.store.npy import write_array
+from crp.store.place import Place
 from crp.store.reader import ReferenceStore
 from crp.store.schema import ShardRecord
 from crp.store.stored_arrays import StoredArray
@@ -55,11 +57,12 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
         Name of each shard -> its record.
     folder : Folder
     """
+    for shard, record in shards.items():
+        check_tables_of_shard(store.place, shard, record)
+
     def of_shards(name: str) -> Iterator[np.ndarray]:
         for shard, record in shards.items():
-            dtype, shape = store.place.tables[name]
-            entry = record.files[f"{name}.npy"]
-            yield StoredArray(store.place, ("shards", shard), name, dtype, shape, entry)[...].copy()
+            yield _table_of_shard(store.place, shard, record, name)[...].copy()
 
     classes_of_shards = list(of_shards("classes"))
     classes = np.unique(np.concatenate(classes_of_shards))
@@ -81,6 +84,29 @@ def merge_tables(store: ReferenceStore, shards: dict[str, ShardRecord], folder: 
                 for normalised in (False, True):
                     name = table_name(entry.key, quantity, statistic, normalised)
                     _save(folder, name, _merged(of_shards(name), rows_before, entry.concepts))
+
+
+def check_tables_of_shard(place: Place, shard: str, record: ShardRecord) -> None:
+    """Raise a StoreError if a shard that keeps its tables alone holds some that cannot be."""
+    def read(name: str) -> tuple[np.ndarray, str]:
+        array = _table_of_shard(place, shard, record, name)
+        return array[...], array.path
+
+    classes, path = read("classes")
+    settings = place.manifest.settings
+    for quantity in QUANTITIES:
+        check_classes(classes, read(f"{quantity}.class_count")[0], path)
+        for entry in settings.layers:
+            sums, path = read(class_sum_name(entry.key, quantity))
+            check_class_sums(sums, classes, path)
+            for statistic in stored_statistics(settings.options.max_target):
+                for normalised in (False, True):
+                    table, path = read(table_name(entry.key, quantity, statistic, normalised))
+                    check_table(table, entry, getattr(record.rows, quantity), record.first, record.stop, path)
+
+
+def _table_of_shard(place: Place, shard: str, record: ShardRecord, name: str) -> StoredArray:
+    return StoredArray(place, ("shards", shard), name, *place.tables[name], record.files[f"{name}.npy"])
 
 
 def _merged(tables: Iterable[np.ndarray], rows_before: np.ndarray, concepts: int) -> np.ndarray:

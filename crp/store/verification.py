@@ -9,12 +9,13 @@ from typing import Any
 
 from crp.store.attached import ATTACHED
 from crp.store.files import QUANTITIES
-from crp.store.folder import Folder, StoreError, opened, walk
+from crp.store.folder import DEEPEST_FOLDER, Folder, StoreError, opened, walk
 from crp.store.place import MANIFEST, SEAL, SHARD, Place, place_of_store
 from crp.store.reader import ReferenceStore
 from crp.store.schema import FileEntry, ShardRecord, check_file, read_patterns_record
 from crp.store.shards import finished_shards, shard_names
 from crp.store.stored_arrays import StoredArray
+from crp.store.tables import check_tables_of_shard
 from crp.store.temporaries import is_temporary
 
 _LOCK = ".lock"
@@ -123,6 +124,8 @@ class _Verification:
                 self.problems.append(
                     f"{path} is of a run with overwrite=True that has not finished: run it again, or delete the folder"
                 )
+        elif len(names) == DEEPEST_FOLDER and stat.S_ISDIR(status.st_mode):
+            self.problems.append(f"{path} does not belong to the store, and is too deep to be looked into")
         elif not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
             self.problems.append(f"{path} is neither file nor folder")
         elif stat.S_ISREG(status.st_mode) and names not in self.known and self.is_told:
@@ -141,19 +144,33 @@ class _Verification:
 
 def _read_as_readers_do(place: Place) -> None:
     """Read all that is checked when it is read: whether rows and tables are of the samples that records say."""
+    keeps_matrices = place.manifest.settings.options.keep == "all"
     if not place.is_sealed():
-        finished_shards(place)
+        shards = finished_shards(place)
+        if keeps_matrices and shards:
+            _read_matrices(ReferenceStore.unsealed(place, shards))
+        elif not keeps_matrices:
+            for name, record in shards.items():
+                check_tables_of_shard(place, name, record)
         return
     store = ReferenceStore.at(place)
+    if keeps_matrices:
+        _read_matrices(store)
     for quantity in QUANTITIES:
-        if store.options["keep"] == "all":
-            store.rows(quantity)
         for layer in store.layers:
             if store.options["keep"] == "top":
                 store.profile_of_classes(layer, quantity)
             for statistic in store.statistics:
                 for normalised in (False, True):
                     store.table(layer, quantity, statistic=statistic, normalised=normalised)
+
+
+def _read_matrices(store: ReferenceStore) -> None:
+    for quantity in QUANTITIES:
+        store.rows(quantity)
+        for layer in store.layers:
+            for _ in store.positions(layer, quantity).blocks():
+                pass
 
 
 def _check_in(folder: Folder, name: str, entry: FileEntry) -> None:

@@ -27,14 +27,13 @@ from crp.store.folder import StoreError
 from crp.store.place import Place, is_store, place_of_store, place_with
 from crp.store.reader import ReferenceStore
 from crp.store.runs import announced
-from crp.store.schema import MOST_SHARDS, ConceptEntry, LayerEntry
+from crp.store.schema import MOST_SHARDS, ConceptEntry, LayerEntry, range_of
 from crp.store.sealing import seal_store, tidy
 from crp.store.settings import check_settings, known_passing
 from crp.store.shards import (
     ShardWriter,
     contents_of,
     finished_shards,
-    range_of,
     shard_name,
     strays,
     swept_ranges,

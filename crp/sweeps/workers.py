@@ -24,7 +24,8 @@ import torch
 from crp.model.samples import RemoteError, SampleError, describe_error, is_death_of_reader
 from crp.store.folder import StoreError
 from crp.store.place import Place
-from crp.store.shards import finished_shards, range_of
+from crp.store.schema import range_of
+from crp.store.shards import finished_shards
 from crp.store.temporaries import temporary
 
 _SENT = "sweep.pickle"
