@@ -15,6 +15,7 @@ MOST_ENTRIES = 2 ** 18
 DEEPEST = 32
 _HASH = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}')
 _HASH_LENGTH = 81
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]')
 
 
 def record_bytes(content: dict[str, Any]) -> bytes:
@@ -27,7 +28,7 @@ def record_bytes(content: dict[str, Any]) -> bytes:
     """
     written = json.dumps(content, indent=1).encode()
     digest = hashlib.sha256(written).hexdigest()
-    _check_size(written)
+    _check_size(written.decode())
     return written[:-2] + f',\n "sha256": "{digest}"\n}}'.encode()
 
 
@@ -67,27 +68,32 @@ def read_record(folder: Folder, name: str, absent: str) -> tuple[dict[str, Any],
         raise StoreError(f"{path} is damaged or was edited: it does not end with its hash")
     if hashlib.sha256(written[:-_HASH_LENGTH] + b"\n}").hexdigest().encode() != found[1]:
         raise StoreError(f"{path} is damaged or was edited: its hash does not fit its content")
+    file_digest = hashlib.sha256(written).hexdigest()
     try:
-        _check_size(written)
-        content = json.loads(written, parse_constant=_refuse_constant)
+        text = written.decode("ascii")
+        del written
+        _check_size(text)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path} is damaged: it holds no fields")
     del content["sha256"]
-    return content, hashlib.sha256(written).hexdigest()
+    return content, file_digest
 
 
-def _check_size(written: bytes) -> None:
+def _check_size(text: str) -> None:
     """Raise a ValueError for a record that takes much more memory than its file, or more than records may."""
-    entries = sum(map(written.count, (b",", b"[", b"]", b"{", b"}")))
-    if len(written) > LARGEST_RECORD or entries > MOST_ENTRIES:
+    entries = sum(map(text.count, ",[]{}"))
+    if len(text) > LARGEST_RECORD or entries > MOST_ENTRIES:
         raise ValueError(f"a record has at most {LARGEST_RECORD} bytes and {MOST_ENTRIES} entries")
-    depth = 0
-    for bracket in re.findall(rb'[\[\]{}]', re.sub(rb'"(?:[^"\\]|\\.)*+"', b"", written)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > DEEPEST:
-            raise ValueError(f"a record goes at most {DEEPEST} deep")
+    depth = strings = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        strings += first == '"'
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(first, 0)
+        if depth > DEEPEST or strings > 2 * MOST_ENTRIES:
+            raise ValueError(f"a record goes at most {DEEPEST} deep, and has a name and a text in each entry")
 
 
 def _refuse_constant(name: str) -> None:

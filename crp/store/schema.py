@@ -23,6 +23,7 @@ FormatVersion: TypeAlias = Literal[2]
 (FORMAT,), (FORMAT_VERSION,) = get_args(Format), get_args(FormatVersion)
 LONGEST_REASON = 2 ** 10
 MOST_SHARDS = MOST_SKIPPED = 2 ** 16
+MOST_LAYERS = 2 ** 12
 MOST_POSITIONS = 2 ** 31
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
@@ -166,7 +167,7 @@ class Settings(_Description):
     dataset: DatasetEntry
     composite: CompositeEntry
     options: Options
-    layers: Annotated[list[LayerEntry], Field(min_length=1, max_length=2 ** 20)]
+    layers: Annotated[list[LayerEntry], Field(min_length=1, max_length=MOST_LAYERS)]
 
     @model_validator(mode="after")
     def _tell_layers_apart(self) -> Self:
