@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from crp.store.folder import Folder, StoreError, reading_errors
+from crp.store.place import place_with
 from crp.store.reader import ReferenceStore
 from crp.store.records import write_record
 from crp.store.schema import FileEntry, PatternsRecord, check_file, read_patterns_record
@@ -30,6 +31,7 @@ def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     name, record_name = f"{stem}.{digest[:16]}.npz", f"{stem}.json"
     record = PatternsRecord(files={name: FileEntry(bytes=len(content), sha256=digest)})
+    place_with(store.path, store.place.manifest_hash)  # it is there still
     with store.place.open() as parent, parent.make(ATTACHED) as folder, locked(folder):
         for written in (name, record_name):
             if folder.kind(written) not in ("a file", "nothing"):

@@ -144,4 +144,7 @@ def _whole_folder(path: str | Path) -> Iterator[Path]:
         with temporary(parent, path.name) as unfinished:
             unfinished.make("copy").close()
             yield unfinished.path / "copy"
-            unfinished.rename("copy", parent, path.name)
+            try:
+                unfinished.rename("copy", parent, path.name)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be put in its place: {error.strerror}") from error

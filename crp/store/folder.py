@@ -72,11 +72,15 @@ class Folder:
 
     def make(self, name: str) -> Folder:
         """A folder in this one, made if there is none."""
-        try:
-            os.mkdir(name, dir_fd=self.descriptor)
-        except FileExistsError:
-            pass
-        return self.folder(name)
+        while True:
+            try:
+                os.mkdir(name, dir_fd=self.descriptor)
+            except FileExistsError:
+                pass
+            try:
+                return self.folder(name)
+            except FileNotFoundError:  # another process has removed it just now
+                pass
 
     def read(self, name: str) -> BufferedReader:
         """A file to read.

@@ -6,6 +6,7 @@ after the store's manifest is that of the new sweep: so one rename makes the new
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from crp.store.schema import FORMAT, FORMAT_VERSION, Manifest, Seal, ShardRecord
 
 NO_STORE = "there is no store: make one with FeatureVisualization.run"
 MANIFEST, SEAL, SHARD = "manifest.json", "seal.json", "shard.json"
+PARTS = (SEAL, "tables", "shards", "patterns")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,14 @@ class Place:
                 missing = self.path.joinpath(*names)
                 raise StoreError(f"{missing} is missing: it was removed, or replaced by another sweep") from error
             yield folder
+
+    @contextmanager
+    def removal_in_words(self) -> Iterator[None]:
+        """Raise a StoreError where something is not there any more within the context, since others removed it."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.path} has been replaced or deleted in the meantime: {error}") from error
 
     def is_sealed(self) -> bool:
         """Whether the sweep has finished."""
@@ -196,7 +206,12 @@ def place_with(path: Path, manifest_hash: str) -> Place:
 def sweep_folders(path: Path) -> list[str]:
     """Names of the folders of sweeps in that of a store."""
     with opened(path) as folder:
-        return [name for name in folder.names() if name.startswith("sweep-") and folder.kind(name) == "a folder"]
+        return [name for name in folder.names() if is_sweep_folder(name) and folder.kind(name) == "a folder"]
+
+
+def is_sweep_folder(name: str) -> bool:
+    """Whether a folder with this name is that of a sweep which replaces another one, or has done so."""
+    return re.fullmatch("sweep-[0-9a-f]{16}-[01]", name) is not None
 
 
 def _place(path: Path, folder: Folder) -> Place:

@@ -9,12 +9,12 @@ from crp.store.reader import ReferenceStore
 from crp.store.records import record_bytes
 from crp.store.runs import is_alone
 from crp.store.schema import entries_of, range_of
-from crp.store.shards import contents_of, finished_shards, is_shard_name
+from crp.store.shards import contents_of, is_shard_name, read_shards
 from crp.store.tables import merge_tables, write_tables
-from crp.store.temporaries import locked, remove_ended, temporary
+from crp.store.temporaries import discard, locked, remove_ended, temporary
 
 
-def seal_store(place: Place, parts: Collection[tuple[int, int]] | None = None, run: str = "") -> None:
+def seal_store(place: Place, parts: Collection[tuple[int, int]] | None = None) -> None:
     """Derive the tables from the shards and mark the store complete, if that has not been done.
 
     Parameters
@@ -22,26 +22,25 @@ def seal_store(place: Place, parts: Collection[tuple[int, int]] | None = None, r
     place : Place
     parts : collection of (int, int), optional
         The shards that it consists of, as ranges of samples; by default all that are there.
-    run : str, optional
-        Name of the note of the run that calls this.
 
     Raises
     ------
     StoreError
         If there is no shard, or one of other samples.
     """
-    with place.open() as folder:
-        with locked(folder):
-            if not folder.has(SEAL):
-                _seal(place, folder, parts)
-        tidy(place, run)
+    with place.removal_in_words(), place.open() as folder, locked(folder):
+        if not folder.has(SEAL):
+            _seal(place, folder, parts)
+    tidy(place)
 
 
 def _seal(place: Place, folder: Folder, parts: Collection[tuple[int, int]] | None) -> None:
-    shards = finished_shards(place)
+    found = read_shards(place)
+    shards = {name: record for name, (record, _) in found.items()}
     if not shards:
         raise StoreError(f"{place.path} holds no finished shard")
-    foreign = [record for record in shards.values() if parts is not None and range_of(record) not in parts]
+    expected = None if parts is None else set(parts)
+    foreign = [record for record in shards.values() if expected is not None and range_of(record) not in expected]
     if foreign:
         raise StoreError(
             f"{place.path} also holds samples {foreign[0].first} to {foreign[0].stop - 1} of another run, so it was "
@@ -59,7 +58,7 @@ def _seal(place: Place, folder: Folder, parts: Collection[tuple[int, int]] | Non
             tables.sync()
         unfinished.write(SEAL, record_bytes({
             "manifest": place.manifest_hash, "samples": samples, "skipped": skipped,
-            "shards": {name: place.shard(name)[1] for name in shards}, "tables": entries,
+            "shards": {name: digest for name, (_, digest) in found.items()}, "tables": entries,
         }))
         place_with(place.path, place.manifest_hash)  # it is there still
         if folder.has(SEAL):  # where there are no locks
@@ -71,10 +70,10 @@ def _seal(place: Place, folder: Folder, parts: Collection[tuple[int, int]] | Non
     folder.sync()
 
 
-def tidy(place: Place, run: str = "") -> None:
+def tidy(place: Place) -> None:
     """Remove from a finished store what is not part of it: shards that were merged or came late, what runs left.
 
-    Shards that were merged stay as long as other runs than the one with a name go on.
+    Shards that were merged stay as long as runs go on; the last one removes them.
     """
     seal, _ = place.seal()
     with place.open() as folder:
@@ -83,7 +82,7 @@ def tidy(place: Place, run: str = "") -> None:
                 remove_ended(shards)
                 for name in shards.names():
                     if is_shard_name(name) and name not in seal.shards:
-                        shards.remove(name)
-            if place.manifest.settings.options.keep == "top" and is_alone(folder, run):
-                folder.remove("shards")
+                        discard(shards, name)
+            if place.manifest.settings.options.keep == "top" and is_alone(folder, "run"):
+                discard(folder, "shards")
         remove_ended(folder)

@@ -16,7 +16,7 @@ from crp.store.reader import ReferenceStore
 from crp.store.records import record_bytes
 from crp.store.schema import LONGEST_REASON, MOST_SKIPPED, ShardRecord, entries_of, join_ranges, range_of
 from crp.store.tables import write_class_sums, write_tables
-from crp.store.temporaries import is_temporary, remove_lock, temporary
+from crp.store.temporaries import discard, is_temporary, remove_lock, temporary
 
 
 class ShardWriter:
@@ -50,7 +50,7 @@ class ShardWriter:
         self.notes: list[str] = []
 
     def __enter__(self) -> ShardWriter:
-        with ExitStack() as stack:
+        with self._place.removal_in_words(), ExitStack() as stack:
             self._shards = stack.enter_context(self._place.open("shards"))
             self._folder = stack.enter_context(temporary(self._shards, self.name))
             self._opened = stack.pop_all()
@@ -59,16 +59,15 @@ class ShardWriter:
     def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         with self._opened:
             if exception_type is None:
-                self._commit()
+                with self._place.removal_in_words():
+                    self._commit()
 
     def append(self, name: str, rows: np.ndarray) -> None:
         """Add rows to an array of the shard."""
-        try:
+        with self._place.removal_in_words():
             if name not in self._files:
                 self._files[name] = _GrowingArray(self._folder, f"{name}.npy", rows.dtype, rows.shape[1:])
             self._files[name].append(rows)
-        except FileNotFoundError as error:
-            raise StoreError(f"{self._place.path} has been replaced or deleted in the meantime: {error}") from error
 
     def _reduce(self) -> None:
         """Replace matrices by what tables are made of."""
@@ -115,7 +114,7 @@ class ShardWriter:
             return
         seal, _ = self._place.seal()
         if self.name not in seal.shards:
-            self._shards.remove(self.name)
+            discard(self._shards, self.name)
             raise StoreError(
                 f"{self._place.path} was finished by another process without samples {self._first} to "
                 f"{self._stop - 1}, so they were not added: choose another path"
@@ -158,22 +157,27 @@ def is_shard_name(name: str) -> bool:
 
 
 def finished_shards(place: Place) -> dict[str, ShardRecord]:
-    """Name of each committed shard -> its record, in the order of their samples. Other names are passed by.
+    """Name of each committed shard -> its record, in the order of their samples; see :func:`read_shards`."""
+    return {name: record for name, (record, _) in read_shards(place).items()}
+
+
+def read_shards(place: Place) -> dict[str, tuple[ShardRecord, str]]:
+    """Name of each committed shard -> its record and the sha256 of that. Other names are passed by.
 
     Raises
     ------
     StoreError
         If two shards overlap, or one is not complete or belongs to another sweep.
     """
-    found: dict[str, ShardRecord] = {}
+    found: dict[str, tuple[ShardRecord, str]] = {}
     end = 0
     for name in shard_names(place):
-        record, _ = place.shard(name)
+        record, digest = place.shard(name)
         if record.first < end:
             raise StoreError(
                 f"{place.folder / 'shards' / name} repeats samples {record.first} to {min(end, record.stop) - 1}"
             )
-        found[name] = record
+        found[name] = record, digest
         end = record.stop
     return found
 
@@ -218,7 +222,13 @@ def reasons_of(skipped: Mapping[int, str]) -> dict[str, str]:
 
 def swept_ranges(place: Place) -> list[list[int]]:
     """The samples that a store holds, as ranges (first, stop), finished or not."""
-    return place.seal()[0].samples if place.is_sealed() else contents_of(finished_shards(place))[0]
+    if not place.is_sealed():
+        try:
+            return contents_of(finished_shards(place))[0]
+        except StoreError:
+            if not place.is_sealed():  # otherwise another process has finished it, and removed shards that it merged
+                raise
+    return place.seal()[0].samples
 
 
 def check_complete(place: Place, samples: tuple[int, int] | None) -> None:

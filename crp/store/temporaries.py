@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
-from crp.store.folder import Folder, walk
+from crp.store.folder import Folder, StoreError, walk
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.EPERM}
+LOCK = ".lock"
 _LOCK = "lock"
+_HAS_BEEN_LOCKED = b"locked"
+_own: set[str] = set()
 
 
 def process_tag() -> str:
@@ -31,17 +34,29 @@ def temporary(folder: Folder, kind: str) -> Iterator[Folder]:
     What shall last is moved out of it by a rename.
     """
     name = f".{kind}.{process_tag()}"
-    os.mkdir(name, dir_fd=folder.descriptor)
+    _own.add(name)
     try:
+        os.mkdir(name, dir_fd=folder.descriptor)
         with folder.folder(name) as made, made.create(_LOCK) as file:
-            try_lock(file.fileno())
+            if _lock(file.fileno()):
+                os.write(file.fileno(), _HAS_BEEN_LOCKED)
             yield made
     finally:
+        folder.remove(name)
+        _own.remove(name)
+
+
+def discard(folder: Folder, name: str) -> None:
+    """Remove a file or folder at once, so that nobody finds a part of it; passed by if it is not there."""
+    try:
+        with temporary(folder, "old") as old:
+            folder.rename(name, old, "old")
+    except OSError:  # it is not there, or cannot be moved
         folder.remove(name)
 
 
 @contextmanager
-def locked(folder: Folder, name: str = ".lock") -> Iterator[None]:
+def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
     """Be the only process in a part of the program, where the file system has locks; elsewhere anybody goes on."""
     with _file_of(folder, name) as file:
         try:
@@ -63,14 +78,11 @@ def _file_of(folder: Folder, name: str) -> BufferedRandom:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if not _lock(file.fileno()) or _is_in(folder, name, file):
                 return file
+        except OSError:
             file.close()
             raise
-        if _is_in(folder, name, file):
-            return file
         file.close()
 
 
@@ -82,17 +94,28 @@ def _is_in(folder: Folder, name: str, file: BufferedRandom) -> bool:
         return False
 
 
-def try_lock(descriptor: int) -> bool | None:
-    """Lock a file unless another process has; None where the file system has no locks."""
+def _lock(descriptor: int) -> bool:
+    """Lock a file when no other process does; False where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _is_locked(descriptor: int) -> bool | None:
+    """Whether a process holds the lock of a file; None where the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return True
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         return None
-    return True
+    return False
 
 
 def remove_lock(made: Folder) -> None:
@@ -108,22 +131,27 @@ def is_temporary(name: str, kind: str = r"\w+") -> bool:
 def state_of(folder: Folder, name: str) -> str:
     """Whether whoever made a temporary is "running" or has "ended", or that this is "unknown".
 
-    It runs while it holds the lock. Without a lock, a process of this machine is asked for by its number. The locks of
-    other machines may not reach here: what they left is said to have ended only if there are locks, it is not locked,
-    and nothing was written for a day by the clock of the file system.
+    It runs while it holds the lock. Where there was none to be had, a process of this machine is asked for by its
+    number. The locks of other machines may not reach here: what they left is said to have ended only if it has been
+    locked, is not any more, and nothing was written for a day by the clock of the file system.
     """
+    if name in _own:
+        return "running"
     _, machine, process, _ = name.rsplit(".", 3)
+    is_locked, has_been_locked, last = None, False, float("inf")
     try:
         with folder.folder(name) as found, found.extend(_LOCK) as file:
-            is_free = try_lock(file.fileno())
+            is_locked = _is_locked(file.fileno())
+            has_been_locked = file.read() == _HAS_BEEN_LOCKED
             last = max(status.st_mtime for _, status in walk(found))
-    except FileNotFoundError:
-        is_free, last = None, float("inf")
-    if is_free is False:
+    except (OSError, StoreError):  # it begins or ends just now, or cannot be looked at
+        pass
+    if is_locked:
         return "running"
+    was_let_go = is_locked is False and has_been_locked
     if machine == _machine():
-        return "running" if _runs(int(process)) else "ended"
-    return "ended" if is_free and last < _clock_of(folder) - 86_400 else "unknown"
+        return "ended" if was_let_go or not _runs(int(process)) else "running"
+    return "ended" if was_let_go and last < _clock_of(folder) - 86_400 else "unknown"
 
 
 def remove_ended(folder: Folder, kind: str = r"\w+") -> None:
@@ -140,6 +168,9 @@ def _clock_of(folder: Folder) -> float:
 
 
 def _runs(process: int) -> bool:
+    """Whether another process has a number."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

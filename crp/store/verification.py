@@ -10,15 +10,13 @@ from typing import Any
 from crp.store.attached import ATTACHED
 from crp.store.files import QUANTITIES
 from crp.store.folder import DEEPEST_FOLDER, Folder, StoreError, opened, walk
-from crp.store.place import MANIFEST, SEAL, SHARD, Place, place_of_store
+from crp.store.place import MANIFEST, PARTS, SEAL, SHARD, Place, is_sweep_folder, place_of_store
 from crp.store.reader import ReferenceStore
 from crp.store.schema import FileEntry, ShardRecord, check_file, read_patterns_record
 from crp.store.shards import finished_shards, shard_names
 from crp.store.stored_arrays import StoredArray
 from crp.store.tables import check_tables_of_shard
-from crp.store.temporaries import is_temporary
-
-_LOCK = ".lock"
+from crp.store.temporaries import LOCK, is_temporary
 
 
 def verify(path: str | Path) -> list[str]:
@@ -46,7 +44,7 @@ class _Verification:
                 present = list(walk(folder))  # before records are read: a run that goes on may add to both
         except FileNotFoundError:
             present = []
-        self.known: set[tuple[str, ...]] = {(MANIFEST,), (_LOCK,)}
+        self.known: set[tuple[str, ...]] = {(MANIFEST,)}
         place = self._attempt(place_of_store, path)
         if place is None:
             return  # which tells what all else is
@@ -56,7 +54,6 @@ class _Verification:
 
     def _check(self, place: Place) -> None:
         self.place, self.within = place, () if place.manifest.folder is None else (place.manifest.folder,)
-        self.known.add((*self.within, _LOCK))
         is_sealed = self._attempt(place.is_sealed)
         shards: Collection[str] = ()
         if is_sealed:
@@ -119,16 +116,19 @@ class _Verification:
             return
         if is_temporary(names[-1]):
             self.problems.append(f"{path} was left by a run that has ended, or one is running; the next removes it")
-        elif names[0].startswith("sweep-") and names[0] != place.manifest.folder:
+        elif is_sweep_folder(names[0]) and names[0] != place.manifest.folder:
             if len(names) == 1:
                 self.problems.append(
                     f"{path} is of a run with overwrite=True that has not finished: run it again, or delete the folder"
                 )
+        elif self.within and names[0] in PARTS:
+            if len(names) == 1:
+                self.problems.append(f"{path} was left by a sweep that has been replaced; the next run removes it")
         elif len(names) == DEEPEST_FOLDER and stat.S_ISDIR(status.st_mode):
             self.problems.append(f"{path} does not belong to the store, and is too deep to be looked into")
         elif not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
             self.problems.append(f"{path} is neither file nor folder")
-        elif stat.S_ISREG(status.st_mode) and names not in self.known and self.is_told:
+        elif stat.S_ISREG(status.st_mode) and names not in self.known and names[-1] != LOCK and self.is_told:
             self.problems.append(f"{path} does not belong to the store")
 
     def _know(self, *names: str) -> None:

@@ -20,7 +20,7 @@ from crp.concepts import Concept, check_max_target
 from crp.model.layers import module_order
 from crp.model.samples import SampleError, is_death_of_reader
 from crp.rules.restoring import run_undone
-from crp.store.creation import begin_replacement, create_store, remove_sweep, replace_store
+from crp.store.creation import begin_replacement, create_store, remove_replaced, remove_sweep, replace_store, replacing
 from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
 from crp.store.fingerprint import probe_indices
 from crp.store.folder import StoreError
@@ -124,7 +124,6 @@ class Sweep:
         if is_store(self.path):
             place = place_of_store(self.path)
             check_settings(place, self.settings_at(place))
-            self._check_held(place, start, stop)
             if not resume and not place.is_sealed():
                 raise StoreError(
                     f"{self.path} holds a sweep that has not finished: resume=True goes on with it, overwrite=True "
@@ -134,26 +133,29 @@ class Sweep:
 
     def _replace(self, start: int, stop: int, workers: Workers | None) -> ReferenceStore:
         """Sweep beside what the store holds, and let the new sweep take its place when it has finished."""
-        place = begin_replacement(self.path, self.settings, self._device)
-        if not place.is_sealed():
+        with replacing(self.path) as note:
+            place = begin_replacement(self.path, self.settings, self._device)
             try:
                 self._check_held(place, start, stop)
-            except StoreError:  # what was begun is of other samples
-                remove_sweep(place)
+            except StoreError:  # what was begun is damaged, or of other samples
+                with announced(place, start, stop, finishes=True):
+                    remove_sweep(place)
                 place = begin_replacement(self.path, self.settings, self._device)
-        store = self._finish(place, start, stop, workers)
-        replace_store(place)
-        return store
+            store = self._finish(place, start, stop, workers)
+            replace_store(place, note)
+            return store
 
     def _finish(self, place: Place, start: int, stop: int, workers: Workers | None) -> ReferenceStore:
         parts = self.parts(start, stop)
-        with announced(place, start, stop, finishes=True) as run:
-            if not place.is_sealed():
-                self._write_parts(place, parts, workers)
-                seal_store(place, parts, run)
-            else:
-                tidy(place, run)
-            self._check_held(place, start, stop)
+        if not place.is_sealed():
+            with announced(place, start, stop, finishes=True):
+                if not place.is_sealed():  # another process may have finished it just now
+                    self._check_held(place, start, stop)
+                    self._write_parts(place, parts, workers)
+                    seal_store(place, parts)
+        tidy(place)
+        remove_replaced(place.path)
+        self._check_held(place, start, stop)
         return ReferenceStore.at(place)
 
     def run_part(self, start: int, stop: int, workers: Workers | None = None) -> list[str]:
@@ -178,9 +180,8 @@ class Sweep:
                 self._write_parts(place, parts, workers)
 
     def _write_parts(self, place: Place, parts: list[tuple[int, int]], workers: Workers | None) -> None:
-        finished = [range_of(record) for record in finished_shards(place).values()]
-        for part in parts:
-            self._check_overlap(*part, finished)
+        finished = set(map(range_of, finished_shards(place).values()))
+        self._check_overlaps(parts, finished)
         missing = [part for part in parts if part not in finished]
         self._check_disk(missing)
         stray = strays(place)
@@ -261,7 +262,7 @@ class Sweep:
             held = swept_ranges(place)
             is_foreign = held != [[start, stop]]
         else:
-            shards, parts = finished_shards(place), self.parts(start, stop)
+            shards, parts = finished_shards(place), set(self.parts(start, stop))
             held, _ = contents_of(shards)
             is_foreign = any(range_of(record) not in parts for record in shards.values())
         if is_foreign:
@@ -275,11 +276,15 @@ class Sweep:
         if not 0 <= start < stop <= self.length:
             raise ValueError(f"samples {start} to {stop} (exclusive) are no range of a dataset of {self.length}")
 
-    def _check_overlap(self, first: int, end: int, finished: list[tuple[int, int]]) -> None:
-        for other_first, other_end in finished:
-            if first < other_end and other_first < end and (first, end) != (other_first, other_end):
-                raise StoreError(f"{self.path} already holds samples {other_first} to {other_end - 1}, which overlap "
-                                 f"{first} to {end - 1}")
+    def _check_overlaps(self, parts: list[tuple[int, int]], finished: set[tuple[int, int]]) -> None:
+        """Raise a StoreError if a part overlaps a shard that is there and is not the same."""
+        end, last = 0, (0, 0)
+        for first, stop in sorted(finished.union(parts)):
+            if first < end:
+                other, part = (last, (first, stop)) if last in finished else ((first, stop), last)
+                raise StoreError(f"{self.path} already holds samples {other[0]} to {other[1] - 1}, which overlap "
+                                 f"{part[0]} to {part[1] - 1}")
+            end, last = stop, (first, stop)
 
     def _check_disk(self, parts: list[tuple[int, int]]) -> None:
         needed, free = self.bytes_of(parts), self.free_bytes()
