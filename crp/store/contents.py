@@ -38,6 +38,12 @@ def check_table(
             raise StoreError(f"{path} is damaged: {field} out of range")
 
 
+def check_positions(positions: np.ndarray, entry: LayerEntry, path: str | Path) -> None:
+    """Raise a StoreError if a layer does not have some positions."""
+    if not _are_within(positions, 0, entry.positions):
+        raise StoreError(f"{path} is damaged: it holds positions that layer {entry.name!r} does not have")
+
+
 def check_classes(classes: np.ndarray, counts: np.ndarray, path: str | Path) -> None:
     """Raise a StoreError if classes are not in order, or not as many as there are counts of their samples."""
     if len(classes) != len(counts) or not _ascend(classes, strictly=True) or classes.min(initial=0) < 0:

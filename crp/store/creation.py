@@ -15,7 +15,7 @@ from crp.store.records import LARGEST_RECORD, record_bytes
 from crp.store.runs import is_alone
 from crp.store.schema import FORMAT, FORMAT_VERSION, Manifest, checked
 from crp.store.settings import check_settings, describe_environment, warn_of_other_environment
-from crp.store.temporaries import discard, locked, remove_ended, remove_lock, temporary
+from crp.store.temporaries import discard, locked, remove_ended, remove_free_lock, remove_lock, temporary
 
 
 def create_store(path: Path, settings: dict[str, Any], device: str) -> Place:
@@ -108,12 +108,14 @@ def replace_store(place: Place, note: str) -> None:
 
 
 def remove_replaced(path: Path) -> None:
-    """Remove what is left of sweeps that were replaced."""
-    if _replaced(path):
-        with opened(path) as store, locked(store):
-            for name in _replaced(path):
-                discard(store, name)
-            remove_ended(store)
+    """Remove what is left of sweeps that were replaced, and of replacing them."""
+    with opened(path) as store:
+        if _replaced(path):
+            with locked(store):
+                for name in _replaced(path):
+                    discard(store, name)
+        remove_ended(store)
+        remove_free_lock(store)
 
 
 def _replaced(path: Path) -> list[str]:

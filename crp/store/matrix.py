@@ -97,6 +97,19 @@ class ShardedMatrix:
 
     def blocks(self, rows: int = 1024) -> Iterator[np.ndarray]:
         """All rows in order, a few at a time; read from the files, since pages that are mapped stay in memory."""
+        pieces: list[np.ndarray] = []
+        count = 0
+        for piece in self._pieces(rows):
+            if pieces and count + len(piece) > rows:
+                yield np.concatenate(pieces)
+                pieces, count = [], 0
+            pieces.append(piece)
+            count += len(piece)
+        if pieces:
+            yield np.concatenate(pieces)
+
+    def _pieces(self, rows: int) -> Iterator[np.ndarray]:
+        """The rows of each shard, a few at a time."""
         for shard, part in enumerate(self._parts):
             for first in range(0, len(part), rows):
                 part_of_rows = slice(first, min(first + rows, len(part)))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from crp.model.layers import unknown_layer_message
-from crp.store.contents import check_class_sums, check_classes, check_rows, check_table
+from crp.store.contents import check_class_sums, check_classes, check_positions, check_rows, check_table
 from crp.store.files import (
     MATRIX_OF,
     QUANTITIES,
@@ -141,7 +141,7 @@ class ReferenceStore:
         """
         name = f"{_quantity(quantity)}.rows"
         stored = self._arrays.of_shards(name)
-        parts = [part[:] for part in stored]
+        parts = [part[:].copy() for part in stored]  # a part of a map would keep its file open
         if name not in self._checked:
             for shard, part, rows in zip(self.shards, stored, parts):
                 record = self._arrays.record(shard)
@@ -263,14 +263,9 @@ class ReferenceStore:
         order = np.argsort(-column, kind="stable")[:k]
         best = order if rows is None else rows[order]
         samples = self.rows(quantity)["sample"][best]
-        positions = self._in_range(layer, self.positions(layer, quantity)[best, concept])
+        positions = self.positions(layer, quantity)[best, concept]
+        check_positions(positions, self.entry(layer), self.place.folder)
         return References(samples, column[order], positions)
-
-    def _in_range(self, layer: str, positions: np.ndarray) -> np.ndarray:
-        """Positions, if the layer has them."""
-        if positions.min(initial=0) < 0 or positions.max(initial=0) >= _number_of_positions(self.entry(layer)):
-            raise StoreError(f"{self.place.folder} is damaged: it holds positions that layer {layer!r} does not have")
-        return positions
 
     def table(
         self, layer: str, quantity: str = "relevance", *, statistic: str = "sum", normalised: bool = True
@@ -359,7 +354,8 @@ class ReferenceStore:
         blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
         best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
         best = rows[best]
-        positions = self._in_range(layer, self.positions(layer, quantity).take_columnwise(best))
+        positions = self.positions(layer, quantity).take_columnwise(best)
+        check_positions(positions, self.entry(layer), self.place.folder)
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
 
     def attached_stem(self, layer: str, quantity: str) -> str:

@@ -11,7 +11,7 @@ from crp.store.runs import is_alone
 from crp.store.schema import entries_of, range_of
 from crp.store.shards import contents_of, is_shard_name, read_shards
 from crp.store.tables import merge_tables, write_tables
-from crp.store.temporaries import discard, locked, remove_ended, temporary
+from crp.store.temporaries import discard, locked, remove_ended, remove_free_lock, temporary
 
 
 def seal_store(place: Place, parts: Collection[tuple[int, int]] | None = None) -> None:
@@ -86,3 +86,4 @@ def tidy(place: Place) -> None:
             if place.manifest.settings.options.keep == "top" and is_alone(folder, "run"):
                 discard(folder, "shards")
         remove_ended(folder)
+        remove_free_lock(folder)

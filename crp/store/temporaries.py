@@ -66,6 +66,13 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
                 folder.remove(name)
 
 
+def remove_free_lock(folder: Folder, name: str = LOCK) -> None:
+    """Remove the file that a process left which was killed in the part of the program that it locks."""
+    if folder.has(name):
+        with locked(folder, name):
+            pass
+
+
 def _file_of(folder: Folder, name: str) -> BufferedRandom:
     """The file of a name, locked; there is none before the first process locks it, and after the last one has."""
     while True:
