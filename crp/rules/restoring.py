@@ -42,6 +42,7 @@ def undoing(*undo: Undo) -> Generator[None, None, None]:
         yield
     finally:
         interrupt = None
+        errors: list[BaseException] = []  # no call stands here, of which an interrupt could come
         for _ in _ATTEMPTS:
             try:
                 errors = _errors_since(handled, interrupt or sys.exception())
@@ -51,6 +52,7 @@ def undoing(*undo: Undo) -> Generator[None, None, None]:
             except BaseException as error:
                 interrupt = error
         interrupt = interrupt or _hidden_interrupt(errors)
+        handled, errors = None, []  # their tracebacks refer to this frame
         if interrupt is not None:
             raise interrupt
 
