@@ -1,6 +1,7 @@
 """Records say what the schema describes, and nothing else."""
 import copy
 import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,10 @@ RECORDS = {
     "patterns/L0000.activation.json": lambda store: read_patterns(store, "L0000.activation.json"),
 }
 MAY_BE_NONE = {("dataset", "samples"), ("dataset", "targets")}
+POISON = [
+    "__import__('os').system('touch ran')", "{0.__class__.__init__.__globals__}", "%s%n", "../../ran", "/etc/passwd",
+    "!!python/object/apply:os.system ['touch ran']", "cos\nsystem\n(S'touch ran'\ntR.", "a\0b", "\ud800", "\x1b[2J",
+]
 MAPPINGS = {"attributes", "hooks", "rules", "operations", "skipped", "shards", "tables", "files"}  # keys are names
 
 
@@ -64,7 +69,8 @@ def test_a_value_of_another_kind_is_refused_anywhere(store, name):
     tried = 0
     for where, value in places(content):
         if where and where[-2:] not in MAY_BE_NONE:
-            others = {"int": ["7", -1, 2 ** 70, 1.5, True], "str": [7, None, "x" * 70_000, []], "bool": [1, "yes"]}
+            others = {"int": ["7", -1, 2 ** 70, 1.5, True, POISON[0]], "str": [7, None, "x" * 70_000, [], {}],
+                      "bool": [1, "yes", POISON[0]]}
             for other in others.get(type(value).__name__, [7, "seven"]):
                 refuse(store, name, content, where, other)
                 tried += 1
@@ -88,3 +94,31 @@ def test_an_entry_that_nobody_knows_is_refused_anywhere(store, name):
 def test_the_error_names_the_place_and_what_may_stand_there(store, where, value, message):
     found = refuse(store, "manifest.json", read(store / "manifest.json"), where, value)
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_nothing_in_a_record_is_executed(store, name, monkeypatch):
+    """Where a text may stand it is a text, as a value and as the name of an entry; elsewhere it is refused."""
+    monkeypatch.chdir(store.parent)
+    content, happened = read(store / name), []
+    events = {"exec", "compile", "os.system", "subprocess.Popen", "pickle.find_class", "import"}
+    _heard.append(lambda event: event in events and happened.append(event))
+    for where, value in places(content):
+        for poison in POISON if where else ():
+            changed = copy.deepcopy(content)
+            part = changed
+            for key in where[:-1]:
+                part = part[key]
+            part[where[-1]] = poison
+            for record in (changed, {**content, poison: 1}):
+                write(store / name, record)
+                try:
+                    RECORDS[name](store)
+                except StoreError as error:
+                    assert str(error).isprintable(), where
+    _heard.clear()
+    assert happened == [] and not (store.parent / "ran").exists() and not (store.parent.parent / "ran").exists()
+
+
+_heard = []
+sys.addaudithook(lambda event, arguments: [hear(event) for hear in _heard])
