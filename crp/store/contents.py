@@ -7,7 +7,7 @@ import numpy as np
 
 from crp.store.files import TABLE_DEPTH
 from crp.store.folder import StoreError
-from crp.store.schema import LayerEntry, ShardRecord
+from crp.store.schema import MOST_POSITIONS, ShardRecord
 
 
 def check_rows(rows: np.ndarray, record: ShardRecord, quantity: str, path: str | Path) -> None:
@@ -27,21 +27,13 @@ def check_rows(rows: np.ndarray, record: ShardRecord, quantity: str, path: str |
         raise StoreError(f"{path} is damaged: target out of range")
 
 
-def check_table(
-    table: np.ndarray, entry: LayerEntry, rows: int, first: int, stop: int, path: str | Path
-) -> None:
+def check_table(table: np.ndarray, rows: int, first: int, stop: int, path: str | Path) -> None:
     """Raise a StoreError if a table of the top rows has too many, or any that are not of the samples first to stop."""
     if table.shape[1] > TABLE_DEPTH:
         raise StoreError(f"{path} is damaged: it holds {table.shape[1]} rows of each concept, more than {TABLE_DEPTH}")
-    for field, least, end in (("row", 0, rows), ("sample", first, stop), ("position", 0, entry.positions)):
+    for field, least, end in (("row", 0, rows), ("sample", first, stop), ("position", 0, MOST_POSITIONS)):
         if not _are_within(table[field], least, end):
             raise StoreError(f"{path} is damaged: {field} out of range")
-
-
-def check_positions(positions: np.ndarray, entry: LayerEntry, path: str | Path) -> None:
-    """Raise a StoreError if a layer does not have some positions."""
-    if not _are_within(positions, 0, entry.positions):
-        raise StoreError(f"{path} is damaged: it holds positions that layer {entry.name!r} does not have")
 
 
 def check_classes(classes: np.ndarray, counts: np.ndarray, path: str | Path) -> None:

@@ -25,17 +25,17 @@ class ShardedMatrix:
         [rows] per shard.
     apply_totals : callable, default numpy.divide
         What is done with the values and the totals of their rows.
-    below : int, optional
-        What all values are below that are read from files, and not negative; otherwise a StoreError tells.
+    least : int, optional
+        The least value that files may hold; a StoreError tells of others.
     """
 
     ndim = 2
 
     def __init__(
         self, parts: Sequence[np.ndarray | StoredArray], totals: Sequence[np.ndarray | StoredArray] | None = None,
-        apply_totals: Callable = np.divide, below: int | None = None,
+        apply_totals: Callable = np.divide, least: int | None = None,
     ):
-        self._parts, self._totals, self._apply_totals, self._below = parts, totals, apply_totals, below
+        self._parts, self._totals, self._apply_totals, self._least = parts, totals, apply_totals, least
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape = (int(self._ends[-1]), parts[0].shape[1])
         self.dtype = np.dtype(np.float32) if parts[0].dtype == np.float16 else parts[0].dtype
@@ -126,7 +126,7 @@ class ShardedMatrix:
 
     def _with_totals(self, values: np.ndarray, shard: int, rows: Any) -> np.ndarray:
         values = np.array(values, self.dtype)
-        if self._below is not None and not (values.min(initial=0) >= 0 and values.max(initial=0) < self._below):
+        if self._least is not None and values.min(initial=self._least) < self._least:
             raise StoreError(f"{getattr(self._parts[shard], 'path', self)} is damaged: a number is out of range")
         if self._totals is None:
             return values

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from crp.model.layers import unknown_layer_message
-from crp.store.contents import check_class_sums, check_classes, check_positions, check_rows, check_table
+from crp.store.contents import check_class_sums, check_classes, check_rows, check_table
 from crp.store.files import (
     MATRIX_OF,
     QUANTITIES,
@@ -207,7 +207,7 @@ class ReferenceStore:
         entry = self.entry(layer)
         if entry.has_positions:
             parts = self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position")
-            return ShardedMatrix(parts, below=entry.positions)
+            return ShardedMatrix(parts, least=0)
         counts = [len(part) for part in self._arrays.of_shards(f"{_quantity(quantity)}.rows")]
         return ShardedMatrix([np.broadcast_to(np.int32(0), (count, entry.concepts)) for count in counts])
 
@@ -264,7 +264,6 @@ class ReferenceStore:
         best = order if rows is None else rows[order]
         samples = self.rows(quantity)["sample"][best]
         positions = self.positions(layer, quantity)[best, concept]
-        check_positions(positions, self.entry(layer), self.place.folder)
         return References(samples, column[order], positions)
 
     def table(
@@ -276,7 +275,7 @@ class ReferenceStore:
         name = table_name(entry.key, _quantity(quantity), statistic, normalised)
         table = self._arrays.table(name)
         if name not in self._checked:
-            check_table(table[:], entry, 2 ** 63 - 1, 0, self.manifest.settings.dataset.length, table.path)
+            check_table(table[:], 2 ** 63 - 1, 0, self.manifest.settings.dataset.length, table.path)
             self._checked.add(name)
         return table[:]
 
@@ -355,7 +354,6 @@ class ReferenceStore:
         best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
         best = rows[best]
         positions = self.positions(layer, quantity).take_columnwise(best)
-        check_positions(positions, self.entry(layer), self.place.folder)
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
 
     def attached_stem(self, layer: str, quantity: str) -> str:

@@ -102,7 +102,7 @@ def check_tables_of_shard(place: Place, shard: str, record: ShardRecord) -> None
             for statistic in stored_statistics(settings.options.max_target):
                 for normalised in (False, True):
                     table, path = read(table_name(entry.key, quantity, statistic, normalised))
-                    check_table(table, entry, getattr(record.rows, quantity), record.first, record.stop, path)
+                    check_table(table, getattr(record.rows, quantity), record.first, record.stop, path)
 
 
 def _table_of_shard(place: Place, shard: str, record: ShardRecord, name: str) -> StoredArray:

@@ -54,7 +54,7 @@ def test_rows_that_are_not_those_of_the_samples(store, quantity, name, values):
 
 
 def test_positions_out_of_range(store):
-    change(store / "shards" / "00000004" / "L0000.relevance.position.npy", lambda array: array * 0 + 10 ** 6)
+    change(store / "shards" / "00000004" / "L0000.relevance.position.npy", lambda array: array * 0 - 1)
     refuse(store, lambda opened: opened.top("conv", 0, target=1), "L0000.relevance.position.npy is damaged")
 
 
