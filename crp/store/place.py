@@ -193,11 +193,15 @@ def place_with(path: Path, manifest_hash: str) -> Place:
     StoreError
         If it is not there any more.
     """
-    place = place_of_store(path)
-    if place.manifest_hash == manifest_hash:
-        return place
-    for name in sweep_folders(path):
-        found = place_of_sweep(path, name)
+    try:
+        names = sweep_folders(path)
+    except FileNotFoundError:
+        names = []
+    for name in (*names, None):  # the store's own last, since a sweep may take its place just now
+        try:
+            found = place_of_store(path) if name is None else place_of_sweep(path, name)
+        except StoreError:  # another one is damaged
+            continue
         if found is not None and found.manifest_hash == manifest_hash:
             return found
     raise StoreError(f"{path} has been replaced by a store of another sweep in the meantime")

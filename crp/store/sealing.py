@@ -38,6 +38,7 @@ def _seal(place: Place, folder: Folder, parts: Collection[tuple[int, int]] | Non
     found = read_shards(place)
     shards = {name: record for name, (record, _) in found.items()}
     if not shards:
+        place_with(place.path, place.manifest_hash)  # it is there still
         raise StoreError(f"{place.path} holds no finished shard")
     expected = None if parts is None else set(parts)
     foreign = [record for record in shards.values() if expected is not None and range_of(record) not in expected]
