@@ -82,7 +82,7 @@ def test_another_range_is_told_who_is_there(tmp_path, file_system, other):
 
 
 @pytest.mark.parametrize("keep", ["all", "top"])
-@pytest.mark.parametrize("at", [1, 9, 15])
+@pytest.mark.parametrize("at", [9, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 15))])
 def test_the_same_sweep_twice(tmp_path, file_system, keep, at):
     meanwhile = Meanwhile(tmp_path / "both", lambda: make(tmp_path / "both", keep=keep))
     store = make(tmp_path / "both", dataset=Interrupted(at, meanwhile), keep=keep)
