@@ -81,6 +81,9 @@ def test_models_that_take_any_shape_are_given_one_sample_at_a_time(tmp_path):
     assert store.skipped == {} and store.rows("activation")["sample"].tolist() == [0, 1, 2, 3]
     for i, (image, _) in enumerate(items):
         np.testing.assert_allclose(store.values("conv", "activation")[i], model.conv(image).sum((1, 2)).detach())
+        places = model.conv(image).flatten(1).argmax(1)
+        assert store.positions("conv", "activation")[i].tolist() == places.tolist()
+        assert store.sorted_rows("conv", "activation")[2].max() > 7  # the first sample has no such position
     pairs = run(tmp_path / "pairs", [items[i] for i in (0, 0, 1, 3)], 2, model)
     assert pairs.skipped == {} and len(pairs.rows("activation")) == 4
     with pytest.raises(SampleError, match=r"sample 1: .*samples 0 and 1 have the shapes \(1, 4, 6\) and \(1, 6, 6\)"):
