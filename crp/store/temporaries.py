@@ -150,7 +150,7 @@ def state_of(folder: Folder, name: str) -> str:
         with folder.folder(name) as found, found.extend(_LOCK) as file:
             is_locked = _is_locked(file.fileno())
             has_been_locked = file.read() == _HAS_BEEN_LOCKED
-            last = max(status.st_mtime for _, status in walk(found))
+            last = max((status.st_mtime for _, status in walk(found)), default=last)
     except (OSError, StoreError):  # it begins or ends just now, or cannot be looked at
         pass
     if is_locked:
