@@ -91,7 +91,7 @@ def test_a_store_of_a_stranger(sound, data):
 
 
 @pytest.mark.slow
-@checked(4000)
+@checked(300)
 @given(data=st.data())
 def test_many_stores_of_strangers(sound, data):
     check_mutated(sound, data, slowly=data.draw(st.integers(0, 99)) == 0, most=2)
