@@ -35,7 +35,6 @@ from crp.model.inputs import (
     Inputs,
     count_samples,
     device_of,
-    gradient_mode,
     leave_gradients,
     map_tensors,
     prepare_inputs,
@@ -45,7 +44,7 @@ from crp.model.rows import share_rows
 from crp.rules.attach import check_not_in_use, check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
-from crp.rules.restoring import HookState, undoing
+from crp.rules.restoring import HookState, in_gradient_mode, undoing
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -213,8 +212,9 @@ class CondAttribution(Steps):
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
             heatmap, record_fn,
         )
-        with gradient_mode():
-            broadcast_data, broadcast_conditions = self.broadcast(prepare_inputs(data, self.device), conditions)
+        broadcast_data, broadcast_conditions = in_gradient_mode(
+            lambda: self.broadcast(prepare_inputs(data, self.device), conditions)
+        )
         if count_samples(broadcast_data) != len(broadcast_conditions):
             raise ValueError(
                 f"broadcast gave {count_samples(broadcast_data)} samples and {len(broadcast_conditions)} conditions"
@@ -278,8 +278,7 @@ class CondAttribution(Steps):
             raise ValueError(f"generate attributes one sample, but data holds {count_samples(data)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        with gradient_mode():
-            data = prepare_inputs(data, self.device)
+        data = in_gradient_mode(lambda: prepare_inputs(data, self.device))
         batch_size = min(batch_size, len(conditions))
         data = map_tensors(lambda tensor: share_rows(tensor, batch_size), data)
         rounds, flows = [], []
@@ -335,8 +334,7 @@ class CondAttribution(Steps):
                 raise ValueError(f"a round has a condition or None for each of the {samples} samples, and at least one")
         copies = iter(conditions)
         rounds = [[None if condition is None else next(copies) for condition in row] for row in rounds]
-        with gradient_mode():
-            data = prepare_inputs(data, self.device)
+        data = in_gradient_mode(lambda: prepare_inputs(data, self.device))
         return self._runner.rounds(data, rounds, [flow] * len(rounds))
 
     def audit(
@@ -372,9 +370,8 @@ class CondAttribution(Steps):
         conditions, flow = self._check_call(conditions, composite, [], None, None, init_rel, None, False, True, None)
         if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
             raise ValueError(f"an audit has no masks: conditions name outputs under {self.MODEL_OUTPUT_NAME!r} only")
-        with gradient_mode():
-            data, conditions = self.broadcast(prepare_inputs(data, self.device), conditions)
-        return self._runner.audit(data, conditions, flow, tolerance)
+        audited, of_audited = in_gradient_mode(lambda: self.broadcast(prepare_inputs(data, self.device), conditions))
+        return self._runner.audit(audited, of_audited, flow, tolerance)
 
     @contextmanager
     def attached(self, composite: Composite | None, data: Inputs) -> Iterator[None]:
@@ -391,8 +388,7 @@ class CondAttribution(Steps):
         """
         self._rules.check_free(composite)
         check_not_in_use(self.model)
-        with gradient_mode():
-            data = prepare_inputs(data, self.device)
+        data = in_gradient_mode(lambda: prepare_inputs(data, self.device))
         guard = undoing(HookState(self.model).restore)
         try:
             next(guard)

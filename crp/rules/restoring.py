@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import hooks
 from zennit.core import Hook
 
+from crp.model.inputs import gradient_mode
+
 Result = TypeVar("Result")
 Undo = Callable[[], Any]
 
@@ -88,6 +90,15 @@ def run_undone(function: Callable[[], Result], *undo: Undo) -> Result:
         return function()
     finally:
         guard.close()
+
+
+def in_gradient_mode(function: Callable[[], Result]) -> Result:
+    """Run a function whose results may have gradients, in any mode of the caller."""
+    def run() -> Result:
+        with gradient_mode():
+            return function()
+
+    return run_undone(run)
 
 
 def _errors_since(handled: BaseException | None, error: BaseException | None) -> list[BaseException]:

@@ -80,7 +80,7 @@ def call_without_gradients(model, composite):
         with torch.no_grad():
             attribution(IMAGES, CONDITIONS, composite, ["conv"])
 
-    return run
+    return lambda: run_undone(run)  # contexts of users have gaps of their own
 
 
 def call_with_an_autoencoder(model, composite):
@@ -159,7 +159,7 @@ def test_nothing_stays_on_a_transformer():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [call, audit])
 def test_nothing_stays_in_thousands_of_tries(way):
     check(way, 2000)
 
