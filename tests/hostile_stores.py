@@ -4,6 +4,7 @@ import shutil
 import socket
 import struct
 import tempfile
+from zipfile import BadZipFile
 
 import numpy as np
 from hypothesis import strategies as st
@@ -218,7 +219,10 @@ def mutate(draw, store):
             continue
         try:
             change(draw, draw(st.sampled_from(changes[change])))
-        except (ArithmeticError, AttributeError, EOFError, LookupError, RecursionError, TypeError, ValueError):
+        except (
+            ArithmeticError, AttributeError, EOFError, LookupError, OSError, RecursionError, TypeError, ValueError,
+            BadZipFile,
+        ):  # it has been changed before, to something that cannot be changed so
             continue
         are_files = all(path.is_file() for path in store.rglob("*.json"))  # a pipe would be waited for
         if are_files and draw(st.sampled_from([True, True, True, False])):
