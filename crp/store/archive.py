@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from crp.store.npy import read_array, write_array
+from crp.store.npy import array_bytes, read_array
 
 _END, _LOCATOR, _LARGE_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _MOST_MEMBERS, _LARGEST_DIRECTORY = 2 ** 8, 2 ** 16
@@ -50,7 +50,7 @@ def archive_bytes(kind: str, settings: dict[str, Any], arrays: Mapping[str, np.n
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name, array in {"kind": np.array(kind), "settings": np.array(_to_json(settings)), **arrays}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                write_array(member, array)
+                member.write(array_bytes(array))
     return content.getvalue()
 
 

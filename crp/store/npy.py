@@ -5,7 +5,7 @@ import io
 import math
 import re
 from io import BufferedIOBase
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -101,10 +101,9 @@ def read_array(file: BufferedIOBase, size: int) -> np.ndarray:
     return array
 
 
-def write_array(file: IO[bytes], array: np.ndarray) -> None:
-    """Write an array in C order."""
-    file.write(header_of(array.dtype, array.shape))
-    file.write(np.ascontiguousarray(array).tobytes())
+def array_bytes(array: np.ndarray) -> bytes:
+    """What a .npy with an array holds, in C order."""
+    return header_of(array.dtype, array.shape) + array.tobytes()
 
 
 Shape = tuple[int | None, ...]

@@ -1,7 +1,6 @@
 """Tables: the top rows of each concept, and the sums of each class, of a store or of one shard."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ from crp.store.contents import check_class_sums, check_classes, check_table
 from crp.store.files import QUANTITIES, TABLE_DEPTH, TABLE_DTYPE, class_sum_name, stored_statistics, table_name
 from crp.store.folder import Folder
 from crp.store.matrix import sums_of_classes
-from crp.store.npy import write_array
+from crp.store.npy import array_bytes
 from crp.store.place import Place
 from crp.store.reader import ReferenceStore
 from crp.store.schema import ShardRecord
@@ -121,7 +120,4 @@ def _merged(tables: Iterable[np.ndarray], rows_before: np.ndarray, concepts: int
 
 
 def _save(folder: Folder, name: str, array: np.ndarray) -> None:
-    with folder.create(f"{name}.npy") as file:
-        write_array(file, array)
-        file.flush()
-        os.fsync(file.fileno())
+    folder.write(f"{name}.npy", array_bytes(array))

@@ -121,15 +121,16 @@ class Sweep:
         self._check_range(start, stop)
         if overwrite and is_store(self.path):
             return self._replace(start, stop, workers)
+        settings = self._settings_here()
         if is_store(self.path):
             place = place_of_store(self.path)
-            check_settings(place, self.settings_at(place))
+            check_settings(place, settings)
             if not resume and not place.is_sealed():
                 raise StoreError(
                     f"{self.path} holds a sweep that has not finished: resume=True goes on with it, overwrite=True "
                     "begins anew"
                 )
-        return self._finish(create_store(self.path, self._settings_here(), self._device), start, stop, workers)
+        return self._finish(create_store(self.path, settings, self._device), start, stop, workers)
 
     def _replace(self, start: int, stop: int, workers: Workers | None) -> ReferenceStore:
         """Sweep beside what the store holds, and let the new sweep take its place when it has finished."""
