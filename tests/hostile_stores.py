@@ -2,14 +2,16 @@
 import os
 import shutil
 import socket
+import stat
 import struct
 import tempfile
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from hypothesis import strategies as st
 from large_sweeps import Images, visualization
-from store_files import forge, read, write
+from store_files import forge, read, replace, write
 from zennit.composites import EpsilonPlusFlat
 
 from crp.analysis import Patterns, ResponseMap, TopographicMap, group_profiles
@@ -86,7 +88,7 @@ def replace_record(draw, file):
     import hashlib
     content = draw(st.sampled_from(RAW_RECORDS))
     digest = hashlib.sha256(content).hexdigest()
-    file.write_bytes(content[:-2] + f',\n "sha256": "{digest}"\n}}'.encode())
+    replace(file, content[:-2] + f',\n "sha256": "{digest}"\n}}'.encode())
 
 
 HEADERS = [
@@ -114,7 +116,7 @@ def change_header(draw, file):
         content += b"x" * draw(st.integers(1, 9))
     else:
         content = b"PK\x03\x04" + content[4:]
-    file.write_bytes(content)
+    replace(file, content)
 
 
 ENTRIES = [
@@ -142,6 +144,7 @@ def change_numbers(draw, file):
         array = np.concatenate([array] * draw(st.sampled_from([2, 30])), axis)
     else:
         array = array[:draw(st.integers(0, len(array)))]
+    file.unlink()
     np.save(file, np.ascontiguousarray(array))
 
 
@@ -153,7 +156,7 @@ def change_archive(draw, file):
         place = draw(st.sampled_from(marks)) + draw(st.integers(4, 60))
         value = draw(st.sampled_from([b"\0", b"\1", b"\x08", b"\x0c", b"\x0e", b"\xff" * 4, b"../", b"\x7f" * 8]))
         content[place:place + len(value)] = value
-    file.write_bytes(content)
+    replace(file, bytes(content))
 
 
 def find_all(content, mark):
@@ -203,15 +206,13 @@ def add(draw, folder):
 def mutate(draw, store):
     """Change something of a store, and make the hashes right again or not."""
     for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
-        everything = sorted(path for path in store.rglob("*") if not path.is_symlink())
-        files = [path for path in everything if path.is_file() and path.stat().st_size < 2 ** 30]  # not sparse ones
+        folders, files = contents(store)
         records, arrays, archives = (
             [file for file in files if file.suffix == end] for end in (".json", ".npy", ".npz")
         )
-        folders = [store, *(path for path in everything if path.is_dir())]
         changes = {
             change_record: records, replace_record: records, change_header: arrays, change_numbers: arrays,
-            change_archive: archives, change_kind: everything, add: folders,
+            change_archive: archives, change_kind: [*folders, *files], add: [store, *folders],
         }
         possible = [change for change, places in changes.items() if places]
         change = draw(st.sampled_from([*possible, change_record, change_numbers, change_numbers]))
@@ -233,6 +234,16 @@ def mutate(draw, store):
                 pass
 
 
+def contents(store):
+    """The folders in a store, and the files that are not sparse, in order and not through links."""
+    folders, files = [], []
+    for where, _, names in os.walk(store):
+        folders.append(Path(where))
+        files += (Path(where, name) for name in names)
+    regular = [file for file in files if stat.S_ISREG((status := file.lstat()).st_mode) and status.st_size < 2 ** 30]
+    return sorted(folders[1:], key=str), sorted(regular, key=str)
+
+
 def ask(path):
     """Yield what can be asked of a store at once, each to be called for itself."""
     def of_store(question):
@@ -252,8 +263,9 @@ def ask(path):
     yield of_store(lambda s: Patterns.load(s, layer="fc"))
 
 
-def ask_slowly(path, copies):
-    """Yield what takes a moment."""
+def ask_slowly(path):
+    """Yield what takes a moment; exports lie beside the store."""
+    copies = path.parent / "copies"
     def of_store(question):
         return lambda: question(ReferenceStore(path))
 

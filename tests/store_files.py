@@ -17,8 +17,15 @@ def read(path):
 
 def write(path, content):
     """Write a record whose own hash is right."""
-    digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
-    Path(path).write_bytes(json.dumps({**content, "sha256": digest}, indent=1).encode())
+    fields = json.dumps(content)[:-1]
+    digest = hashlib.sha256(f"{fields}\n}}".encode()).hexdigest()
+    replace(path, f'{fields},\n "sha256": "{digest}"\n}}'.encode())
+
+
+def replace(path, content):
+    """Write a new file in the place of one, which may be another name of a file that is to stay."""
+    Path(path).unlink(missing_ok=True)
+    Path(path).write_bytes(content)
 
 
 def forge(store):

@@ -35,12 +35,17 @@ class Folder:
     Parameters
     ----------
     descriptor : int
-    path : Path
-        Where it was found, for messages.
+    *path : Path or str
+        Where it was found, in parts, for messages.
     """
 
-    def __init__(self, descriptor: int, path: Path):
-        self.descriptor, self.path = descriptor, path
+    def __init__(self, descriptor: int, *path: Path | str):
+        self.descriptor, self._path = descriptor, path
+
+    @property
+    def path(self) -> Path:
+        """Where it was found."""
+        return Path(*self._path)
 
     def __enter__(self) -> Folder:
         return self
@@ -68,7 +73,7 @@ class Folder:
             if error.errno in _LINK_ERRORS:
                 raise StoreError(f"{self.path / name} is no folder but {self.kind(name)}") from None
             raise
-        return Folder(descriptor, self.path / name)
+        return Folder(descriptor, *self._path, name)
 
     def make(self, name: str) -> Folder:
         """A folder in this one, made if there is none."""
@@ -179,7 +184,6 @@ def opened(path: str | Path, *names: str) -> Iterator[Folder]:
     StoreError
         If something on the way from the path is a link or a file.
     """
-    path = Path(path)
     with ExitStack() as stack:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from io import BufferedReader
+from itertools import accumulate
 from typing import Any
 
 from crp.store.folder import Folder, StoreError, reading_errors
@@ -15,7 +16,8 @@ MOST_ENTRIES = 2 ** 18
 DEEPEST = 32
 _HASH = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}')
 _HASH_LENGTH = 81
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]')
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def record_bytes(content: dict[str, Any]) -> bytes:
@@ -84,16 +86,12 @@ def read_record(folder: Folder, name: str, absent: str) -> tuple[dict[str, Any],
 
 def _check_size(text: str) -> None:
     """Raise a ValueError for a record that takes much more memory than its file, or more than records may."""
-    entries = sum(map(text.count, ",[]{}"))
-    if len(text) > LARGEST_RECORD or entries > MOST_ENTRIES:
-        raise ValueError(f"a record has at most {LARGEST_RECORD} bytes and {MOST_ENTRIES} entries")
-    depth = strings = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        first = text[token.start()]
-        strings += first == '"'
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(first, 0)
-        if depth > DEEPEST or strings > 2 * MOST_ENTRIES:
-            raise ValueError(f"a record goes at most {DEEPEST} deep, and has a name and a text in each entry")
+    entries, quotes = sum(map(text.count, ",[]{}")), text.count('"')
+    if len(text) > LARGEST_RECORD or entries > MOST_ENTRIES or quotes > 8 * MOST_ENTRIES:
+        raise ValueError(f"a record has at most {LARGEST_RECORD} bytes and {MOST_ENTRIES} entries of a name and a text")
+    steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
+    if max(accumulate(steps), default=0) > DEEPEST:
+        raise ValueError(f"a record goes at most {DEEPEST} deep")
 
 
 def _refuse_constant(name: str) -> None:

@@ -21,6 +21,7 @@ from crp.store.npy import Shape, in_words, is_shape, read_header
 from crp.store.place import SEAL, Place
 from crp.store.schema import FileEntry, Seal, ShardRecord, check_file, join_ranges, range_of
 
+_WORTH_THREADS = 2 ** 22  # bytes
 _mapped: deque[weakref.ref[StoredArray]] = deque()
 _mapping = threading.Lock()
 
@@ -157,18 +158,24 @@ class StoredArrays:
         self._tables: dict[str, StoredArray] = {}
 
     def of_shards(self, name: str) -> list[StoredArray]:
-        """An array of each shard. Threads compare the files with their hashes."""
+        """An array of each shard. Threads compare files with their hashes where these are large."""
         if not self.has_matrices:
             raise StoreError(
                 f"{self.place.path} was swept with keep='top': it holds the top {TABLE_DEPTH} samples of each concept "
                 "and the mean of each class, but no matrices. For anything else, sweep again with keep='all'"
             )
         if name not in self._of_shards:
-            with ThreadPoolExecutor() as threads:
-                arrays = list(threads.map(lambda shard: self._of_shard(shard, name), self.shards))
+            arrays = self._opened(name)
             self._check_samples()
             self._of_shards[name] = arrays
         return self._of_shards[name]
+
+    def _opened(self, name: str) -> list[StoredArray]:
+        files = [record.files[f"{name}.npy"].bytes for record in map(self.record, self.shards) if record is not None]
+        if sum(files) < _WORTH_THREADS:
+            return [self._of_shard(shard, name) for shard in self.shards]
+        with ThreadPoolExecutor() as threads:
+            return list(threads.map(lambda shard: self._of_shard(shard, name), self.shards))
 
     def table(self, name: str) -> StoredArray:
         """A table of the store."""
