@@ -3,6 +3,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 
 def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -48,3 +50,13 @@ def forge(store):
     for record in store.glob("patterns/*.json"):
         content = read(record)
         write(record, {"files": described(content["files"], record.parent)})
+
+
+def forge_archive(path, change):
+    """Write a file of results again after something has been changed in its settings or arrays."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    settings = json.loads(str(arrays["settings"]))
+    change(settings, arrays)
+    arrays["settings"] = np.array(json.dumps(settings))
+    np.savez(path, **arrays)

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore, StoreError
 
 _KIND = "crp-profiles 1"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    groups: list[str]
+    layers: list[str]
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,14 +99,22 @@ class GroupProfiles:
         ValueError
             If the file holds no profiles; StoreError if they are of another sweep.
         """
-        def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupProfiles:
-            values = {layer: arrays[f"values_{i}"] for i, layer in enumerate(settings["layers"])}
-            return cls(settings["groups"], arrays["sizes"], values, settings["options"])
-
-        profiles = read_archive(path, _KIND, make)
+        profiles = read_archive(path, _KIND, cls._made_of)
         if store is not None:
             profiles.check_source(store)
         return profiles
+
+    @classmethod
+    def _made_of(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> GroupProfiles:
+        """What a file holds; a ValueError names what cannot be."""
+        known = _Settings.model_validate(settings)
+        sizes, values = arrays["sizes"], {layer: arrays[f"values_{i}"] for i, layer in enumerate(known.layers)}
+        if sizes.shape != (len(known.groups),) or sizes.dtype.kind != "i" or sizes.min(initial=0) < 0:
+            raise ValueError(f"sizes are {sizes.dtype} {sizes.shape}, not the numbers of {len(known.groups)} groups")
+        for layer, array in values.items():
+            if array.ndim < 2 or len(array) != len(sizes) or array.dtype.kind != "f":
+                raise ValueError(f"values of layer {layer!r} are {array.dtype} {array.shape}, for {len(sizes)} groups")
+        return cls(known.groups, sizes, values, known.options)
 
 
 def contrast(profiles: GroupProfiles, groups: Any = None, weight: str = "equal") -> GroupProfiles:

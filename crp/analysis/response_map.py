@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import rankdata
 from torch import nn
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 _KIND = "crp-response-map 1"
 SECTORS = 36
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    layers: list[str]
+    channels: dict[str, Annotated[int, Field(ge=0)]]
+    axis: int
+    random_state: int | None
 
 
 class ResponseMap:
@@ -218,7 +228,7 @@ class ResponseMap:
     def save(self, path: str | Path) -> None:
         """Write the map to a file (.npz, without pickle), without the model."""
         self._check_fitted()
-        settings = {"layers": self.layers, "channels": self._channels, "neurons": self.neurons, "axis": self.axis,
+        settings = {"layers": self.layers, "channels": self._channels, "axis": self.axis,
                     "random_state": self.random_state}
         arrays = {"coordinates": self.coordinates, "changing": self._changing, "low": self._low, "high": self._high}
         write_archive(path, _KIND, settings, arrays)
@@ -239,14 +249,30 @@ class ResponseMap:
             If the file holds no map.
         """
         def make(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> ResponseMap:
-            result = cls(settings["axis"], settings["random_state"])
-            result.layers, result._channels = settings["layers"], settings["channels"]
-            result.neurons = [(layer, channel) for layer, channel in settings["neurons"]]
-            result.coordinates, result._changing = arrays["coordinates"], arrays["changing"]
-            result._low, result._high, result.model = arrays["low"], arrays["high"], model
+            result = cls._made_of(settings, arrays)
+            result.model = model
             return result
 
         return read_archive(path, _KIND, make)
+
+    @classmethod
+    def _made_of(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> ResponseMap:
+        """What a file holds; a ValueError names what cannot be."""
+        known, changing = _Settings.model_validate(settings), arrays["changing"]
+        layers_and_channels = [(layer, known.channels[layer]) for layer in known.layers]
+        if changing.dtype != bool or changing.shape != (sum(channels for _, channels in layers_and_channels),):
+            raise ValueError(f"changing is {changing.dtype} {changing.shape}, not a truth value of each channel")
+        result = cls(known.axis, known.random_state)
+        result.layers, result._channels, result._changing = known.layers, known.channels, changing
+        names = ((layer, channel) for layer, channels in layers_and_channels for channel in range(channels))
+        result.neurons = [name for name, kept in zip(names, changing) if kept]
+        count = len(result.neurons)
+        for name, shape in ("coordinates", (count, 2)), ("low", (count,)), ("high", (count,)):
+            array = arrays[name]
+            if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, not finite numbers of the shape {shape}")
+        result.coordinates, result._low, result._high = arrays["coordinates"], arrays["low"], arrays["high"]
+        return result
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):

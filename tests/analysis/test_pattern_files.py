@@ -1,8 +1,7 @@
 """Files of patterns that somebody has changed: what they hold is checked before it is used."""
-import json
-
 import numpy as np
 import pytest
+from store_files import forge_archive
 
 from crp.analysis import Patterns, find_patterns
 
@@ -18,20 +17,10 @@ def patterns(values):
     return find_patterns(values, min_pattern_size=10)
 
 
-def forge(path, change):
-    """Write a file of patterns again after something has been changed in its settings or arrays."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    settings = json.loads(str(arrays["settings"]))
-    change(settings, arrays)
-    arrays["settings"] = np.array(json.dumps(settings))
-    np.savez(path, **arrays)
-
-
 def test_nothing_in_a_file_becomes_an_argument(patterns, values, tmp_path):
     path, cache = tmp_path / "patterns.npz", tmp_path / "cache"
     patterns.save(path)
-    forge(path, lambda settings, arrays: settings.update(hdbscan={"memory": str(cache), "min_cluster_size": 3}))
+    forge_archive(path, lambda settings, arrays: settings.update(hdbscan={"memory": str(cache), "min_cluster_size": 3}))
     labels, _ = Patterns.load(path).assign(values[:5])
     assert np.array_equal(labels, patterns.assign(values[:5])[0]) and not cache.exists()
 
@@ -48,7 +37,7 @@ def test_options_in_a_file_that_cannot_be(patterns, tmp_path, option):
     possible = {"normalize": [True], "source": [None], "epsilon": [POISON[4]]}.get(option, [])
     for value in POISON:
         patterns.save(path)
-        forge(path, lambda settings, arrays: settings["options"].update({option: value}))
+        forge_archive(path, lambda settings, arrays: settings["options"].update({option: value}))
         if any(value is allowed for allowed in possible):
             assert len(Patterns.load(path)) == len(patterns)
         elif option == "reduce" and isinstance(value, int):
@@ -69,6 +58,6 @@ def test_options_in_a_file_that_cannot_be(patterns, tmp_path, option):
 def test_arrays_in_a_file_that_cannot_be(patterns, tmp_path, name, change):
     path = tmp_path / "patterns.npz"
     patterns.save(path)
-    forge(path, lambda settings, arrays: arrays.update({name: change(arrays.get(name))}))
+    forge_archive(path, lambda settings, arrays: arrays.update({name: change(arrays.get(name))}))
     with pytest.raises(ValueError, match="patterns.npz holds no 'crp-patterns 1' that can be read"):
         Patterns.load(path)
