@@ -15,7 +15,7 @@ from crp.attribution.conditions import check_conditions, check_targets, layers_o
 from crp.model.inputs import Inputs, call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
 from crp.model.layers import select_output
 from crp.rules.attach import freeze_parameters
-from crp.rules.restoring import TensorState, run_undone
+from crp.rules.restoring import TensorState, in_gradient_mode, run_undone
 
 
 def gradient_x_input(
@@ -180,19 +180,23 @@ class _Call:
         if attribution.model.training:
             warnings.warn("the model is in train mode: call model.eval()", stacklevel=4)
         self.attribution = attribution
-        with gradient_mode():
-            data, conditions = attribution.broadcast(prepare_inputs(data, attribution.device), conditions)
-            self.data = map_tensors(lambda x: x.detach(), data)
-            self.inputs = tuple(x.requires_grad_() for x in _floating(self.data))
+        self.data, conditions = in_gradient_mode(lambda: self._prepared(data, conditions))
+        self.inputs = tuple(_floating(self.data))
         if not self.inputs:
             raise TypeError("no input is floating-point: give embedded tokens (inputs_embeds), not their ids")
         self.rows = torch.arange(len(conditions), device=attribution.device)
         self.targets = [condition[name] for condition in conditions]
-        with torch.no_grad():
-            self.prediction = run_undone(
-                lambda: self._output(self.inputs, self.rows), TensorState(attribution.model).restore
-            )
+        self.prediction = run_undone(
+            lambda: torch.no_grad()(self._output)(self.inputs, self.rows), TensorState(attribution.model).restore
+        )
         check_targets(conditions, name, self.prediction.shape)
+
+    def _prepared(self, data: Inputs, conditions: list[dict]) -> tuple[Inputs, list[dict]]:
+        data, conditions = self.attribution.broadcast(prepare_inputs(data, self.attribution.device), conditions)
+        data = map_tensors(lambda x: x.detach(), data)
+        for tensor in _floating(data):
+            tensor.requires_grad_()
+        return data, conditions
 
     def chosen_output(self, *arguments: torch.Tensor) -> torch.Tensor:
         """[B]: the sum of the outputs that each row's condition names."""

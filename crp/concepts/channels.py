@@ -16,6 +16,10 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+class PositionError(IndexError):
+    """A position that a channel does not have in a sample."""
+
+
 class ClassOrInstanceMethod(Generic[_Arguments, _Result]):
     """A method that is bound to the instance, or to the class when it is called on the class."""
 
@@ -50,7 +54,10 @@ class ChannelMask:
     layer_name: str | None = None
 
     def check(self, shape: tuple) -> None:
-        """Raise an IndexError if a channel or position does not exist in a tensor of this shape [B, ...]."""
+        """Raise an IndexError if a channel or position does not exist in a tensor of this shape [B, ...].
+
+        For a position it is a :class:`PositionError`.
+        """
         axis = sample_axis(self.axis, len(shape)) + 1
         layer = "" if self.layer_name is None else f" of layer {self.layer_name!r}"
         positions = math.prod(shape[1:]) // max(shape[axis], 1)
@@ -59,7 +66,7 @@ class ChannelMask:
                 raise IndexError(f"concept id {channel} is out of range: channels{layer} are 0 to {shape[axis] - 1}")
             for position in kept or []:
                 if not -positions <= position < positions:
-                    raise IndexError(f"neuron {position} is out of range: positions{layer} are 0 to {positions - 1}")
+                    raise PositionError(f"neuron {position} is out of range: positions{layer} are 0 to {positions - 1}")
 
     def __call__(self, relevance: torch.Tensor) -> torch.Tensor:
         """Set everything else in the sample to zero."""

@@ -1,6 +1,7 @@
 """Writing the shards of a store, which appear whole or not at all."""
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -207,7 +208,7 @@ def contents_of(shards: Mapping[str, ShardRecord]) -> tuple[list[list[int]], dic
 
 
 def reasons_of(skipped: Mapping[int, str]) -> dict[str, str]:
-    """Why samples were skipped, as records have it: the more there are, the shorter.
+    """Why samples were skipped, as records have it: the more there are, the fewer bytes for each.
 
     Raises
     ------
@@ -217,7 +218,15 @@ def reasons_of(skipped: Mapping[int, str]) -> dict[str, str]:
     if len(skipped) > MOST_SKIPPED:
         raise StoreError(f"{len(skipped)} samples were skipped, and a store keeps account of at most {MOST_SKIPPED}")
     longest = min(LONGEST_REASON, 2 ** 22 // max(len(skipped), 1))
-    return {str(sample): reason[:longest] for sample, reason in sorted(skipped.items())}
+    return {str(sample): _begin(reason, longest) for sample, reason in sorted(skipped.items())}
+
+
+def _begin(text: str, most: int) -> str:
+    """The begin of a text, which JSON writes in at most so many bytes."""
+    text = text[:most]
+    while (size := len(json.dumps(text)) - 2) > most:
+        text = text[:len(text) * most // size]
+    return text
 
 
 def swept_ranges(place: Place) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """Pictures of reference samples, with heatmaps conditioned on what they are references of."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,11 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
+from crp.concepts.channels import PositionError
 from crp.model.inputs import Inputs, map_tensors
 from crp.model.samples import join_samples
 from crp.pictures.image import vis_inputs
+from crp.store.folder import StoreError
 from crp.store.references import References
 
 
@@ -93,10 +95,18 @@ class ReferencePictures:
                 mask_map={self.layer: self.concept.mask_rf if rf else self.concept.mask},
                 start_layer=self.layer if targets is None else None, exclude_parallel=False,
             )
-            for row, result in zip(rounds, results, strict=True):
+            for row, result in self._positions_in_words(zip(rounds, results, strict=True), samples):
                 for i, item in enumerate(item for item in row if item is not None):
                     found[item.key, item.slot] = map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap)
         return {
             key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
             for key, (_, top) in references.items()
         }
+
+    def _positions_in_words(self, items: Iterable, samples: list[int]) -> Iterator:
+        """The items, with a StoreError if a position that was stored is none of its sample."""
+        try:
+            yield from items
+        except PositionError as error:
+            raise StoreError(f"references of layer {self.layer!r} say what cannot be of samples {samples}: {error}; "
+                             "sweep again") from error

@@ -6,14 +6,18 @@ import zipfile
 
 import numpy as np
 import pytest
-from hostile_stores import make
+from hostile_stores import SAMPLES, make
+from large_sweeps import Images, visualization
 from store_files import forge, read, write
+from zennit.composites import EpsilonPlusFlat
 
 from crp.analysis import Patterns
 from crp.cli.runs import merge
 from crp.store import ReferenceStore, StoreError, verify
 from crp.store.place import place_of_store
-from crp.store.records import LARGEST_RECORD
+from crp.store.records import LARGEST_RECORD, record_bytes
+from crp.store.schema import LONGEST_REASON, MOST_SKIPPED
+from crp.store.shards import reasons_of
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -51,6 +55,24 @@ def refuse(store, question, message):
 def test_rows_that_are_not_those_of_the_samples(store, quantity, name, values):
     change(store / "shards" / "00000000" / f"{quantity}.rows.npy", field(name, values))
     refuse(store, lambda opened: opened.rows(quantity), "00000000/.*is damaged")
+
+
+def test_positions_that_samples_do_not_have(store):
+    for table in (store / "tables").glob("L0000.activation.*.npy"):
+        change(table, lambda rows: rows["position"].fill(2 ** 30))
+    forge(store)
+    assert verify(store) == []  # samples of a sweep may differ in size
+    fv = visualization(store, Images(length=SAMPLES))
+    with pytest.raises(StoreError, match="references of layer 'conv' .* neuron 1073741824 is out of range"):
+        fv.get_max_reference([0], "conv", "activation", composite=EpsilonPlusFlat(), rf=True, plot_fn=None)
+
+
+@pytest.mark.parametrize("reason", ["x" * 99, "\U0001f600" * 2000, "\0\"\n" * 999, "a" * 50 + "é" * 900])
+def test_reasons_of_many_skipped_samples_fit_into_a_record(reason):
+    skipped = dict.fromkeys(range(MOST_SKIPPED), reason)
+    assert len(record_bytes({"skipped": reasons_of(skipped)})) < LARGEST_RECORD
+    assert reason.startswith(reasons_of({0: reason})["0"])
+    assert len(reasons_of({0: "x" * 2000})["0"]) == LONGEST_REASON
 
 
 def test_positions_out_of_range(store):
