@@ -84,12 +84,13 @@ class ImageCache(Cache):
                 raise TypeError("an ImageCache keeps lists of PIL images; this plot_fn gives something else")
             folder = self._folder(reference_id, key)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            (folder.parent / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True, default=str))
             with opened(folder.parent) as parent:
                 remove_ended(parent, "pictures")
                 with temporary(parent, "pictures") as unfinished:
-                    unfinished.make("new").close()
-                    _write(unfinished.path / "new", parts, isinstance(value, tuple))
+                    unfinished.write(_KEY, json.dumps(key, indent=1, sort_keys=True, default=str).encode())
+                    unfinished.rename(_KEY, parent, _KEY)
+                    with unfinished.make("new") as new:
+                        _write(new, parts, isinstance(value, tuple))
                     _put_in_place(unfinished, parent, folder.name)
 
     def _folder(self, reference_id: Any, key: dict) -> Path:
@@ -97,6 +98,7 @@ class ImageCache(Cache):
         return self.path / digest[:24] / str(reference_id).replace(":", "_")
 
 
+_KEY, _PARTS = "key.json", "parts.json"
 _DAMAGES = OSError, ValueError, KeyError, TypeError, SyntaxError  # whatever may be wrong with a picture
 
 
@@ -122,20 +124,29 @@ def _read_while_others_write(folder: Path) -> list | tuple:
     return _read(folder)
 
 
-def _write(folder: Path, parts: tuple[list, ...], is_tuple: bool) -> None:
+def _write(folder: Folder, parts: tuple[list, ...], is_tuple: bool) -> None:
     for i, part in enumerate(parts):
         for j, picture in enumerate(part):
-            picture.save(folder / f"{i}.{j:06d}.png")
-    (folder / "parts.json").write_text(json.dumps({"counts": [len(part) for part in parts], "is_tuple": is_tuple}))
+            with folder.create(_picture_name(i, j)) as file:
+                picture.save(file, "png")
+    with folder.create(_PARTS) as file:
+        file.write(json.dumps({"counts": [len(part) for part in parts], "is_tuple": is_tuple}).encode())
 
 
-def _read(folder: Path) -> list | tuple:
-    kept = json.loads((folder / "parts.json").read_bytes())
-    parts = [[_open(folder / f"{i}.{j:06d}.png") for j in range(count)] for i, count in enumerate(kept["counts"])]
+def _read(path: Path) -> list | tuple:
+    with opened(path) as folder:  # the same one until all is read, also when another takes its place
+        with folder.read(_PARTS) as file:
+            kept = json.loads(file.read())
+        counts = enumerate(kept["counts"])
+        parts = [[_open(folder, _picture_name(i, j)) for j in range(count)] for i, count in counts]
     return tuple(parts) if kept["is_tuple"] else parts[0]
 
 
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
+def _picture_name(part: int, number: int) -> str:
+    return f"{part}.{number:06d}.png"
+
+
+def _open(folder: Folder, name: str) -> Image.Image:
+    with folder.read(name) as file, Image.open(file) as picture:
         picture.load()
     return picture

@@ -1,13 +1,16 @@
 """Copies of a store hold what the store does, and open without a warning."""
+import os
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from large_sweeps import run
 
-from crp.concepts import ChannelConcept
 from crp.store import ReferenceStore, StoreError, export_parquet, export_zarr
+from crp.store.export import group_names
 
 pytestmark = pytest.mark.usefixtures("quick")
 QUANTITIES = ("relevance", "activation")
@@ -63,6 +66,64 @@ def test_layers_that_no_folder_can_be_named_like(without_plain_names, tmp_path):
     assert export_parquet(without_plain_names, tmp_path / "parquet")[0].name == "L0000.relevance.parquet"
 
 
+@pytest.mark.parametrize("layers, expected", [
+    (["conv", "Conv", "fc"], ["L0000", "L0001", "fc"]), (["L0001", "b"], ["L0000", "b"]),
+    (["l0001", "b", "c"], ["L0000", "b", "c"]), (["a/b", "a.b", "a.b."], ["L0000", "a.b", "L0002"]),
+    ([".zgroup", "..", "-x"], ["L0000", "L0001", "L0002"]), (["x" * 101, "x" * 100], ["L0000", "x" * 100]),
+])
+def test_names_of_layers_never_collide(store, monkeypatch, layers, expected):
+    entry = store.entry("conv")
+    entries = {name: entry.model_copy(update={"key": f"L{number:04d}"}) for number, name in enumerate(layers)}
+    monkeypatch.setattr(store, "_entries", entries)
+    names = list(group_names(store).values())
+    assert names == expected and len({name.casefold() for name in names}) == len(names)
+
+
+def ask_for_last_layer(store, monkeypatch, happens):
+    """Let something happen when an export reads its last layer."""
+    values = store.values
+
+    def asked(layer, *arguments, **options):
+        if layer == "fc":
+            happens()
+        return values(layer, *arguments, **options)
+
+    monkeypatch.setattr(store, "values", asked)
+
+
+@pytest.mark.parametrize("export", [export_zarr, export_parquet])
+def test_an_interrupted_export_leaves_nothing(export, store, tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    ask_for_last_layer(store, monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [export_zarr, export_parquet])
+def test_a_killed_export_is_absent_and_the_next_one_removes_its_parts(export, store, tmp_path):
+    code = f"import test_export; test_export.be_killed({export.__name__!r}, {str(store.path)!r}, {str(tmp_path)!r})"
+    here = Path(__file__).parent
+    killed = subprocess.run([sys.executable, "-c", code], cwd=here, env={
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])
+    })
+    assert killed.returncode == 9
+    unfinished, = tmp_path.iterdir()
+    assert unfinished.name.startswith(".copy.") and any("conv" in str(path) for path in unfinished.rglob("*"))
+    export(store, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def be_killed(export, path, folder):
+    store = ReferenceStore(path)
+    with pytest.MonkeyPatch.context() as patch:
+        ask_for_last_layer(store, patch, lambda: os._exit(9))
+        {"export_zarr": export_zarr, "export_parquet": export_parquet}[export](store, Path(folder) / "copy")
+
+
 @pytest.mark.parametrize("export, library", [(export_zarr, "zarr"), (export_parquet, "pyarrow")])
 def test_what_is_needed(export, library, store, tmp_path, monkeypatch):
     top = run(tmp_path / "top", keep="top")
@@ -80,4 +141,3 @@ def test_half_precision_is_exported_as_numbers(tmp_path):
     files = export_parquet(half, tmp_path / "parquet")
     values = np.stack(parquet.read_table(files[0])["values"].to_pandas())
     assert np.array_equal(values, ReferenceStore(tmp_path / "half").values("conv")[:])
-    assert isinstance(ChannelConcept(), ChannelConcept)

@@ -1,7 +1,9 @@
+import itertools
 import json
 
 import numpy as np
 import pytest
+from killing import ended, fork, kill_at
 from PIL import Image
 
 from crp.cache import Cache, ImageCache
@@ -82,6 +84,37 @@ def test_saving_again_replaces(tmp_path):
     cache.save({1: [picture(3)]}, KEY)
     assert same(cache.load([1], KEY)[0][1], [picture(3)])
     assert not [path for path in tmp_path.rglob(".*")]
+
+
+def test_processes_that_keep_the_same_pictures_find_all_or_none(tmp_path):
+    pictures = [[picture(10 * process + i) for i in range(5)] for process in range(3)]
+
+    def keep_and_find(process):
+        cache = ImageCache(tmp_path)
+        for _ in range(15):
+            cache.save({1: pictures[process]}, KEY)
+            found, missing = cache.load([1], KEY)
+            assert missing or any(same(found[1], kept) for kept in pictures)
+
+    children = [fork(lambda: keep_and_find(process)) for process in range(3)]
+    assert [ended(child) for child in children] == [0, 0, 0]
+    assert any(same(ImageCache(tmp_path).load([1], KEY)[0][1], kept) for kept in pictures)
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
+def test_a_process_that_is_killed_leaves_the_pictures_of_before_or_its_own(tmp_path):
+    before, after = [picture(1), picture(2)], [picture(3)]
+    for number in itertools.count(1):
+        cache = ImageCache(tmp_path / str(number))
+        cache.save({1: before}, KEY)
+        was_killed = kill_at(number, lambda: cache.save({1: after}, KEY))
+        found = cache.load([1], KEY)[0]
+        assert 1 not in found or same(found[1], before) or same(found[1], after)
+        cache.save({1: after}, KEY)
+        assert same(cache.load([1], KEY)[0][1], after)
+        if not was_killed:
+            break
+    assert number > 3
 
 
 @pytest.mark.parametrize("value", [[np.zeros((3, 3))], ([picture(1)], ["text"]), 5, picture(1)])
