@@ -6,6 +6,7 @@ import stat
 import struct
 import tempfile
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -221,8 +222,8 @@ def mutate(draw, store):
         try:
             change(draw, draw(st.sampled_from(changes[change])))
         except (
-            ArithmeticError, AttributeError, EOFError, LookupError, OSError, RecursionError, TypeError, ValueError,
-            BadZipFile,
+            ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RecursionError, TypeError,
+            ValueError, BadZipFile, TokenError,
         ):  # it has been changed before, to something that cannot be changed so
             continue
         are_files = all(path.is_file() for path in store.rglob("*.json"))  # a pipe would be waited for

@@ -14,7 +14,7 @@ from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.store import ReferenceStore, StoreError, export_parquet, verify
 from crp.store.creation import replace_store, replacing
-from crp.store.place import place_of_store, place_of_sweep, sweep_folders
+from crp.store.place import place_of_store, place_of_sweep, place_with, sweep_folders
 from crp.store.sealing import seal_store
 from crp.sweeps import sweep as sweep_module
 
@@ -63,6 +63,17 @@ def swap(path):
     name, = (name for name in sweep_folders(path) if (path / name / "manifest.json").exists())
     with replacing(path) as note:
         replace_store(place_of_sweep(path, name), note)
+
+
+def test_a_damaged_sweep_beside_another_is_passed_by(tmp_path, almost_replaced):
+    path = shutil.copytree(almost_replaced, tmp_path / "store")
+    begun, = (name for name in sweep_folders(path) if (path / name / "manifest.json").exists())
+    (path / "sweep-0000000000000000-0").mkdir()
+    (path / "sweep-0000000000000000-0" / "manifest.json").write_bytes(b"{}")
+    for place in (place_of_store(path), place_of_sweep(path, begun)):
+        assert place_with(path, place.manifest_hash).manifest == place.manifest
+    with pytest.raises(StoreError, match="has been replaced"):
+        place_with(path, "0" * 64)
 
 
 def check_after_kill(path, expected):
