@@ -63,8 +63,9 @@ def _parsed(file: BufferedIOBase) -> tuple[str, Literal["C", "F"], tuple[int, ..
     length = int.from_bytes(start[-2:], "little")
     if len(start) < len(_MAGIC) + 2 or not start.startswith(_MAGIC) or length > _LONGEST_HEADER:
         raise ValueError("it is no .npy of version 1.0")
-    header = _HEADER.fullmatch(file.read(length).decode("latin-1"))
-    if header is None:
+    written = file.read(length)
+    header = _HEADER.fullmatch(written.decode("latin-1"))
+    if header is None or len(written) < length:
         raise ValueError("its header is not one that is written here: numbers in C order")
     shape = tuple(int(length) for length in header[3].split(",") if length.strip())
     if len(shape) > MOST_AXES:

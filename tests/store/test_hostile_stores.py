@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -128,3 +129,12 @@ def test_many_stores_of_strangers(sound):
 @given(data=st.data())
 def test_what_takes_long_to_ask_of_stores_of_strangers(sound, data):
     check_mutated(sound, data, ask_slowly, most=2)
+
+
+@pytest.mark.slow
+def test_bytes_that_a_fuzzer_makes_up(tmp_path):
+    pytest.importorskip("atheris", reason="there is none for this system")
+    limits = "-runs=100000", "-seed=1", f"-timeout={MOST_SECONDS}", "-rss_limit_mb=1000"
+    fuzzer = Path(__file__).parent.parent / "fuzz_files.py"
+    done = subprocess.run([sys.executable, fuzzer, *limits], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Done 100000 runs" in done.stderr, done.stderr[-2000:]
