@@ -17,6 +17,7 @@ from crp.pictures.heatmaps import max_norm
 from crp.store.legacy import find_files, load_sorted, load_targets, parse_results_name
 from crp.store.place import is_store
 from crp.store.reader import ReferenceStore
+from crp.store.views import rows_of_view
 
 __all__ = [
     "abs_norm", "find_files", "get_layer_names", "get_output_shapes", "load_maximization", "load_stat_targets",
@@ -60,10 +61,12 @@ def load_maximization(path: str | Path, layer: str) -> tuple[np.ndarray, np.ndar
     Returns
     -------
     samples, values, rf_neurons : numpy.ndarray
-        Each [up to 40, concepts], in descending order.
+        Each [up to 40, concepts], in descending order; or as many rows as ``fv.RelMax.SAMPLE_SIZE`` says.
     """
     store, selection = _open_store(path)
-    return load_sorted(path, layer) if store is None else store.sorted_rows(layer, **selection)
+    if store is None:
+        return load_sorted(path, layer)
+    return store.sorted_rows(layer, k=rows_of_view(Path(path), layer), **selection)
 
 
 def load_statistics(path: str | Path, layer: str, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -67,9 +67,3 @@ def test_ids_of_any_kind(ids):
 
     assert as_ids(ids) == [3]
     assert type(as_ids(ids)[0]) is int
-
-
-@pytest.mark.parametrize("name", ["maximization", "statistics"])
-def test_replaced_modules_name_their_replacement(name):
-    with pytest.raises(ImportError, match="ReferenceStore"):
-        __import__(f"crp.{name}")

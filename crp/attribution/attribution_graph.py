@@ -12,6 +12,7 @@ from crp.attribution.passes import AttributionResult
 from crp.concepts import as_id, as_layer_map
 from crp.model.inputs import Inputs
 from crp.model.layers import unknown_layer_message
+from crp.model.successors import Successor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ class ConceptGraph(NamedTuple):
         return draw_concept_graph(*self, feature_visualization, figsize, reference_arguments)
 
 
-class AttributionGraph:
+class AttributionGraph(Successor):
     """Decomposes a concept into the concepts of lower layers, those again, and so on, for one sample.
 
     Parameters
@@ -81,6 +82,8 @@ class AttributionGraph:
     layer_map : dict, or iterable of pairs
         Layer -> concept, for the layers that may become nodes.
     """
+
+    replaced = {"_attribute_lower_level": "override __call__"}
 
     def __init__(self, attribution: GeneratesResults, graph: ModelGraph, layer_map: Mapping | Iterable):
         self.attribution = attribution

@@ -41,6 +41,7 @@ from crp.model.inputs import (
 )
 from crp.model.layers import OutputChoice, as_layer_list
 from crp.model.rows import share_rows
+from crp.model.successors import Successor
 from crp.rules.attach import check_not_in_use, check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
@@ -49,7 +50,7 @@ from crp.rules.restoring import HookState, in_gradient_mode, undoing
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
 
-class CondAttribution(Steps):
+class CondAttribution(Steps, Successor):
     """Concept-conditional attribution of a model: concept relevance propagation, CRP (Achtibat et al., 2023).
 
     Relevance starts at the model's output (or at a layer), flows backwards by the rules of a zennit composite, and is
@@ -103,6 +104,16 @@ class CondAttribution(Steps):
     R. Achtibat et al. (2023). From attribution maps to human-understandable explanations through Concept Relevance
     Propagation. Nature Machine Intelligence 5, 1006-1019.
     """
+
+    replaced = {
+        "_register_mask_fn": "give a mask_map, or override mask of a crp.concepts.Concept",
+        "_collect_hook_activation_relevance": "give a record_fn",
+        "_append_recording_layer_hooks": "give record_layer, and a record_fn",
+        "_generate_hook": "give record_layer, and a record_fn",
+        "_attribute": "override __call__", "_conditions_wrapper": "override __call__",
+        "_separate_conditions": "override __call__", "_check_arguments": "override broadcast or __call__",
+        "_reset_gradients": "gradients are left on no data but what requires them",
+    }
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from crp.model.layers import (
     unflatten_tensors,
     unknown_layer_message,
 )
+from crp.model.successors import Successor
 from crp.rules.attach import run_exclusively
 from crp.rules.operations.mode import OperationMode
 
@@ -40,7 +41,7 @@ class Call(NamedTuple):
     inputs: list[int]
 
 
-class ModelGraph:
+class ModelGraph(Successor):
     """The layers of a model and what they take their input from.
 
     Parameters
@@ -50,6 +51,10 @@ class ModelGraph:
     layer_names : list of str
         The layers to show; the modules between them are passed through.
     """
+
+    replaced = dict.fromkeys(
+        ["_add_node", "_add_connection", "_recursive_search"], "override find_input_layers or set_layer_names"
+    )
 
     def __init__(self, calls: list[Call], layer_names: Iterable[str]):
         self._calls = calls

@@ -12,6 +12,7 @@ from crp.store.foreign import mapped_array
 from crp.store.references import References, check_concept
 
 _QUANTITY_OF = {"Rel": "relevance", "Act": "activation"}
+_RESULTS_NAME = re.compile("(Rel|Act)(?:Max|Stats)_(sum|max)_(normed|unnormed)")
 
 
 def results_name(quantity: str, kind: str, max_target: str, abs_norm: bool) -> str:
@@ -28,10 +29,15 @@ def parse_results_name(name: str) -> tuple[str, str, bool]:
     StoreError
         If it is no such name.
     """
-    match = re.fullmatch(r"(Rel|Act)(?:Max|Stats)_(sum|max)_(normed|unnormed)", name)
+    match = _RESULTS_NAME.fullmatch(name)
     if match is None:
         raise StoreError(f"{name!r} does not name results, as 'RelMax_sum_normed' does")
     return _QUANTITY_OF[match[1]], match[2], match[3] == "normed"
+
+
+def is_results_name(name: str) -> bool:
+    """Whether a folder with this name is one of results."""
+    return _RESULTS_NAME.fullmatch(name) is not None
 
 
 def is_legacy_folder(path: str | Path) -> bool:

@@ -339,20 +339,23 @@ class ReferenceStore:
 
     def sorted_rows(
         self, layer: str, quantity: str = "relevance", target: int | None = None, *, statistic: str = "sum",
-        normalised: bool = True,
+        normalised: bool = True, k: int = TABLE_DEPTH,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples, values and positions of the top rows of all concepts at once, each [up to 40, concepts]."""
-        if target is None:
-            table = self.table(layer, quantity, statistic=statistic, normalised=normalised).T
+        """Samples, values and positions of the top rows of all concepts at once, each [up to k, concepts]."""
+        if target is None and k <= TABLE_DEPTH:
+            table = self.table(layer, quantity, statistic=statistic, normalised=normalised)[:, :k].T
             return table["sample"], table["value"], table["position"]
-        rows = self.rows_of_target(target, quantity)
-        if len(rows) == 0:
-            classes = np.unique(self.targets).tolist()
-            raise StoreError(f"{self.path} holds no sample of class {target}; it holds {classes}")
         matrix = self.values(layer, quantity, statistic=statistic, normalised=normalised)
-        blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
-        best, values = top_rows(blocks, matrix.shape[1], TABLE_DEPTH)
-        best = rows[best]
+        if target is None:
+            best, values = top_rows(matrix.blocks(), matrix.shape[1], k)
+        else:
+            rows = self.rows_of_target(target, quantity)
+            if len(rows) == 0:
+                classes = np.unique(self.targets).tolist()
+                raise StoreError(f"{self.path} holds no sample of class {target}; it holds {classes}")
+            blocks = (matrix[rows[first:first + 1024]] for first in range(0, len(rows), 1024))
+            best, values = top_rows(blocks, matrix.shape[1], k)
+            best = rows[best]
         positions = self.positions(layer, quantity).take_columnwise(best)
         return self.rows(quantity)["sample"][best].T, values.T, positions.T
 

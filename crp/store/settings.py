@@ -53,8 +53,9 @@ def check_reading(store: ReferenceStore, settings: dict[str, Any]) -> None:
     different = differences_from(stored, {**settings, "layers": layers}, store.manifest.made_with.python)
     if different:
         raise StoreError(
-            f"{store.path} was made with something else: {different}. "
-            "Read it with what it was made with, or sweep again: run(..., overwrite=True)"
+            f"{store.path} was made with something else: {different}. Read it with what it was made with (for "
+            "heatmaps, pass the composite of the sweep), or as it is with FeatureVisualization(..., check=False); or "
+            "sweep again, to another path or with run(..., overwrite=True)"
         )
 
 

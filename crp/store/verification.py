@@ -10,6 +10,7 @@ from typing import Any
 from crp.store.attached import ATTACHED
 from crp.store.files import QUANTITIES
 from crp.store.folder import DEEPEST_FOLDER, Folder, StoreError, opened, walk
+from crp.store.legacy import is_results_name
 from crp.store.place import MANIFEST, PARTS, SEAL, SHARD, Place, is_sweep_folder, place_of_store
 from crp.store.reader import ReferenceStore
 from crp.store.schema import FileEntry, ShardRecord, check_file, read_patterns_record
@@ -128,6 +129,8 @@ class _Verification:
             self.problems.append(f"{path} does not belong to the store, and is too deep to be looked into")
         elif not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
             self.problems.append(f"{path} is neither file nor folder")
+        elif is_results_name(names[0]):
+            pass  # views of the store, and no part of it
         elif stat.S_ISREG(status.st_mode) and names not in self.known and names[-1] != LOCK and self.is_told:
             self.problems.append(f"{path} does not belong to the store")
 

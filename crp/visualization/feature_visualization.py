@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,23 @@ from crp.analysis.pattern_search import find_patterns
 from crp.analysis.patterns import Patterns
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_id, as_ids
+from crp.model.inputs import Inputs
 from crp.model.layers import unknown_layer_message
+from crp.model.samples import join_samples
+from crp.model.successors import Successor, is_overridden
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
 from crp.store.files import QUANTITIES
-from crp.store.legacy import results_name
+from crp.store.legacy import LegacyResults
 from crp.store.reader import ReferenceStore, StoreError
 from crp.store.references import References
 from crp.visualization.picture_cache import Cache
 from crp.visualization.reading import picture_key, results_of
 from crp.visualization.reference_pictures import ReferencePictures
+from crp.visualization.results import OWN_ANALYSIS, Maximization, Results, ResultsAttribute, Statistics
 from crp.visualization.swept_dataset import SweptDataset
 
 
-@dataclass(frozen=True)
-class Results:
-    """Names one kind of results for the ``load_*`` functions of ``crp.helper``.
-
-    Attributes
-    ----------
-    PATH : Path
-    """
-
-    PATH: Path
-
-
-class FeatureVisualization(SweptDataset):
+class FeatureVisualization(SweptDataset, Successor):
     """Finds, in a dataset, the samples at which concepts are most active (ActMax) or most relevant (RelMax).
 
     Parameters
@@ -65,17 +56,34 @@ class FeatureVisualization(SweptDataset):
         Keeps pictures of references.
     target_key : str, default "labels"
         Where a dataset of dicts has the target.
+    check : bool, default True
+        Refuse to read a store that another model, dataset, concept, attribution or composite has made. With False
+        it is read nonetheless: values are those of the sweep, pictures those of what is given now.
 
     Attributes
     ----------
-    RelMax, ActMax, RelStats, ActStats
-        Their ``PATH`` is what ``load_maximization``, ``load_statistics`` and ``load_stat_targets`` take.
+    RelMax, ActMax : crp.maximization.Maximization
+    RelStats, ActStats : crp.statistics.Statistics
+        How references and class statistics are ranked, with ``max_target`` and ``abs_norm``; others may be put in
+        their place. Their ``PATH`` is what ``load_maximization``, ``load_statistics`` and ``load_stat_targets`` take.
 
     References
     ----------
     R. Achtibat et al. (2023). From attribution maps to human-understandable explanations through Concept Relevance
     Propagation. Nature Machine Intelligence 5, 1006-1019.
     """
+
+    RelMax, ActMax = ResultsAttribute(Maximization, "relevance"), ResultsAttribute(Maximization, "activation")
+    RelStats, ActStats = ResultsAttribute(Statistics, "relevance"), ResultsAttribute(Statistics, "activation")
+    replaced = {
+        "analyze_relevance": OWN_ANALYSIS, "analyze_activation": OWN_ANALYSIS,
+        "get_data_concurrently": "override get_data_sample",
+        "_load_ref_and_attribution": "override _attribution_on_reference, or give a plot_fn",
+        "_save_results": "run writes a store, which crp.store.ReferenceStore reads",
+        "_save_precomputed": "override save of a crp.cache.Cache",
+        "cache_reference": "override load and save of a crp.cache.Cache",
+        "saved_checkpoints": "run_distributed returns the names of what collect_results finishes",
+    }
 
     def __init__(
         self,
@@ -90,15 +98,42 @@ class FeatureVisualization(SweptDataset):
         cache: Cache | None = None,
         *,
         target_key: str = "labels",
+        check: bool = True,
     ):
         super().__init__(
             attribution, dataset, layer_map, preprocess_fn, max_target, abs_norm, path, device, target_key
         )
+        self.cache, self.check = cache, check
+        self.RelMax, self.ActMax = (Maximization(mode, max_target, abs_norm, path) for mode in QUANTITIES)
+        self.RelStats, self.ActStats = (Statistics(mode, max_target, abs_norm, path) for mode in QUANTITIES)
+
+    @property
+    def Cache(self) -> Cache | None:  # noqa: N802
+        """The cache, under the name that it had in zennit-crp."""
+        return self.cache
+
+    @Cache.setter
+    def Cache(self, cache: Cache | None) -> None:  # noqa: N802
         self.cache = cache
-        self.RelMax, self.ActMax, self.RelStats, self.ActStats = (
-            Results(self.path / results_name(quantity, kind, max_target, abs_norm))
-            for kind in ("Max", "Stats") for quantity in QUANTITIES
-        )
+
+    def get_data_concurrently(self, indices: Any, preprocessing: bool = False) -> tuple[Inputs, list]:
+        """Several samples.
+
+        Parameters
+        ----------
+        indices : list, array or tensor of int
+        preprocessing : bool, default False
+
+        Returns
+        -------
+        data : torch.Tensor, tuple or dict
+            [N, ...]
+        targets : list
+            As :meth:`get_data_sample` gives them.
+        """
+        numbers = as_ids(indices)
+        samples = [self.get_data_sample(number, preprocessing) for number in numbers]
+        return join_samples([data for data, _ in samples], numbers), [target for _, target in samples]
 
     def get_max_reference(
         self,
@@ -216,8 +251,8 @@ class FeatureVisualization(SweptDataset):
         self._check_reference_arguments(layer_name, mode)
         _check_count("top_N", top_N)
         _check_count("mean_N", mean_N)
-        targets, means = results_of(self, mode).class_means(
-            layer_name, as_id(concept_id), mode, mean_N, statistic=self.max_target, normalised=self.abs_norm
+        targets, means = self._results(mode).class_means(
+            layer_name, as_id(concept_id), mode, mean_N, **self._ranking(mode, of_classes=True).selection()
         )
         best = np.argsort(-means, kind="stable")[:top_N]
         values = means[best]
@@ -335,11 +370,41 @@ class FeatureVisualization(SweptDataset):
                     targets, _ = self.compute_stats(concept, layer, mode, top_N, mean_N)
                     self.get_stats_reference(concept, layer, targets, mode, r_range, composite, rf, plot_fn, batch_size)
 
+    def _attribution_on_reference(
+        self, data: Inputs, concept_id: int, layer_name: str, composite: Composite, rf: bool = False,
+        neuron_ids: Any = (), batch_size: int = 32,
+    ) -> Any:
+        """Heatmaps of a concept on reference samples [N, ...], as the model sees them.
+
+        Subclasses may override it, as they could in zennit-crp; heatmaps are then made concept by concept, with this
+        method.
+        """
+        pictures = self._pictures(layer_name)
+        return pictures.heatmaps_of(data, concept_id, composite, list(neuron_ids) if rf else None, batch_size)
+
     def _pictures(self, layer: str) -> ReferencePictures:
-        return ReferencePictures(self.attribution, self.get_data_sample, layer, self.layer_map[layer])
+        pictures = ReferencePictures(self.attribution, self.get_data_sample, layer, self.layer_map[layer])
+        if is_overridden(self, "_attribution_on_reference", FeatureVisualization):
+            pictures.attribute_reference = self._attribution_on_reference
+        return pictures
+
+    def _results(self, mode: str, composite: Composite | None = None) -> ReferenceStore | LegacyResults:
+        return results_of(self, mode, composite, self.check)
+
+    def _ranking(self, mode: str, of_classes: bool) -> Results:
+        prefix = {"relevance": "Rel", "activation": "Act"}[mode]
+        return getattr(self, f"{prefix}{'Stats' if of_classes else 'Max'}")
+
+    def _swept_statistic(self) -> str:
+        rankings = self.RelMax, self.ActMax, self.RelStats, self.ActStats
+        return "max" if "max" in {self.max_target, *(ranking.max_target for ranking in rankings)} else "sum"
+
+    def _show(self, store: ReferenceStore) -> None:
+        for ranking in (self.RelMax, self.ActMax):
+            _ = ranking.PATH  # which writes what it leads to
 
     def _matrices(self, mode: str, composite: Composite | None = None) -> ReferenceStore:
-        results = results_of(self, mode, composite)
+        results = self._results(mode, composite)
         if not isinstance(results, ReferenceStore):
             raise StoreError(f"{self.path} was written by zennit-crp, which keeps no matrices: run the sweep again")
         return results
@@ -359,7 +424,7 @@ class FeatureVisualization(SweptDataset):
         first, stop = _check_range(r_range)
         _check_count("batch_size", batch_size)
         targets = None if targets is None else as_ids(targets)
-        results = results_of(self, mode, composite)
+        results = self._results(mode, composite)
         cache = self.cache if plot_fn is not None else None
         found: dict[Any, Any] = {}
         missing, key = list(wanted), {}
@@ -370,9 +435,8 @@ class FeatureVisualization(SweptDataset):
         references = {}
         for reference_id in missing:
             concept, target = wanted[reference_id]
-            top = results.top(
-                layer, concept, mode, stop, target, statistic=self.max_target, normalised=self.abs_norm
-            )
+            ranking = self._ranking(mode, of_classes=target is not None)
+            top = results.top(layer, concept, mode, stop, target, **ranking.selection())
             if len(top.samples) <= first:
                 where = "" if target is None else f" of class {target}"
                 raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")

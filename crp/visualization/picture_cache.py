@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from abc import ABC, abstractmethod
@@ -10,15 +11,27 @@ from typing import Any
 
 from PIL import Image
 
+from crp.model.successors import Successor
 from crp.store.folder import Folder, opened
 from crp.store.temporaries import remove_ended, temporary
 
 
-class Cache(ABC):
+class Cache(ABC, Successor):
     """Where ``FeatureVisualization`` looks for references before it computes them.
 
     A ``key`` is a dict of everything beside the id that changes a reference.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for method, arguments in (cls.load, "ids, key"), (cls.save, "references, key"):
+            try:
+                inspect.signature(method).bind(None, *arguments.split(", "))
+            except TypeError:
+                raise TypeError(
+                    f"{cls.__name__}.{method.__name__} is called with ({arguments}): key is a dict of all that changes "
+                    "a picture"
+                ) from None
 
     @abstractmethod
     def load(self, ids: list, key: dict) -> tuple[dict, list]:
@@ -56,6 +69,8 @@ class ImageCache(Cache):
     ----------
     path : str or Path, default "cache"
     """
+
+    replaced = dict.fromkeys(["_create_path", "_save_img_list", "_load_img_list"], "override load and save")
 
     def __init__(self, path: str | Path = "cache"):
         self.path = Path(path)

@@ -24,7 +24,9 @@ from crp.sweeps.rule_fingerprint import composite_fingerprint
 from crp.visualization.swept_dataset import SweptDataset
 
 
-def results_of(swept: SweptDataset, mode: str, composite: Composite | None = None) -> ReferenceStore | LegacyResults:
+def results_of(
+    swept: SweptDataset, mode: str, composite: Composite | None = None, check: bool = True
+) -> ReferenceStore | LegacyResults:
     """What was found before, if it was found with what it is now read with.
 
     Parameters
@@ -32,6 +34,8 @@ def results_of(swept: SweptDataset, mode: str, composite: Composite | None = Non
     swept : SweptDataset
     mode : {"relevance", "activation"}
     composite : zennit.core.Composite, optional
+    check : bool, default True
+        Whether that is asked for.
 
     Raises
     ------
@@ -42,6 +46,8 @@ def results_of(swept: SweptDataset, mode: str, composite: Composite | None = Non
     if not is_sealed(swept.path) and is_legacy_folder(swept.path):
         return LegacyResults(swept.path)
     store = ReferenceStore(swept.path)
+    if not check:
+        return store
     passing = known_passing(store.manifest)
     settings = _settings(swept, mode, composite, passing)
     try:

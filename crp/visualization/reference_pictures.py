@@ -10,8 +10,9 @@ from zennit.core import Composite
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
 from crp.concepts.channels import PositionError
-from crp.model.inputs import Inputs, map_tensors
+from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.samples import join_samples
+from crp.model.successors import is_overridden
 from crp.pictures.image import vis_inputs
 from crp.store.folder import StoreError
 from crp.store.references import References
@@ -41,6 +42,9 @@ class ReferencePictures:
 
     def __init__(self, attribution: CondAttribution, get_data_sample: Callable, layer: str, concept: Concept):
         self.attribution, self.get_data_sample, self.layer, self.concept = attribution, get_data_sample, layer, concept
+        self.attribute_reference: Callable | None = None
+        if is_overridden(attribution, "__call__", CondAttribution):
+            self.attribute_reference = self._attribute_reference
 
     def draw(
         self, references: dict[Any, tuple[list[int], References]], composite: Composite | None, rf: bool,
@@ -55,10 +59,56 @@ class ReferencePictures:
         }
         if composite is None:
             return inputs if plot_fn is None else {key: vis_inputs(data) for key, data in inputs.items()}
-        heatmaps = self._heatmaps(references, composite, rf, batch_size, targets)
+        if self.attribute_reference is None:
+            heatmaps = self._heatmaps(references, composite, rf, batch_size, targets)
+        else:
+            heatmaps = self._heatmaps_one_by_one(references, composite, rf, batch_size, targets)
         if plot_fn is None:
             return {key: (inputs[key], heatmaps[key]) for key in references}
         return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
+
+    def heatmaps_of(
+        self, data: Inputs, concept_id: int, composite: Composite, positions: list[int] | None, batch_size: int
+    ) -> Any:
+        """Heatmaps of one concept on samples, or of its neuron at a position in each."""
+        count, found = count_samples(data), []
+        for first in range(0, count, batch_size):
+            rows = range(first, min(first + batch_size, count))
+            conditions = [
+                {self.layer: [concept_id] if positions is None else {concept_id: [int(positions[row])]}} for row in rows
+            ]
+            result = self.attribution(
+                map_tensors(lambda tensor: tensor[rows.start:rows.stop], data), conditions, composite,
+                mask_map=self._mask(positions is not None), start_layer=self.layer, exclude_parallel=False,
+            )
+            found += [map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap) for i in range(len(rows))]
+        return join_samples(found, list(range(count)))
+
+    def _attribute_reference(
+        self, data: Inputs, concept_id: int, layer: str, composite: Composite, rf: bool, positions: Any, batch_size: int
+    ) -> Any:
+        return self.heatmaps_of(data, concept_id, composite, list(positions) if rf else None, batch_size)
+
+    def _heatmaps_one_by_one(
+        self, references: dict[Any, tuple[list[int], References]], composite: Composite, rf: bool, batch_size: int,
+        targets: list[int] | None,
+    ) -> dict[Any, Any]:
+        """Conditional heatmaps by a method that was overridden."""
+        if targets is not None or any(len(concepts) > 1 for concepts, _ in references.values()):
+            raise TypeError("_attribution_on_reference or the attribution is overridden, so there are heatmaps of one "
+                            "concept that start at its layer only: none of patterns, and none with targets=")
+        assert self.attribute_reference is not None
+        heatmaps = {}
+        for key, (concepts, top) in references.items():
+            numbers = top.samples.tolist()
+            data = join_samples([self.get_data_sample(sample)[0] for sample in numbers], numbers)
+            heatmaps[key] = self.attribute_reference(
+                data, concepts[0], self.layer, composite, rf, top.positions.tolist(), batch_size
+            )
+        return heatmaps
+
+    def _mask(self, rf: bool) -> Callable:
+        return self.concept.mask_rf if rf else self.concept.mask
 
     @staticmethod
     def _join_or_list(samples: list[Inputs]) -> Any:
@@ -92,7 +142,7 @@ class ReferencePictures:
             ]
             results = self.attribution.attribute_rounds(
                 data, [[None if item is None else item.condition for item in row] for row in rounds], composite,
-                mask_map={self.layer: self.concept.mask_rf if rf else self.concept.mask},
+                mask_map={self.layer: self._mask(rf)},
                 start_layer=self.layer if targets is None else None, exclude_parallel=False,
             )
             for row, result in self._positions_in_words(zip(rounds, results, strict=True), samples):

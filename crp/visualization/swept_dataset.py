@@ -13,8 +13,9 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
 from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
+from crp.model.successors import is_overridden
 from crp.store.folder import StoreError
-from crp.store.place import place_of_store
+from crp.store.place import is_sealed, place_of_store
 from crp.store.reader import ReferenceStore
 from crp.store.sealing import seal_store
 from crp.store.shards import check_complete, finished_shards
@@ -108,7 +109,7 @@ class SweptDataset:
         self, start: int, stop: int, batch_size: int, num_workers: int = 0, on_error: str = "raise"
     ) -> Iterator[Batch]:
         """Preprocessed samples in batches; with ``on_error="skip"`` without those that cannot be had."""
-        if type(self).get_data_sample is SweptDataset.get_data_sample:
+        if not is_overridden(self, "get_data_sample", SweptDataset):
             attempts = attempt_items(self.dataset, range(start, stop), batch_size, num_workers)
             make = functools.partial(self._to_sample, preprocessing=True)
         else:
@@ -184,6 +185,11 @@ class SweptDataset:
         RuntimeError
             If a worker died.
         """
+        if self._sweeps_in_its_own_way():
+            given = overwrite, resume, num_workers, on_error, keep, dtype, executor, factory
+            if given != (False, True, 0, "raise", "all", "float32", None, None):
+                raise TypeError("run_distributed or collect_results is overridden, and takes none of run's keywords")
+            return self._run_in_its_own_way(composite, data_start, data_end, batch_size, checkpoint, on_device)
         how: dict[str, Any] = {
             "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,
             "on_error": on_error, "keep": keep, "dtype": dtype,
@@ -193,7 +199,27 @@ class SweptDataset:
         if executor is not None:
             cls = next(cls for cls in type(self).__mro__ if is_of_library(cls))
             workers = Workers(executor, sweep, factory and functools.partial(_sweep_made_by, factory, cls, how))
-        return sweep.run(data_start, data_end, overwrite=overwrite, resume=resume, workers=workers)
+        store = sweep.run(data_start, data_end, overwrite=overwrite, resume=resume, workers=workers)
+        self._show(store)
+        return store
+
+    def _sweeps_in_its_own_way(self) -> bool:
+        return any(is_overridden(self, name, SweptDataset) for name in ("run_distributed", "collect_results"))
+
+    def _run_in_its_own_way(self, composite: Composite, data_start: int, data_end: int, *how: Any) -> ReferenceStore:
+        """Sweep with the methods of a subclass, as zennit-crp's ``run`` does."""
+        if is_sealed(self.path):
+            batch_size, checkpoint, on_device = how
+            sweep = self.sweep(composite, batch_size=batch_size, checkpoint=checkpoint, on_device=on_device)
+            return sweep.run(data_start, data_end)
+        return self.collect_results(self.run_distributed(composite, data_start, data_end, *how))
+
+    def _swept_statistic(self) -> str:
+        """The statistic over positions that is asked for."""
+        return self.max_target
+
+    def _show(self, store: ReferenceStore) -> None:
+        """What follows when a sweep has finished."""
 
     def run_distributed(
         self, composite: Composite, data_start: int, data_end: int, batch_size: int = 16, checkpoint: int = 500,
@@ -246,7 +272,9 @@ class SweptDataset:
             raise StoreError(f"{self.path} lacks the shards {missing}")
         check_complete(place, d_index)
         seal_store(place)
-        return ReferenceStore.at(place)
+        store = ReferenceStore.at(place)
+        self._show(store)
+        return store
 
     def sweep(
         self, composite: Composite, *, num_workers: int = 0, on_error: str = "raise", **options: Any
@@ -259,7 +287,7 @@ class SweptDataset:
             lambda start, stop, size: self.batches(
                 start, stop, size, num_workers if stop - start > size else 0, on_error
             ),
-            len(self.dataset), max_target=self.max_target, on_error=on_error, **options,
+            len(self.dataset), max_target=self._swept_statistic(), on_error=on_error, **options,
         )
 
 
