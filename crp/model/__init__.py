@@ -4,4 +4,7 @@
 ``inputs``   what a model is called with: tensors, tuples, dicts, token ids
 ``samples``  the items of a dataset as inputs of a model
 ``rows``     batches whose rows are one and the same memory
+``successors``    classes in the place of zennit-crp's
+``installation``  whether zennit-crp's files lie among these
 """
+from crp.model import installation as _installation  # noqa: F401 - which checks it
