@@ -1,14 +1,14 @@
 """Which layers feed which; the door to ``crp.attribution.model_graph``."""
 from typing import Any
 
-from crp.attribution.model_graph import Call, ModelGraph, trace_model_graph
+from crp.attribution.model_graph import ModelGraph, trace_model_graph
 from crp.handed_on import HandedOn
 
-__all__ = ["GraphNode", "ModelGraph", "dump_pytorch_graph", "trace_model_graph"]
-__getattr__ = HandedOn(__name__, {"List": "typing:List", "torch": "torch"})
+__all__ = ["ModelGraph", "dump_pytorch_graph", "trace_model_graph"]
+__getattr__ = HandedOn(__name__, {
+    "GraphNode": "crp.attribution.model_graph:Call", "List": "typing:List", "torch": "torch",
+})
 __all__ += __getattr__.installed()
-
-GraphNode = Call
 
 
 def dump_pytorch_graph(graph: Any) -> None:
