@@ -1,4 +1,5 @@
 """``python -m crp``."""
-from crp.cli.command_line import main
+from crp.cli.command_line import main as cli
 
-main()
+if __name__ == "__main__":
+    cli()

@@ -1,4 +1,5 @@
 """Pictures of inputs and heatmaps; the door to ``crp.pictures``."""
+from crp.handed_on import HandedOn, names_of
 from crp.pictures.heatmaps import get_crop_range, max_norm, smooth
 from crp.pictures.image import imgify, plot_grid, upsample_patches, vis_img_heatmap, vis_inputs, vis_opaque_img
 from crp.pictures.signals import vis_features, vis_signal
@@ -7,3 +8,9 @@ __all__ = [
     "get_crop_range", "imgify", "max_norm", "plot_grid", "smooth", "upsample_patches", "vis_features",
     "vis_img_heatmap", "vis_inputs", "vis_opaque_img", "vis_signal",
 ]
+__getattr__ = HandedOn(__name__, {
+    **names_of("typing", "Any Dict Iterable List Tuple Union"), "Image": "PIL.Image", "np": "numpy", "torch": "torch",
+    "gaussian_blur": "torchvision.transforms.functional:gaussian_blur", "plt": "matplotlib.pyplot",
+    "gridspec": "matplotlib.gridspec", "zimage": "zennit.image",
+})
+__all__ += __getattr__.installed()

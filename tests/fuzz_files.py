@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -38,7 +39,7 @@ def record(content: bytes) -> None:
 
 
 def header(content: bytes) -> None:
-    for read in (read_header, read_header_of_others):
+    for read in (read_header, read_header_of_others, partial(read_header_of_others, text=True)):
         dtype, *_, start = read(io.BytesIO(content))
         assert not dtype.hasobject and start <= len(content)
 

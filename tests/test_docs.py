@@ -130,7 +130,8 @@ def public_names(module):
         name for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
-    return getattr(module, "__all__", own)
+    of_others = getattr(vars(module).get("__getattr__"), "places", {})  # those that zennit-crp's modules had
+    return [name for name in getattr(module, "__all__", own) if name not in of_others]
 
 
 def documented_names():

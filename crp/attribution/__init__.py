@@ -12,16 +12,24 @@
 
 Names that stood in this module of zennit-crp are handed on.
 """
-from zennit.core import Composite as Composite
-
 from crp.attribution.attribution_graph import AttributionGraph, ConceptGraph
 from crp.attribution.audit import Audit, OperationBalance
 from crp.attribution.conditional import CondAttribution
 from crp.attribution.passes import AttributionResult
 from crp.attribution.sample_rows import SampleRows
-from crp.concepts import ChannelConcept as ChannelConcept
+from crp.handed_on import HandedOn, names_of
 
 __all__ = [
     "Audit", "AttributionGraph", "AttributionResult", "ConceptGraph", "CondAttribution", "OperationBalance",
     "SampleRows",
 ]
+__getattr__ = HandedOn(__name__, {
+    "attrResult": "crp.attribution.passes:AttributionResult",
+    "attrGraphResult": "crp.attribution.attribution_graph:ConceptGraph",
+    **names_of("crp.attribution.model_graph", "ModelGraph"), **names_of("crp.attribution.taps", "MaskHook"),
+    **names_of("crp.concepts", "ChannelConcept Concept"), **names_of("typing", "Callable Dict List Tuple Union"),
+    **names_of("zennit.composites", "NameMapComposite"), **names_of("zennit.core", "Composite"),
+    **names_of("collections", "namedtuple"), **names_of("tqdm.auto", "tqdm"),
+    "math": "math", "np": "numpy", "torch": "torch", "warnings": "warnings",
+})
+__all__ += __getattr__.installed()

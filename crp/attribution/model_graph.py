@@ -76,12 +76,12 @@ class ModelGraph(Successor):
                 raise ValueError(f"in the forward pass there is {unknown_layer_message(layer, known)}")
         self.layer_names = sorted(layer_names, key=first_call.__getitem__)
 
-    def find_input_layers(self, layer: str) -> list[str]:
+    def find_input_layers(self, layer_name: str) -> list[str]:
         """The nearest layers before a layer, in forward order; empty for the first.
 
         Parameters
         ----------
-        layer : str
+        layer_name : str
 
         Returns
         -------
@@ -92,10 +92,10 @@ class ModelGraph(Successor):
         ValueError
             If the layer is not in ``layer_names``.
         """
-        if layer not in self.layer_names:
-            raise ValueError(unknown_layer_message(layer, self.layer_names))
+        if layer_name not in self.layer_names:
+            raise ValueError(unknown_layer_message(layer_name, self.layer_names))
         shown, found, visited = set(self.layer_names), set(), set()
-        waiting = [before for call in self._calls if call.module == layer for before in call.inputs]
+        waiting = [before for call in self._calls if call.module == layer_name for before in call.inputs]
         while waiting:
             number = waiting.pop()
             if number in visited:
@@ -104,7 +104,7 @@ class ModelGraph(Successor):
             call = self._calls[number]
             if call.module not in shown:
                 waiting.extend(call.inputs)
-            elif call.module != layer:
+            elif call.module != layer_name:
                 found.add(call.module)
         return [name for name in self.layer_names if name in found]
 

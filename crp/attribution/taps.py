@@ -51,7 +51,20 @@ def tap(
     return tensor
 
 
-class MaskHook(Hook):
+class OutputHook(Hook):
+    """A zennit hook at a module's (first) output, for subclasses that say what happens to relevance there."""
+
+    def post_forward(self, module: nn.Module, input: Any, output: Any) -> Any:
+        """The output to go on with, such that relevance arriving there goes through ``backward(module, relevance)``."""
+        address = LayerAddress(type(module).__name__, "", module)
+        return visit_leaf(output, address, lambda tensor: tap(tensor, partial(self.backward, module)))
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach to a module; the handles detach."""
+        return RemovableHandleList([RemovableHandle(self), *hook_last(module, self.post_forward)])
+
+
+class MaskHook(OutputHook):
     """A zennit hook that masks the relevance arriving at a module's (first) output.
 
     To mask by hand, register it with one of zennit's composites, beside the composite that holds the rules.
@@ -66,23 +79,16 @@ class MaskHook(Hook):
         super().__init__()
         self.fn_list = fn_list
 
-    def backward(self, module: nn.Module, relevance: torch.Tensor) -> torch.Tensor:
+    def backward(self, module: nn.Module, grad: torch.Tensor) -> torch.Tensor:
         """Mask the relevance that arrives at the module."""
-        return apply_masks(relevance, self.fn_list)
+        return apply_masks(grad, self.fn_list)
 
     def copy(self) -> MaskHook:
         """A hook with the same list of functions."""
         return type(self)(self.fn_list)
 
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Attach to a module; the handles detach."""
-        return RemovableHandleList([
-            RemovableHandle(self),
-            *tap_last(module, lambda output: tap(output, lambda relevance: self.backward(module, relevance))),
-        ])
 
-
-class FeatVisHook(Hook):
+class FeatVisHook(OutputHook):
     """A zennit hook that hands the activation and the relevance of a module to an analysis, as they appear.
 
     Parameters
@@ -111,20 +117,29 @@ class FeatVisHook(Hook):
         tensor = tensor.detach() if self.on_device is None else tensor.detach().to(self.on_device)
         analyze(tensor, self.layer_name, self.concept, batch["sample_indices"], batch["targets"])
 
-    def _visit(self, output: torch.Tensor) -> torch.Tensor:
-        self._analyze(self.FV.analyze_activation, output)
-        return tap(output, lambda relevance: self._analyze(self.FV.analyze_relevance, relevance))
+    def post_forward(self, module: nn.Module, input: Any, output: Any) -> Any:
+        """Have the activation analysed, and the relevance when it arrives."""
+        leaves = flatten_tensors(output)
+        activation = leaves[leaf_index(leaves, LayerAddress(self.layer_name, "", module))]
+        self._analyze(self.FV.analyze_activation, activation)
+        return super().post_forward(module, input, output)
+
+    def backward(self, module: nn.Module, grad: torch.Tensor) -> torch.Tensor:
+        """Have the relevance that arrives at the module analysed; it goes on as it is."""
+        self._analyze(self.FV.analyze_relevance, grad)
+        return grad
 
     def copy(self) -> FeatVisHook:
         """A hook with the same arguments."""
         return type(self)(self.FV, self.concept, self.layer_name, self.dict_inputs, self.on_device)
 
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Attach to a module; the handles detach."""
-        return RemovableHandleList([
-            RemovableHandle(self),
-            *tap_last(module, self._visit),
-        ])
+
+def visit_leaf(value: Any, address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A module's input or output, in which ``visit`` has replaced the tensor at an address."""
+    leaves = flatten_tensors(value)
+    index = leaf_index(leaves, address)
+    leaves[index] = visit(leaves[index])
+    return unflatten_tensors(value, leaves)
 
 
 def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tensor]) -> hooks.RemovableHandle:
@@ -134,32 +149,24 @@ def tap_module(address: LayerAddress, visit: Callable[[torch.Tensor], torch.Tens
     -------
     torch.utils.hooks.RemovableHandle
     """
-
-    def visit_leaf(value: Any) -> Any:
-        leaves = flatten_tensors(value)
-        index = leaf_index(leaves, address)
-        leaves[index] = visit(leaves[index])
-        return unflatten_tensors(value, leaves)
-
     if address.is_input:
         # The rules of a composite hook a module's input too: prepended, the tap reads what leaves the rule.
         return address.module.register_forward_pre_hook(
-            lambda module, args, kwargs: visit_leaf((args, kwargs)), prepend=True, with_kwargs=True
+            lambda module, args, kwargs: visit_leaf((args, kwargs), address, visit), prepend=True, with_kwargs=True
         )
-    return address.module.register_forward_hook(lambda module, args, output: visit_leaf(output))
+    return address.module.register_forward_hook(lambda module, args, output: visit_leaf(output, address, visit))
 
 
-def tap_last(module: nn.Module, visit: Callable[[torch.Tensor], torch.Tensor]) -> RemovableHandleList:
-    """Visit the output of a module after all other hooks, also those that are registered later.
+def hook_last(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> RemovableHandleList:
+    """Have a forward hook run after all others, also those that are registered later.
 
     So relevance passes here before the rule of a composite, whichever was registered first.
     """
     attached = RemovableHandleList()
-    address = LayerAddress(type(module).__name__, "", module)
 
     def attach(*_: Any) -> None:
         attached.remove()
-        attached.append(tap_module(address, visit))
+        attached.append(module.register_forward_hook(hook))
 
     return RemovableHandleList([module.register_forward_pre_hook(attach), attached])
 

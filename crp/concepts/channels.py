@@ -10,7 +10,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from crp.concepts.base import Concept, Reading, as_ids, check_max_target
+from crp.concepts.base import Concept, Reading, check_max_target
+from crp.concepts.ids import as_ids
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -121,13 +122,13 @@ class ChannelConcept(Concept):
         return ChannelMask(batch_id, dict.fromkeys(as_ids(concept_ids)), self.axis, layer_name)
 
     @ClassOrInstanceMethod
-    def mask_rf(self, batch_id: int, neurons: Mapping, layer_name: str | None = None) -> ChannelMask:
+    def mask_rf(self, batch_id: int, c_n_map: Mapping, layer_name: str | None = None) -> ChannelMask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only single neurons of channels.
 
         Parameters
         ----------
         batch_id : int
-        neurons : dict
+        c_n_map : dict
             ``{channel: flat position or list of them}``
         layer_name : str, optional
 
@@ -135,7 +136,7 @@ class ChannelConcept(Concept):
         -------
         callable
         """
-        kept = {as_ids(channel)[0]: as_ids(positions) for channel, positions in neurons.items()}
+        kept = {as_ids(channel)[0]: as_ids(positions) for channel, positions in c_n_map.items()}
         return ChannelMask(batch_id, kept, self.axis, layer_name)
 
     def get_rf_indices(self, output_shape: tuple, layer_name: str | None = None) -> np.ndarray:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from crp.concepts.base import Concept, Mask, Reading, as_ids
+from crp.concepts.base import Concept, Mask, Reading
 from crp.concepts.channels import ChannelConcept, ChannelMask, channels_of, strongest
+from crp.concepts.ids import as_ids
 
 
 class ProfileConcept(Concept):

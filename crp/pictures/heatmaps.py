@@ -5,7 +5,19 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 
-def max_norm(rel: torch.Tensor) -> torch.Tensor:
+def max_norm(rel: torch.Tensor, stabilize: float = 1e-10) -> torch.Tensor:
+    """Divide by the largest value, as zennit-crp does; a negative one turns all signs.
+
+    Parameters
+    ----------
+    rel : torch.Tensor
+    stabilize : float, default 1e-10
+        Added to the largest value.
+    """
+    return rel / (rel.max() + stabilize)
+
+
+def divide_by_maximum(rel: torch.Tensor) -> torch.Tensor:
     """Divide by the largest value, if that is positive."""
     largest = rel.max()
     return rel / torch.where(largest > 0, largest, torch.ones_like(largest))
@@ -37,4 +49,4 @@ def smooth(heatmap: torch.Tensor, kernel_size: int) -> torch.Tensor:
     blurred = gaussian_filter(
         heatmap.detach().abs().cpu().float().numpy(), sigma, mode="mirror", radius=kernel_size // 2
     )
-    return max_norm(torch.from_numpy(blurred)).to(heatmap.device)
+    return divide_by_maximum(torch.from_numpy(blurred)).to(heatmap.device)

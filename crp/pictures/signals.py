@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crp.pictures.heatmaps import get_crop_range, max_norm
+from crp.pictures.heatmaps import divide_by_maximum, get_crop_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def vis_signal(
     def draw(axes: Axes, signal: torch.Tensor, relevance: torch.Tensor) -> None:
         first, stop = 0, len(relevance)
         if rf:
-            _, _, first, stop = get_crop_range(max_norm(relevance.abs())[None], crop_th)
+            _, _, first, stop = get_crop_range(divide_by_maximum(relevance.abs())[None], crop_th)
         limit = float(relevance.abs().max()) or 1
         times = np.arange(first, stop)
         axes.imshow(

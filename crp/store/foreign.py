@@ -11,7 +11,7 @@ from crp.store.folder import StoreError, opened, reading_errors
 from crp.store.npy import read_header_of_others
 
 
-def mapped_array(path: Path, name: str) -> np.ndarray:
+def mapped_array(path: Path, name: str, *, text: bool = False) -> np.ndarray:
     """An array in a .npy below a folder, mapped.
 
     Parameters
@@ -20,18 +20,20 @@ def mapped_array(path: Path, name: str) -> np.ndarray:
         The folder, to which links may lead.
     name : str
         Of the file, with those of the folders to it.
+    text : bool, default False
+        Let it hold short texts as well.
 
     Raises
     ------
     FileNotFoundError
         If there is none.
     StoreError
-        If the name leads out of the folder or through a link, or the file holds anything else than numbers.
+        If the name leads out of the folder or through a link, or the file holds anything else.
     """
     *folders, file_name = parts_within(path, name)
     try:
         with opened(path, *folders) as folder, folder.read(file_name) as file:
-            dtype, order, shape, start = read_header_of_others(file)
+            dtype, order, shape, start = read_header_of_others(file, text=text)
             if os.fstat(file.fileno()).st_size != start + math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"its size does not fit its header: {dtype} {shape}")
             return np.memmap(file, dtype, "r", start, shape, order) if math.prod(shape) else np.empty(shape, dtype)

@@ -45,19 +45,8 @@ def is_legacy_folder(path: str | Path) -> bool:
     return any(Path(path).glob("*Max_*/*_data.npy"))
 
 
-def find_files(path: str | Path) -> dict[str, list[str]]:
-    """Results of zennit-crp below a folder, by kind.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder given to ``FeatureVisualization``.
-
-    Returns
-    -------
-    dict
-        Name of each folder of results -> its ``.npy`` files, sorted.
-    """
+def files_of_results(path: str | Path) -> dict[str, list[str]]:
+    """Name of each folder of results in the one given to ``FeatureVisualization`` -> its ``.npy`` files, sorted."""
     return {
         str(folder.name): sorted(str(file) for file in folder.rglob("*.npy"))
         for folder in sorted(Path(path).glob("*_*ormed")) if folder.is_dir()
@@ -90,31 +79,56 @@ def load_sorted(folder: str | Path, stem: str, *below: str) -> tuple[np.ndarray,
     if f"{stem}_data.npy" not in names:
         known = [name.removesuffix("_data.npy") for name in names if name.endswith("_data.npy")]
         raise StoreError(f"{folder.joinpath(*below)}: {unknown_layer_message(stem, known)}")
-    samples, values, neurons = (_array(folder, *below, f"{stem}_{part}.npy") for part in ("data", "rel", "rf"))
+    samples, values, neurons = (legacy_array(folder, *below, f"{stem}_{part}.npy") for part in ("data", "rel", "rf"))
     if samples.ndim != 2 or not samples.shape == values.shape == neurons.shape:
         raise StoreError(f"{folder.joinpath(*below)}: the files of {stem!r} do not hold the same rows of concepts")
     return samples, values, neurons
 
 
-def _array(folder: Path, *names: str) -> np.ndarray:
+def legacy_array(folder: Path, *names: str, text: bool = False) -> np.ndarray:
+    """The array in a file below a folder of results, mapped.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist, lies behind a link, or holds anything else than numbers, or than short texts.
+    """
     try:
-        return mapped_array(folder.parent, "/".join((folder.name, *names)))
+        return mapped_array(folder.parent, "/".join((folder.name, *names)), text=text)
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no {'/'.join(names)}") from None
 
 
 def load_targets(folder: str | Path) -> np.ndarray:
-    """The classes of a folder of class statistics.
+    """The classes of a folder of class statistics, as integers; zennit-crp wrote them as texts.
 
     Raises
     ------
     StoreError
         If the folder does not list them.
     """
-    targets = _array(Path(folder), "targets.npy")
-    if targets.ndim != 1:
+    targets = legacy_array(Path(folder), "targets.npy", text=True)
+    if targets.ndim != 1 or targets.dtype.kind not in "iuU":
         raise StoreError(f"{folder} holds a targets.npy that is no list of classes")
-    return np.array(targets)
+    if targets.dtype.kind != "U":
+        return np.array(targets)
+    try:
+        return np.array([_class_number(text) for text in _texts(targets)], dtype=np.int64)
+    except ValueError as error:
+        raise StoreError(f"{folder} holds a targets.npy with what is no class: {error}") from None
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    """The texts of a list of them; numpy itself ends with a SystemError where there is what is no character."""
+    width = array.dtype.itemsize // 4
+    characters = array.tobytes().decode("utf-32-be" if array.dtype.str[0] == ">" else "utf-32-le")
+    return [characters[first:first + width].rstrip("\0") for first in range(0, len(characters), width)]
+
+
+def _class_number(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise ValueError(f"{text!r} is no integer")
+    return int(text)
 
 
 class LegacyResults:
@@ -131,7 +145,7 @@ class LegacyResults:
 
     def identity(self) -> str:
         """A text that changes with the folder; zennit-crp wrote no hashes."""
-        files = [(file, Path(file).stat()) for files in find_files(self.path).values() for file in files]
+        files = [(file, Path(file).stat()) for files in files_of_results(self.path).values() for file in files]
         return " ".join(f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
 
     def top(
@@ -160,6 +174,6 @@ class LegacyResults:
     def _folder(self, quantity: str, kind: str, statistic: str, normalised: bool) -> Path:
         folder = self.path / results_name(quantity, kind, statistic, normalised)
         if not folder.is_dir():
-            held = ", ".join(find_files(self.path)) or "nothing"
+            held = ", ".join(files_of_results(self.path)) or "nothing"
             raise StoreError(f"{self.path} holds no {folder.name}; it holds {held}")
         return folder

@@ -16,6 +16,7 @@ _LENGTHS = r"(?:\d{1,19}, ?)*(?:\d{1,19})?"
 _HEADER = re.compile(rf"\{{'descr': (.{{3,400}}), 'fortran_order': (False|True), 'shape': \(({_LENGTHS})\), \}} *\n")
 _PLAIN = re.compile(r"'(?:\|b1|\|[iu]1|<[iu][248]|<f[248]|<U[1-9]\d{0,6})'")
 _NUMBERS = re.compile(r"'(?:\|b1|\|[iu]1|[<>][iu][248]|[<>]f[248])'")
+_TEXT = re.compile(r"'[<>]U(?:[1-9]|1\d|20)'")  # as long as an integer may be
 _RECORDS = {repr(dtype.descr): dtype for dtype in (ROW_DTYPE, TABLE_DTYPE)}
 MOST_AXES = 32
 
@@ -43,16 +44,18 @@ def read_header(file: BufferedIOBase) -> tuple[np.dtype, tuple[int, ...], int]:
     return _dtype(described), shape, start
 
 
-def read_header_of_others(file: BufferedIOBase) -> tuple[np.dtype, Literal["C", "F"], tuple[int, ...], int]:
+def read_header_of_others(
+    file: BufferedIOBase, *, text: bool = False
+) -> tuple[np.dtype, Literal["C", "F"], tuple[int, ...], int]:
     """Type, order and shape of an array that another program wrote, and where its numbers begin.
 
     Raises
     ------
     ValueError
-        If it is no .npy, or holds anything else than numbers.
+        If it is no .npy, or holds anything else than numbers, or short texts where ``text`` allows them.
     """
     described, order, shape, start = _parsed(file)
-    if not _NUMBERS.fullmatch(described):
+    if not _NUMBERS.fullmatch(described) and not (text and _TEXT.fullmatch(described)):
         raise ValueError(f"it holds {described[:99]}, which are no numbers")
     return np.dtype(described[1:-1]), order, shape, start
 

@@ -10,13 +10,20 @@
 
 Users take :class:`FeatureVisualization`; names that stood in this module of zennit-crp are handed on.
 """
-from zennit.core import Composite as Composite
-
-from crp.attribution import CondAttribution as CondAttribution
-from crp.concepts import Concept as Concept
-from crp.pictures.image import vis_img_heatmap as vis_img_heatmap
-from crp.pictures.image import vis_opaque_img as vis_opaque_img
+from crp.handed_on import HandedOn, names_of
 from crp.visualization.feature_visualization import FeatureVisualization
-from crp.visualization.picture_cache import Cache as Cache
 
 __all__ = ["FeatureVisualization"]
+__getattr__ = HandedOn(__name__, {
+    **names_of("crp.attribution", "CondAttribution"), **names_of("crp.attribution.taps", "FeatVisHook"),
+    **names_of("crp.concepts", "ChannelConcept Concept"),
+    **names_of("crp.pictures.image", "vis_img_heatmap vis_opaque_img"),
+    **names_of("crp.store.results", "load_maximization load_stat_targets load_statistics"),
+    **names_of("crp.visualization.picture_cache", "Cache"),
+    **names_of("crp.visualization.results", "Maximization Statistics"),
+    **names_of("typing", "Callable Dict List Tuple Union"), **names_of("collections.abc", "Iterable"),
+    **names_of("zennit.composites", "NameMapComposite"), **names_of("zennit.core", "Composite"),
+    **names_of("tqdm.auto", "tqdm"), "concurrent": "concurrent", "functools": "functools", "inspect": "inspect",
+    "math": "math", "np": "numpy", "torch": "torch", "warnings": "warnings",
+})
+__all__ += __getattr__.installed()

@@ -54,9 +54,9 @@ class Cache(ABC, Successor):
     def save(self, references: dict, key: dict) -> None:
         """Keep references, id -> reference."""
 
-    def extend_dict(self, references: dict, more: dict) -> dict:
+    def extend_dict(self, ref_original: dict, rf_addition: dict) -> dict:
         """Join two dicts of references."""
-        return {**references, **more}
+        return {**ref_original, **rf_addition}
 
 
 class ImageCache(Cache):

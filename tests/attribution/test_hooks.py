@@ -68,3 +68,46 @@ def test_feat_vis_hook_hands_activation_and_relevance_to_an_analysis(net, model_
         assert context == ["2", concept, [4, 7], [1, 1]]
         assert not tensor.requires_grad
     assert model_state(net)[0] == before
+
+
+class Analysis:
+    def __init__(self):
+        self.seen = []
+
+    def analyze_activation(self, tensor, *_):
+        self.seen.append(("activation", tensor))
+
+    def analyze_relevance(self, tensor, *_):
+        self.seen.append(("relevance", tensor))
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda analysis: MaskHook([lambda relevance: 3 * relevance]), []),
+    (lambda analysis: FeatVisHook(analysis, ChannelConcept(), "0", {"sample_indices": [0], "targets": [0]}, None),
+     ["activation", "relevance"]),
+])
+def test_hooks_as_forward_hooks_of_plain_modules(make, expected):
+    layer, data, analysis = nn.Linear(3, 2), torch.rand(1, 3, requires_grad=True), Analysis()
+    hook = make(analysis)
+    layer.register_forward_hook(hook.post_forward)
+    layer(data).sum().backward()
+    torch.testing.assert_close(data.grad, layer.weight.sum(0, keepdim=True) * (1 if expected else 3))
+    assert [name for name, _ in analysis.seen] == expected
+    assert torch.equal(hook.backward(layer, torch.ones(1, 2)), torch.ones(1, 2) * (1 if expected else 3))
+
+
+@pytest.mark.parametrize("kind", [MaskHook, FeatVisHook])
+@pytest.mark.parametrize("method", ["post_forward", "backward"])
+def test_overridden_methods_of_hooks_are_called(net, kind, method):
+    called = []
+
+    def record(self, *arguments):
+        called.append(len(arguments))
+        return getattr(kind, method)(self, *arguments)
+
+    arguments = [[]] if kind is MaskHook else [
+        Analysis(), ChannelConcept(), "2", {"sample_indices": [0], "targets": [0]}, None
+    ]
+    hook = type("Mine", (kind,), {method: record})(*arguments)
+    relevance_by_hand(net, torch.rand(1, 1, 8, 8), NameMapComposite([(["2"], hook)]), 0)
+    assert called == [3 if method == "post_forward" else 2]

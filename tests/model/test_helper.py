@@ -1,8 +1,10 @@
+import importlib
+
 import pytest
 import torch
 from torch import nn
 
-from crp.helper import abs_norm, get_layer_names, get_output_shapes, max_norm
+from crp.helper import abs_norm, get_layer_names, get_output_shapes
 
 
 class Nested(nn.Module):
@@ -54,12 +56,19 @@ def test_shapes_of_an_unknown_layer():
         get_output_shapes(Nested(), torch.rand(1, 1, 8, 8), ["heat"])
 
 
-def test_abs_norm_divides_by_the_sum_of_absolute_values():
-    relevance = torch.tensor([[1.0, -3.0], [0.0, 0.0], [2.0, 2.0]])
-    assert abs_norm(relevance).tolist() == [[0.25, -0.75], [0.0, 0.0], [0.5, 0.5]]
-    assert abs_norm(relevance[0]).tolist() == [0.25, -0.75]
+RELEVANCE = torch.tensor([[1.0, -3.0], [0.0, 4.0]])
 
 
-def test_max_norm_divides_by_the_largest_value():
-    assert max_norm(torch.tensor([[1.0, 2.0], [4.0, -8.0]])).tolist() == [[0.25, 0.5], [1.0, -2.0]]
+def test_abs_norm_divides_by_the_sum_of_all_absolute_values():
+    assert abs_norm(RELEVANCE).tolist() == [[0.125, -0.375], [0.0, 0.5]]
+    assert abs_norm(torch.zeros(2, 2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert abs_norm(RELEVANCE, 8).tolist() == abs_norm(RELEVANCE, stabilize=8).tolist() == (RELEVANCE / 16).tolist()
+
+
+@pytest.mark.parametrize("name", ["crp.helper", "crp.image"])
+def test_max_norm_divides_by_the_largest_value_whatever_its_sign(name):
+    max_norm = importlib.import_module(name).max_norm
+    assert max_norm(RELEVANCE).tolist() == [[0.25, -0.75], [0.0, 1.0]]
+    assert max_norm(torch.tensor([-2.0, -4.0])).tolist() == [1.0, 2.0]
     assert max_norm(torch.zeros(2, 2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert max_norm(RELEVANCE, 4).tolist() == max_norm(RELEVANCE, stabilize=4).tolist() == (RELEVANCE / 8).tolist()

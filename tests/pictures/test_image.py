@@ -14,7 +14,6 @@ import crp
 from crp.image import (
     get_crop_range,
     imgify,
-    max_norm,
     plot_grid,
     upsample_patches,
     vis_features,
@@ -23,6 +22,7 @@ from crp.image import (
     vis_opaque_img,
     vis_signal,
 )
+from crp.pictures.heatmaps import divide_by_maximum
 
 
 @pytest.fixture(autouse=True)
@@ -327,11 +327,6 @@ def test_plotting_changes_neither_data_nor_heatmaps(plot_fn):
     assert torch.equal(data, before[0]) and torch.equal(heatmaps, before[1])
 
 
-def test_max_norm():
-    assert max_norm(torch.tensor([1.0, 4.0, -2.0])).tolist() == [0.25, 1.0, -0.5]
-    assert max_norm(torch.zeros(3)).tolist() == [0, 0, 0]
-
-
 # Signals and vectors
 
 @pytest.mark.parametrize("rf", [False, True])
@@ -451,12 +446,10 @@ def test_an_empty_grid_is_refused(references):
     assert plt.get_fignums() == []
 
 
-def test_max_norm_leaves_what_has_no_positive_value():
-    from crp.helper import max_norm
-
-    assert max_norm(torch.tensor([-1.0, -2.0])).tolist() == [-1.0, -2.0]
-    assert max_norm(torch.zeros(2)).tolist() == [0.0, 0.0]
-    assert max_norm(torch.tensor([1.0, -4.0, 2.0])).tolist() == [0.5, -2.0, 1.0]
+def test_pictures_divide_by_a_maximum_only_where_it_is_positive():
+    assert divide_by_maximum(torch.tensor([-1.0, -2.0])).tolist() == [-1.0, -2.0]
+    assert divide_by_maximum(torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert divide_by_maximum(torch.tensor([1.0, -4.0, 2.0])).tolist() == [0.5, -2.0, 1.0]
 
 
 def test_upsampled_patches_lie_where_they_are_in_the_image():

@@ -14,7 +14,13 @@ from zennit.composites import EpsilonPlusFlat
 from crp.attribution import CondAttribution
 from crp.cache import ImageCache
 from crp.concepts import ChannelConcept
-from crp.helper import find_files, load_maximization, load_stat_targets, load_statistics
+from crp.helper import (
+    find_files,
+    load_maximization,
+    load_receptive_field,
+    load_stat_targets,
+    load_statistics,
+)
 from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization
 
@@ -188,10 +194,81 @@ def test_a_pickled_payload_in_an_old_folder_is_not_run(fv, folder):
     assert not (folder / "ran").exists()
 
 
-def test_files_of_an_old_folder(folder):
-    found = find_files(folder)
-    assert set(found) == {"RelMax_sum_normed", "ActMax_sum_normed", "RelStats_sum_normed", "ActStats_sum_normed"}
-    assert len(found["RelMax_sum_normed"]) == 6 and len(found["RelStats_sum_normed"]) == 1 + 3 * len(TARGETS)
+def test_files_of_an_old_folder(folder, monkeypatch):
+    (folder / "ReField").mkdir()
+    np.save(folder / "ReField" / "features.0.npy", np.arange(6).reshape(2, 3))
+    r_max, a_max, r_stats, a_stats, rf = find_files(folder)
+    assert (r_max, a_max) == ([f"{folder / 'RelMax_sum_normed'}"], [f"{folder / 'ActMax_sum_normed'}"])
+    assert (r_stats, a_stats) == ([f"{folder / 'RelStats_sum_normed'}"], [f"{folder / 'ActStats_sum_normed'}"])
+    assert load_receptive_field(path_folder=rf[0], layer_name="features.0").tolist() == [[0, 1, 2], [3, 4, 5]]
+    monkeypatch.chdir(folder)
+    assert find_files() == find_files(path=str(folder))
+    with pytest.raises(StoreError, match="holds no gone.npy"):
+        load_receptive_field(rf[0], "gone")
+
+
+def test_files_of_a_store_can_be_loaded(fv, tmp_path_factory):
+    fv.path = tmp_path_factory.mktemp("store")
+    fv.run(EpsilonPlusFlat(), 0, SAMPLES)
+    *found, rf = find_files(fv.path)
+    assert [paths[0] for paths in found] == [
+        f"{fv.path / name}_sum_normed" for name in ("RelMax", "ActMax", "RelStats", "ActStats")
+    ] and rf == []
+    r_max, a_max, r_stats, a_stats = found
+    for path in r_max + a_max:
+        assert load_maximization(path_folder=path, layer_name="features.0")[0].shape == (KEPT, CHANNELS)
+    for path in r_stats + a_stats:
+        target = load_stat_targets(path_folder=path)[0]
+        assert load_statistics(path_folder=path, layer_name="features.0", target=target)[0].shape[1] == CHANNELS
+
+
+@pytest.mark.parametrize("dtype", [None, "<U20", ">U4"])
+def test_classes_are_integers_also_where_the_folder_has_them_as_texts(fv, folder, dtype):
+    for kind in KINDS.values():
+        np.save(folder / f"{kind}Stats_sum_normed" / "targets.npy", np.array(list(map(str, TARGETS)), dtype))
+    targets = load_stat_targets(fv.RelStats.PATH)
+    assert targets.tolist() == TARGETS and targets.dtype.kind == "i"
+    classes, _ = fv.compute_stats(0, "features.0", "relevance", top_N=3)
+    assert sorted(classes) == TARGETS and np.asarray(classes).dtype.kind == "i"
+    references = fv.get_stats_reference(0, "features.0", classes, "relevance", (0, 2), EpsilonPlusFlat(), plot_fn=None)
+    assert sorted(references) == [f"0:{target}" for target in TARGETS]
+
+
+@pytest.mark.parametrize("texts", [
+    ["-1", "12"], ["1.0"], ["one"], [""], ["\u0661"], [" 1"], ["1_0"], ["+1"], ["1" * 19], ["1" * 21], ["1\n"],
+], ids=repr)
+def test_classes_as_texts_are_plain_integers(fv, folder, texts):
+    np.save(fv.RelStats.PATH / "targets.npy", np.array(texts))
+    if texts == ["-1", "12"]:
+        assert load_stat_targets(fv.RelStats.PATH).tolist() == [-1, 12]
+    else:
+        why = "are no numbers" if len(texts[0]) > 20 else "is no integer"
+        with pytest.raises(StoreError, match=f"targets.npy.*{why}"):
+            load_stat_targets(fv.RelStats.PATH)
+
+
+def test_texts_that_are_no_texts(fv):
+    np.save(fv.RelStats.PATH / "targets.npy", np.array(["1"]))
+    file = fv.RelStats.PATH / "targets.npy"
+    file.write_bytes(file.read_bytes()[:-4] + b"\xff\xff\xff\x7f")
+    with pytest.raises(StoreError, match="no class"):
+        load_stat_targets(fv.RelStats.PATH)
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(StoreError, match="does not fit its header"):
+        load_stat_targets(fv.RelStats.PATH)
+
+
+def test_other_arrays_of_an_old_folder_are_no_texts(fv):
+    np.save(fv.RelMax.PATH / "features.0_data.npy", np.full((KEPT, CHANNELS), "1"))
+    with pytest.raises(StoreError, match="are no numbers"):
+        load_maximization(fv.RelMax.PATH, "features.0")
+
+
+@pytest.mark.parametrize("targets", [np.zeros(2), np.zeros(2, bool), np.zeros((1, 2), int), np.array([["1"]])], ids=str)
+def test_other_lists_of_classes_are_refused(fv, targets):
+    np.save(fv.RelStats.PATH / "targets.npy", targets)
+    with pytest.raises(StoreError, match="no list of classes"):
+        load_stat_targets(fv.RelStats.PATH)
 
 
 def test_a_sweep_beside_old_results_takes_their_place(fv):

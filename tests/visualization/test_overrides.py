@@ -1,8 +1,11 @@
 """What subclasses of zennit-crp's classes override is called, or refused; so is what attributes are set to."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from visualizations import CLASSES, images, visualization
+from torch.utils.data import TensorDataset
+from visualizations import CLASSES, MULTI_HOT, images, visualization
 from zennit.composites import EpsilonPlusFlat
 
 from crp.attribution import AttributionGraph, CondAttribution
@@ -14,6 +17,8 @@ from crp.store import StoreError
 from crp.visualization import FeatureVisualization
 
 COMPOSITE = EpsilonPlusFlat()
+SIGNATURES = Path(__file__).parent.parent / "signatures_of_zennit_crp.txt"
+MULTI_HOT_IMAGES = TensorDataset(images(), MULTI_HOT)
 
 
 def swept(path, kind=FeatureVisualization, **arguments):
@@ -51,6 +56,46 @@ def test_own_analyses_are_refused_when_they_are_used(kind, name):
     mine = type("Mine", (kind,), {name: lambda self, *arguments: None})
     with pytest.raises(TypeError, match=f"Mine.{name} would never be called"):
         mine("relevance")
+
+
+def methods_of(name):
+    """The methods of one of zennit-crp's classes, but for those of Python."""
+    inside = False
+    for line in SIGNATURES.read_text(encoding="utf-8").splitlines():
+        if line.startswith("  class "):
+            inside = line.startswith(f"  class {name}(")
+        elif inside and line.startswith("    "):
+            method = line.strip().removeprefix("@staticmethod ").partition("(")[0]
+            if not method.endswith("__"):
+                yield method
+
+
+def watched(kind, calls):
+    """A subclass that overrides every method of zennit-crp's class that may be overridden."""
+    def override(method):
+        def called(self, *arguments, **options):
+            calls.add(method)
+            return getattr(super(Mine, self), method)(*arguments, **options)
+        return called
+
+    names = set(methods_of(kind.__name__)) - kind.replaced.keys()
+    Mine = type("Mine", (kind,), {method: override(method) for method in names})  # noqa: N806
+    return Mine, names
+
+
+def test_every_method_of_zennit_crp_is_called_or_refused(tmp_path):
+    calls, attribution_calls = set(), set()
+    mine, expected = watched(FeatureVisualization, calls)
+    attribution, attribution_expected = watched(CondAttribution, attribution_calls)
+    cache = ImageCache(tmp_path / "cache")
+    fv = visualization(tmp_path / "fv", kind=mine, cache=cache, data=MULTI_HOT_IMAGES, check=False)
+    fv.attribution = attribution(fv.attribution.model)
+    fv.run(COMPOSITE, 0, len(fv.dataset), 8)
+    fv.precompute_ref({"conv": [1]}, COMPOSITE, stats=True)
+    data = images(1).requires_grad_()
+    list(fv.attribution.generate(data, [{"y": [1]}], COMPOSITE, verbose=False))
+    assert calls | {"precompute_ref", "run"} == expected and len(expected) > 9
+    assert attribution_calls == attribution_expected and len(attribution_expected) > 3
 
 
 def test_what_would_never_be_called_is_no_attribute(fv):
