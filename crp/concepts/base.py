@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from crp.model.callbacks import call_as_taken
+
 Mask: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -112,7 +114,7 @@ class Concept:
             Each [B, C]: row of the batch, its value, the flat index of its strongest position. On ties, the lower row
             comes first.
         """
-        value, position = self.read(relevance, layer_name, max_target)
+        value, position = self._read_unsorted(relevance, layer_name, max_target)
         if abs_norm:
             value = normalise(value)
         value, batch_index = torch.sort(value, dim=0, descending=True, stable=True)
@@ -136,10 +138,16 @@ class Concept:
         """
         if type(self).reference_sampling is Concept.reference_sampling:
             raise self._missing("read")
-        order, value, position = self.reference_sampling(tensor, layer_name, max_target, False)
+        order, value, position = call_as_taken(
+            self.reference_sampling, tensor, layer_name=layer_name, max_target=max_target, abs_norm=False
+        )
         return Reading(
             torch.empty_like(value).scatter_(0, order, value), torch.empty_like(position).scatter_(0, order, position)
         )
+
+    def _read_unsorted(self, tensor: torch.Tensor, layer_name: str | None, max_target: str) -> Reading:
+        """What :meth:`reference_sampling` sorts."""
+        return self.read(tensor, layer_name, max_target)
 
     def _missing(self, method: str) -> TypeError:
         return TypeError(f"{type(self).__name__} does not define {method!r}, which is needed here")
@@ -160,14 +168,26 @@ def as_ids(ids: Any) -> list[int]:
     """
     if isinstance(ids, torch.Tensor):
         ids = ids.detach().cpu().numpy()
-    ids = list(ids) if isinstance(ids, (range, set, tuple)) else ids
+    ids = [_only_item(i) for i in ids] if isinstance(ids, (list, range, set, tuple)) else ids
     array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
         return []
-    holds_booleans = isinstance(ids, list) and any(isinstance(i, bool) for i in ids)
+    holds_booleans = isinstance(ids, list) and any(map(is_boolean, ids))
     if array.dtype.kind not in "iu" or array.ndim > 1 or holds_booleans:
         raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
     return [int(i) for i in np.atleast_1d(array)]
+
+
+def _only_item(value: Any) -> Any:
+    """What an array or tensor of one element holds; anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def is_boolean(value: Any) -> bool:
+    """Whether this is a Boolean, or an array or tensor of them."""
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
 
 
 def as_id(value: Any) -> int:
@@ -182,28 +202,6 @@ def as_id(value: Any) -> int:
     if len(ids) != 1:
         raise ValueError(f"one concept id is needed, not {len(ids)}")
     return ids[0]
-
-
-def as_layer_map(layer_map: Any) -> dict[str, Concept]:
-    """Layer -> concept, from a dict or pairs.
-
-    Raises
-    ------
-    TypeError
-        If it holds anything but concepts.
-    """
-    try:
-        concepts = dict(layer_map)
-    except (TypeError, ValueError):
-        raise TypeError(
-            "layer_map maps layers to concepts: {'layer4': ChannelConcept()}, or pairs of them; "
-            f"got {layer_map!r}"
-        ) from None
-    for layer, concept in concepts.items():
-        if not isinstance(concept, Concept):
-            hint = f"; did you mean {concept.__name__}()?" if isinstance(concept, type) else ""
-            raise TypeError(f"layer_map[{layer!r}] is {concept!r}, not a Concept{hint}")
-    return concepts
 
 
 def check_max_target(max_target: str) -> None:
