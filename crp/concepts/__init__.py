@@ -1,9 +1,10 @@
 """What a concept is: a way to read a layer and a way to mask it."""
-from crp.concepts.base import Concept, Reading, as_layer_map, check_max_target, normalise
+from crp.concepts.base import Concept, Reading, check_max_target, normalise
 from crp.concepts.channels import ChannelConcept, ChannelMask
 from crp.concepts.encoded import DirectionConcept, EncodedConcept
 from crp.concepts.heads import HeadConcept
 from crp.concepts.ids import as_id, as_ids
+from crp.concepts.layer_map import as_layer_map
 from crp.concepts.profiles import ProfileConcept, aggregate
 from crp.handed_on import HandedOn, names_of
 

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+
+from crp.model.callbacks import call_as_taken
 
 Mask: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -49,7 +51,7 @@ class Concept:
         """
         raise self._missing("mask")
 
-    def mask_rf(self, batch_id: int, neurons: dict, layer_name: str | None = None) -> Mask:
+    def mask_rf(self, batch_id: int, c_n_map: dict, layer_name: str | None = None) -> Mask:
         """Like :meth:`mask`, for single neurons: ``{concept id: flat positions}``."""
         raise self._missing("mask_rf")
 
@@ -112,7 +114,7 @@ class Concept:
             Each [B, C]: row of the batch, its value, the flat index of its strongest position. On ties, the lower row
             comes first.
         """
-        value, position = self.read(relevance, layer_name, max_target)
+        value, position = self._read_unsorted(relevance, layer_name, max_target)
         if abs_norm:
             value = normalise(value)
         value, batch_index = torch.sort(value, dim=0, descending=True, stable=True)
@@ -136,10 +138,16 @@ class Concept:
         """
         if type(self).reference_sampling is Concept.reference_sampling:
             raise self._missing("read")
-        order, value, position = self.reference_sampling(tensor, layer_name, max_target, False)
+        order, value, position = call_as_taken(
+            self.reference_sampling, tensor, layer_name=layer_name, max_target=max_target, abs_norm=False
+        )
         return Reading(
             torch.empty_like(value).scatter_(0, order, value), torch.empty_like(position).scatter_(0, order, position)
         )
+
+    def _read_unsorted(self, tensor: torch.Tensor, layer_name: str | None, max_target: str) -> Reading:
+        """What :meth:`reference_sampling` sorts."""
+        return self.read(tensor, layer_name, max_target)
 
     def _missing(self, method: str) -> TypeError:
         return TypeError(f"{type(self).__name__} does not define {method!r}, which is needed here")
@@ -148,62 +156,6 @@ class Concept:
 def normalise(rel: torch.Tensor) -> torch.Tensor:
     """Divide by the sum of absolute values along the last axis; all zeros stay zeros."""
     return rel / rel.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(rel.dtype).tiny)
-
-
-def as_ids(ids: Any) -> list[int]:
-    """A list of Python ints from an int, list, array or tensor of integers.
-
-    Raises
-    ------
-    TypeError
-        If something else is given.
-    """
-    if isinstance(ids, torch.Tensor):
-        ids = ids.detach().cpu().numpy()
-    ids = list(ids) if isinstance(ids, (range, set, tuple)) else ids
-    array = np.asarray(ids)
-    if array.size == 0 and array.ndim == 1:
-        return []
-    holds_booleans = isinstance(ids, list) and any(isinstance(i, bool) for i in ids)
-    if array.dtype.kind not in "iu" or array.ndim > 1 or holds_booleans:
-        raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
-    return [int(i) for i in np.atleast_1d(array)]
-
-
-def as_id(value: Any) -> int:
-    """One Python int from an int, or from a list, array or tensor of length 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If something else is given, or several.
-    """
-    ids = as_ids(value)
-    if len(ids) != 1:
-        raise ValueError(f"one concept id is needed, not {len(ids)}")
-    return ids[0]
-
-
-def as_layer_map(layer_map: Any) -> dict[str, Concept]:
-    """Layer -> concept, from a dict or pairs.
-
-    Raises
-    ------
-    TypeError
-        If it holds anything but concepts.
-    """
-    try:
-        concepts = dict(layer_map)
-    except (TypeError, ValueError):
-        raise TypeError(
-            "layer_map maps layers to concepts: {'layer4': ChannelConcept()}, or pairs of them; "
-            f"got {layer_map!r}"
-        ) from None
-    for layer, concept in concepts.items():
-        if not isinstance(concept, Concept):
-            hint = f"; did you mean {concept.__name__}()?" if isinstance(concept, type) else ""
-            raise TypeError(f"layer_map[{layer!r}] is {concept!r}, not a Concept{hint}")
-    return concepts
 
 
 def check_max_target(max_target: str) -> None:

@@ -148,11 +148,43 @@ class ChannelConcept(Concept):
         axis = sample_axis(self.axis, len(output_shape) + 1)
         return tuple(int(n) for i, n in enumerate(output_shape) if i != axis)
 
+    def attribute(
+        self, relevance: torch.Tensor, mask: torch.Tensor | None = None, layer_name: str | None = None,
+        abs_norm: bool = True,
+    ) -> torch.Tensor:
+        """Value of each channel: the sum over positions.
+
+        Parameters
+        ----------
+        relevance, mask, layer_name, abs_norm
+            As for :meth:`Concept.attribute`.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, C]. Of one sample [C] without the batch axis it is [1, C], or without ``abs_norm`` [C], as in
+            zennit-crp.
+        """
+        if relevance.ndim != 1:
+            return super().attribute(relevance, mask, layer_name, abs_norm)
+        masked = relevance if mask is None else relevance * mask
+        value = super().attribute(masked[None], None, layer_name, abs_norm)
+        return value if abs_norm else value[0]
+
     def read(self, tensor: torch.Tensor, layer_name: str | None = None, max_target: str = "sum") -> Reading:
         """Sum or maximum of each channel, and the position of the maximum, per sample."""
-        check_max_target(max_target)
         if type(self).reference_sampling is not Concept.reference_sampling:
+            check_max_target(max_target)
             return super().read(tensor, layer_name, max_target)
+        return self._read_channels(tensor, max_target)
+
+    def _read_unsorted(self, tensor: torch.Tensor, layer_name: str | None, max_target: str) -> Reading:
+        if type(self).read is ChannelConcept.read:  # which may ask a subclass to sort, as that may ask this one
+            return self._read_channels(tensor, max_target)
+        return super()._read_unsorted(tensor, layer_name, max_target)
+
+    def _read_channels(self, tensor: torch.Tensor, max_target: str) -> Reading:
+        check_max_target(max_target)
         channels = channels_of(tensor, self.axis, None)
         largest, position = strongest(channels)
         return Reading(channels.sum(2) if max_target == "sum" else largest, position)

@@ -15,20 +15,27 @@ def as_ids(ids: Any) -> list[int]:
     TypeError
         If something else is given.
     """
-    ids = _as_numbers(ids)
-    ids = [_as_numbers(i) for i in ids] if isinstance(ids, (list, range, set, tuple)) else ids
+    ids = ids.tolist() if isinstance(ids, torch.Tensor) else ids
+    ids = [_only_item(i) for i in ids] if isinstance(ids, (list, range, set, tuple)) else ids
     array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
         return []
-    holds_booleans = isinstance(ids, list) and any(isinstance(i, bool) for i in ids)
+    holds_booleans = isinstance(ids, list) and any(map(is_boolean, ids))
     if array.dtype.kind not in "iu" or array.ndim > 1 or holds_booleans:
         raise TypeError(f"concept ids are integers: one, or a flat list, array or tensor of them; got {ids!r}")
     return [int(i) for i in np.atleast_1d(array)]
 
 
-def _as_numbers(value: Any) -> Any:
-    """A tensor as numbers of Python, since numpy reads none that lies on a GPU; anything else as it is."""
-    return value.tolist() if isinstance(value, torch.Tensor) else value
+def _only_item(value: Any) -> Any:
+    """What an array or tensor of one element holds, and a tensor as lists; anything else as it is."""
+    if isinstance(value, torch.Tensor):  # numpy reads none that lies on a GPU
+        return value.item() if value.numel() == 1 else value.tolist()
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def is_boolean(value: Any) -> bool:
+    """Whether this is a Boolean, or an array or tensor of them."""
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
 
 
 def as_id(value: Any) -> int:

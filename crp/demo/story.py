@@ -191,7 +191,7 @@ class Story:
             "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits "
             "at which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
             "concept), and the spot its strongest neuron sees. "
-            f"It serves the {_in_words(classes[values > 0.5 * values[0]])}."
+            f"It serves the {_in_words(classes[(values > 0.5 * values[0]).numpy()])}."
         )
         return caption, figure
 

@@ -1,6 +1,7 @@
 """Functions of users, held to what they may do to tensors that they are given."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,6 +34,39 @@ def call_reader(function: Callable, name: str, *args: Any) -> Any:
             "tensor.clone(), or use functions without a trailing underscore"
         )
     return result
+
+
+def call_as_taken(function: Callable, *args: Any, **options: Any) -> Any:
+    """Call a function with those of the options that it takes.
+
+    It is given all of them in their order, where it takes them so; otherwise those that it names.
+
+    Parameters
+    ----------
+    function : callable
+    *args
+        What it is always given.
+    **options
+        What it may do without.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of functions that do not tell
+        return function(*args, *options.values())
+    if _takes_in_order(signature, args, options):
+        return function(*args, *options.values())
+    parameters = signature.parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return function(*args, **{name: value for name, value in options.items() if takes_any or name in parameters})
+
+
+def _takes_in_order(signature: inspect.Signature, args: Iterable, options: Iterable[str]) -> bool:
+    """Whether there is a place for each option, and none that it names is elsewhere."""
+    try:
+        given = signature.bind(*args, *options).arguments
+    except TypeError:
+        return False
+    return all(given.get(name) == name for name in options if name in signature.parameters)
 
 
 def apply_masks(relevance: torch.Tensor, masks: Iterable[Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:

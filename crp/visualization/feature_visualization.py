@@ -39,8 +39,8 @@ class FeatureVisualization(SweptDataset, Successor):
     dataset : sequence
         ``dataset[i]`` gives (input, target) or a dict of model inputs with a target; a target is a class number or a
         multi-hot vector.
-    layer_map : dict, or iterable of pairs
-        Layer -> :class:`crp.concepts.Concept`.
+    layer_map : dict, iterable of pairs, or iterable of str
+        Layer -> :class:`crp.concepts.Concept`; or layers whose channels are the concepts.
     preprocess_fn : callable, optional
         Applied to the input of each sample [1, ...] before the model sees it; pictures show the input without it.
     max_target : {"sum", "max"}
@@ -89,7 +89,7 @@ class FeatureVisualization(SweptDataset, Successor):
         self,
         attribution: CondAttribution,
         dataset: Any,
-        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]],
+        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]] | Iterable[str],
         preprocess_fn: Callable | None = None,
         max_target: str = "sum",
         abs_norm: bool = True,
@@ -226,7 +226,7 @@ class FeatureVisualization(SweptDataset, Successor):
     def compute_stats(
         self, concept_id: int, layer_name: str, mode: str = "relevance", top_N: int = 5, mean_N: int = 10,  # noqa: N803
         norm: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, torch.Tensor]:
         """The classes that a concept serves most.
 
         Parameters
@@ -244,8 +244,8 @@ class FeatureVisualization(SweptDataset, Successor):
         Returns
         -------
         targets : numpy.ndarray
-            [top_N] classes, the best first.
-        values : numpy.ndarray
+            [top_N] classes, the best first; if it is one only, a scalar.
+        values : torch.Tensor
             [top_N]
         """
         self._check_reference_arguments(layer_name, mode)
@@ -255,8 +255,10 @@ class FeatureVisualization(SweptDataset, Successor):
             layer_name, as_id(concept_id), mode, mean_N, **self._ranking(mode, of_classes=True).selection()
         )
         best = np.argsort(-means, kind="stable")[:top_N]
-        values = means[best]
-        return targets[best], values / values[0] if norm and len(values) and values[0] != 0 else values
+        values = torch.from_numpy(means[best]).float()
+        if norm and len(values) and values[0] != 0:
+            values = values / values[0]
+        return targets[best[0] if len(best) == 1 else best], values
 
     # Patterns
 

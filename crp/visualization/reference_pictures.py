@@ -58,13 +58,14 @@ class ReferencePictures:
             for key, (_, found) in references.items()
         }
         if composite is None:
-            return inputs if plot_fn is None else {key: vis_inputs(data) for key, data in inputs.items()}
+            show = _handed_out if plot_fn is None else vis_inputs
+            return {key: show(data) for key, data in inputs.items()}
         if self.attribute_reference is None:
             heatmaps = self._heatmaps(references, composite, rf, batch_size, targets)
         else:
             heatmaps = self._heatmaps_one_by_one(references, composite, rf, batch_size, targets)
         if plot_fn is None:
-            return {key: (inputs[key], heatmaps[key]) for key in references}
+            return {key: (_handed_out(inputs[key]), _handed_out(heatmaps[key])) for key in references}
         return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
 
     def heatmaps_of(
@@ -160,3 +161,10 @@ class ReferencePictures:
         except PositionError as error:
             raise StoreError(f"references of layer {self.layer!r} say what cannot be of samples {samples}: {error}; "
                              "sweep again") from error
+
+
+def _handed_out(data: Any) -> Any:
+    """Samples or heatmaps as users get them: detached, and on the CPU."""
+    if isinstance(data, list):
+        return [_handed_out(sample) for sample in data]
+    return map_tensors(lambda tensor: tensor.detach().cpu(), data)

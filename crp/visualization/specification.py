@@ -11,7 +11,6 @@ from torch import nn
 from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
-from crp.concepts import ChannelConcept
 
 
 class SweepSpec(BaseModel):
@@ -76,10 +75,6 @@ class SweepSpec(BaseModel):
         return CondAttribution(
             self.model, self.device, output=self.output, functional=self.functional, samples=self.samples
         )
-
-    def layer_map(self) -> Any:
-        """Layer -> concept."""
-        return self.layers if isinstance(self.layers, Mapping) else dict.fromkeys(self.layers, ChannelConcept())
 
 
 def _in_words(error: ValidationError) -> str:

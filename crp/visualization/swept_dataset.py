@@ -35,8 +35,9 @@ class SweptDataset:
 
     def __init__(
         self, attribution: CondAttribution, dataset: Any,
-        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]], preprocess_fn: Callable | None,
-        max_target: str, abs_norm: bool, path: str | Path, device: str | torch.device | None, target_key: str,
+        layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]] | Iterable[str],
+        preprocess_fn: Callable | None, max_target: str, abs_norm: bool, path: str | Path,
+        device: str | torch.device | None, target_key: str,
     ):
         check_max_target(max_target)
         check_dataset(dataset)
@@ -66,7 +67,7 @@ class SweptDataset:
             return made
         spec = SweepSpec.of(made)
         swept = cls(
-            spec.attribution(), spec.dataset, spec.layer_map(), spec.preprocess_fn, spec.max_target, spec.abs_norm,
+            spec.attribution(), spec.dataset, spec.layers, spec.preprocess_fn, spec.max_target, spec.abs_norm,
             spec.path, spec.device, target_key=spec.target_key,
         )
         return swept, spec.composite

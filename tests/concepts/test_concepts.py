@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from crp.attribution import CondAttribution
-from crp.concepts import ChannelConcept, Concept
+from crp.concepts import ChannelConcept, Concept, Reading, as_layer_map
+from crp.model.callbacks import call_as_taken
 
 
 def mask_by_loops(relevance, batch_id, kept, axis):
@@ -281,3 +282,66 @@ def test_a_concept_that_defines_nothing_says_what_is_missing():
     ]:
         with pytest.raises(TypeError, match=f"Concept does not define '{method}'"):
             getattr(concept, method)(*arguments)
+
+
+def test_one_sample_without_its_batch_axis():
+    relevance = torch.tensor([1., -2., 1.])
+    mask = torch.tensor([1., 1., 0.])
+    assert ChannelConcept().attribute(relevance).tolist() == [[0.25, -0.5, 0.25]]
+    assert ChannelConcept().attribute(relevance, abs_norm=False).tolist() == [1., -2., 1.]
+    assert ChannelConcept().attribute(relevance, mask, abs_norm=False).tolist() == [1., -2., 0.]
+
+
+class Louder(ChannelConcept):
+    """Lets the base class sort what it gives it."""
+
+    def reference_sampling(self, relevance, layer_name=None, max_target="sum", abs_norm=True):
+        return super().reference_sampling(relevance.abs(), layer_name, max_target, abs_norm)
+
+
+class Shares(ChannelConcept):
+    def read(self, tensor, layer_name=None, max_target="sum"):
+        value, position = super().read(tensor, layer_name, max_target)
+        return Reading(value.abs(), position)
+
+
+@pytest.mark.parametrize("concept", [Louder(), Shares()])
+def test_a_subclass_may_call_the_method_that_it_overrides(concept):
+    tensor = torch.randn(4, 3)  # of single positions, where both come to the same
+    order, value, _ = concept.reference_sampling(tensor, "layer", "sum", False)
+    expected = tensor.abs().sort(dim=0, descending=True, stable=True)
+    assert torch.equal(order, expected.indices) and torch.equal(value, expected.values)
+    assert torch.equal(concept.read(tensor, "layer").value, tensor.abs())
+
+
+@pytest.mark.parametrize("attribute", [
+    lambda relevance, abs_norm=True: (None, None, abs_norm),
+    lambda relevance, abs_norm=True, one=1, two=2: (None, None, abs_norm),
+    lambda relevance, *, layer_name, abs_norm: (None, layer_name, abs_norm),
+    lambda relevance, mask=None, layer_name=None, abs_norm=True: (mask, layer_name, abs_norm),
+    lambda r, m, name, norm: (m, name, norm),
+    lambda relevance, **options: tuple(options.values()),
+    lambda *args: args[1:],
+    lambda relevance, layer_name: (None, layer_name, False),
+    lambda relevance: (None, None, False),
+])
+def test_functions_of_users_are_given_what_they_take(attribute):
+    mask, layer, norm = call_as_taken(attribute, "relevance", mask=None, layer_name="conv", abs_norm=False)
+    assert mask is None and layer in (None, "conv") and norm is False
+
+
+@pytest.mark.parametrize("given", [["c1", "c2"], ("c1", "c2"), {"c1": None, "c2": None}.keys()])
+def test_a_layer_map_of_names(given):
+    found = as_layer_map(given)
+    assert list(found) == ["c1", "c2"] and all(type(concept) is ChannelConcept for concept in found.values())
+
+
+@pytest.mark.parametrize("given, message", [
+    ("c1", "layer_map maps layers to concepts"), (["c1", ("c2", ChannelConcept())], "maps layers to concepts.*names"),
+    (3, "layer_map maps"), ([("c1", ChannelConcept(), 2)], "layer_map maps"), (None, "layer_map maps"),
+    ({3: ChannelConcept()}, "not the name of a layer"), ([("c1", "c2")], r"layer_map\['c1'\] is 'c2', not a Concept"),
+    ({"c1": ChannelConcept}, r"did you mean ChannelConcept\(\)"),
+])
+def test_other_layer_maps_are_refused_in_words(given, message):
+    with pytest.raises(TypeError, match=message):
+        as_layer_map(given)

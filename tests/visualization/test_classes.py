@@ -44,11 +44,22 @@ def test_known_bug_statistics_of_classes_restated(fv, mode, mean_n):
             targets, values = restate_stats(strength, pairs, single(), concept, mean_n)
             for top_n in (1, 2, 5):
                 found_targets, found_values = fv.compute_stats(concept, layer, mode, top_n, mean_n)
-                assert found_targets.tolist() == targets[:top_n]
+                assert np.ravel(found_targets).tolist() == targets[:top_n]
                 np.testing.assert_allclose(found_values, values[:top_n], rtol=1e-4)
                 if values[0] != 0:
                     _, normed = fv.compute_stats(concept, layer, mode, top_n, mean_n, norm=True)
                     np.testing.assert_allclose(normed, (values / values[0])[:top_n], rtol=1e-4)
+
+
+def test_statistics_are_an_array_and_a_tensor_and_one_class_is_a_scalar(fv):
+    targets, values = fv.compute_stats(0, "conv", top_N=2)
+    assert isinstance(targets, np.ndarray) and targets.shape == (2,)
+    assert isinstance(values, torch.Tensor) and values.dtype == torch.float32 and values.shape == (2,)
+    target, value = fv.compute_stats(0, "conv", top_N=1)
+    assert np.ndim(target) == 0 and target == targets[0] and value.shape == (1,)
+    for given in (target, [target], np.array([target]), [np.array([target])], torch.tensor([target])):
+        found = fv.get_stats_reference(0, "conv", given, r_range=(0, 2), plot_fn=None)
+        assert list(found) == [f"0:{targets[0]}"]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -28,7 +28,10 @@ from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.helper import get_layer_names
 from crp.image import imgify, plot_grid, vis_img_heatmap, vis_opaque_img
+from crp.model.inputs import list_tensors
+from crp.store.references import References
 from crp.visualization import FeatureVisualization
+from crp.visualization.reference_pictures import ReferencePictures
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -209,3 +212,37 @@ def test_the_quickstart_of_zennit_crp(tmp_path):
     assert list(ref_c) == concept_ids[0, :5].tolist()
     figure = plot_grid(ref_c)
     assert len(figure.axes) == 2 * 5 * 8
+
+
+class Attached(FeatureVisualization):
+    """Gives samples that require gradients, as a dict, or of different sizes."""
+
+    def get_data_sample(self, index, preprocessing=True):
+        data, target = super().get_data_sample(index, preprocessing)
+        data = data.clone().requires_grad_()
+        return ((data,) if self.wrapped and not preprocessing else data), target
+
+
+@pytest.mark.parametrize("composite", [None, EpsilonPlusFlat()])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_references_and_heatmaps_are_handed_out_detached(fv, wrapped, composite):
+    own = Attached(fv.attribution, fv.dataset, fv.layer_map, path=fv.path)
+    own.wrapped = wrapped
+    for found in (
+        own.get_max_reference(0, "conv", "activation", (0, 2), composite, plot_fn=None)[0],
+        *own.get_stats_reference(0, "conv", 1, "activation", (0, 2), composite, plot_fn=None).values(),
+    ):
+        tensors = list_tensors(found)
+        assert len(tensors) == 1 + (composite is not None)
+        assert all(not tensor.requires_grad and tensor.device.type == "cpu" for tensor in tensors)
+        assert tensors[0].numpy().shape[0] == 2
+
+
+def test_samples_of_different_sizes_are_handed_out_detached():
+    def sample(index, preprocessing=True):
+        return torch.rand(1, 1, 8 + index, 8).requires_grad_(), 0
+
+    references = {0: ([0], References(np.arange(2), np.ones(2), np.zeros(2, int)))}
+    pictures = ReferencePictures(CondAttribution(small_model()), sample, "conv", ChannelConcept())
+    first, second = pictures.draw(references, None, False, None, 8, None)[0]
+    assert first.shape != second.shape and not first.requires_grad and not second.requires_grad
