@@ -19,6 +19,7 @@ from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
 from crp.model.inputs import Inputs
 from crp.model.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+from crp.rules.attach import check_nothing_registered
 from crp.store.folder import opened
 from crp.store.foreign import mapped_array, parts_within
 from crp.store.reader import ReferenceStore
@@ -172,6 +173,8 @@ def batches_of_model(
     if composite is None and "relevance" in (quantity, align):
         raise ValueError("relevance needs a composite: group_profiles(..., composite=EpsilonPlusFlat())")
     kinds = sorted({kind for kind in (quantity, align) if kind in ("relevance", "gradient")}) or ["gradient"]
+    if "gradient" in kinds:
+        check_nothing_registered(attribution.model)
     name, first = attribution.MODEL_OUTPUT_NAME, 0
 
     def attribute(data: Inputs, samples: np.ndarray, kind: str) -> AttributionResult:

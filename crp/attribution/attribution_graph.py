@@ -10,6 +10,7 @@ from zennit.core import Composite
 from crp.attribution.model_graph import ModelGraph
 from crp.attribution.passes import AttributionResult
 from crp.concepts import as_id, as_layer_map
+from crp.model.callbacks import call_as_taken
 from crp.model.inputs import Inputs
 from crp.model.layers import unknown_layer_message
 
@@ -78,8 +79,8 @@ class AttributionGraph:
     ----------
     attribution : crp.attribution.CondAttribution
     graph : crp.attribution.model_graph.ModelGraph
-    layer_map : dict, or iterable of pairs
-        Layer -> concept, for the layers that may become nodes.
+    layer_map : dict, iterable of pairs, or iterable of str
+        Layer -> concept, for the layers that may become nodes; or layers whose channels are the concepts.
     """
 
     def __init__(self, attribution: GeneratesResults, graph: ModelGraph, layer_map: Mapping | Iterable):
@@ -189,12 +190,15 @@ class AttributionGraph:
         mask_map = {layer: concept.mask for layer, concept in self.layer_map.items()}
         results = self.attribution.generate(
             sample, conditions, composite, record_layer, mask_map, start_layer, batch_size=batch_size,
-            exclude_parallel=False, verbose=verbose, heatmap=False,
+            exclude_parallel=False, verbose=verbose, heatmap=False, record_conditions=False,
         )
         found: list[dict[str, torch.Tensor]] = []
         for result in results:
             values = {
-                layer: self.layer_map[layer].attribute(result.relevances[layer], layer_name=layer, abs_norm=abs_norm)
+                layer: call_as_taken(
+                    self.layer_map[layer].attribute, result.relevances[layer],
+                    mask=None, layer_name=layer, abs_norm=abs_norm,
+                )
                 for layer in record_layer
             }
             for row in range(len(result.prediction)):

@@ -14,7 +14,7 @@ from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_conditions, check_targets, layers_of
 from crp.model.inputs import Inputs, call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
 from crp.model.layers import select_output
-from crp.rules.attach import freeze_parameters
+from crp.rules.attach import check_nothing_registered, freeze_parameters
 from crp.rules.restoring import TensorState, in_gradient_mode, run_undone
 
 
@@ -118,6 +118,7 @@ def grad_cam(attribution: CondAttribution, data: Inputs, conditions: list[dict],
     TypeError, ValueError, IndexError
         As for ``CondAttribution``; also if the layer is not [B, C, H, W].
     """
+    check_nothing_registered(attribution.model)
     result = attribution(data, conditions, None, [layer], init_rel=1., exclude_parallel=False, heatmap=False)
     activation, gradient = result.activations[layer], result.relevances[layer]
     if activation.ndim != 4:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -39,12 +39,12 @@ from crp.model.inputs import (
     map_tensors,
     prepare_inputs,
 )
-from crp.model.layers import OutputChoice, as_layer_list
+from crp.model.layers import OutputChoice, as_layer_list, module_order
 from crp.model.rows import share_rows
 from crp.rules.attach import check_not_in_use, check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
-from crp.rules.restoring import HookState, in_gradient_mode, undoing
+from crp.rules.restoring import HookState, in_gradient_mode, run_undone, undoing
 
 __all__ = ["AttributionGraph", "AttributionResult", "CondAttribution"]
 
@@ -156,6 +156,7 @@ class CondAttribution(Steps):
         *,
         heatmap: bool = True,
         record_fn: RecordFunction | None = None,
+        record_conditions: bool = True,
     ) -> AttributionResult:
         """Attribute samples under conditions.
 
@@ -170,10 +171,10 @@ class CondAttribution(Steps):
             outputs with more than two axes an id may be a tuple that indexes the axes after the first:
             ``{"y": [(-1, 42)]}`` is output 42 at the last position.
         composite : zennit.core.Composite, optional
-            The rules; without one, plain gradients flow.
+            The rules; without one, those act that are registered on the model, or else plain gradients flow.
         record_layer : list of str
-            Layers whose activation and relevance come back. Like the layers of a condition they are addressed as
-            ``name``, ``name:in`` (the module's input) or ``name:1`` (its second output).
+            Layers whose activation and relevance come back, beside those of conditions and ``start_layer``. All are
+            addressed as ``name``, ``name:in`` (the module's input) or ``name:1`` (its second output).
         mask_map : callable, Concept or mapping
             How to mask: a function ``(batch_id, concept_ids, layer_name) -> (relevance -> relevance)`` or a concept,
             for all layers or by layer; a ``layer_map`` does as well.
@@ -193,7 +194,10 @@ class CondAttribution(Steps):
         record_fn : callable, optional
             What to keep of a recorded layer's activation and relevance instead of the tensor:
             ``(tensor, layer) -> tensor or (nested) tuple of tensors``, with the batch axis first. It saves the memory
-            of the rest.
+            of the rest. Only the layers of ``record_layer`` are then recorded.
+        record_conditions : bool, default True
+            Record the layers of conditions and ``start_layer`` too. False saves time and memory where only those of
+            ``record_layer`` are read.
 
         Returns
         -------
@@ -219,6 +223,8 @@ class CondAttribution(Steps):
             raise ValueError(
                 f"broadcast gave {count_samples(broadcast_data)} samples and {len(broadcast_conditions)} conditions"
             )
+        if record_conditions:
+            flow = flow.recording_conditions(broadcast_conditions, self.MODEL_OUTPUT_NAME)
         result, gradients = self._runner.attribute(broadcast_data, broadcast_conditions, flow)
         if not result.is_finite():
             raise FloatingPointError(self._runner.explain_not_finite(broadcast_data, broadcast_conditions, flow))
@@ -242,6 +248,7 @@ class CondAttribution(Steps):
         *,
         heatmap: bool = True,
         record_fn: RecordFunction | None = None,
+        record_conditions: bool = True,
     ) -> Iterator[AttributionResult]:
         """Attribute one sample under many conditions, with a single forward pass.
 
@@ -253,7 +260,9 @@ class CondAttribution(Steps):
         data : torch.Tensor, tuple or dict
             One sample, with its batch axis.
         conditions : list of dict
-        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel, heatmap, record_fn
+        composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel
+            As for :meth:`__call__`.
+        heatmap, record_fn, record_conditions
             As for :meth:`__call__`.
         batch_size : int, default 10
             How many conditions run at once.
@@ -274,6 +283,8 @@ class CondAttribution(Steps):
             conditions, composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel,
             heatmap, record_fn,
         )
+        if record_conditions:
+            flow = flow.recording_conditions(conditions, self.MODEL_OUTPUT_NAME)
         if count_samples(data) != 1:
             raise ValueError(f"generate attributes one sample, but data holds {count_samples(data)}")
         if batch_size < 1:
@@ -316,7 +327,7 @@ class CondAttribution(Steps):
         rounds : list of list
             In each round, N conditions: one per sample, or None for a sample that does not take part.
         composite, record_layer, mask_map, start_layer, init_rel, on_device, exclude_parallel, heatmap, record_fn
-            As for :meth:`__call__`.
+            As for :meth:`__call__`; but only the layers of ``record_layer`` are recorded.
 
         Yields
         ------
@@ -398,6 +409,33 @@ class CondAttribution(Steps):
                 yield
         finally:
             guard.close()
+
+    def in_order(self, layers: Iterable[str], composite: Composite | None = None) -> list[str]:
+        """Sort layers by the position of their modules in the model.
+
+        Parameters
+        ----------
+        layers : iterable of str
+        composite : zennit.core.Composite, optional
+            Its canonizers may create layers.
+
+        Returns
+        -------
+        list of str
+
+        Raises
+        ------
+        ValueError
+            If a layer does not exist.
+        """
+        self._rules.check_free(composite)
+        layers = list(layers)
+
+        def order() -> list[str]:
+            with self._rules.naming(composite, layers):
+                return module_order(self.model, layers)
+
+        return run_undone(order)
 
     # Checks
 

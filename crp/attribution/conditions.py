@@ -3,14 +3,15 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from crp.concepts import Concept, EncodedConcept
-from crp.concepts.base import Mask
+from crp.concepts.base import Mask, is_boolean
+from crp.model.callbacks import call_as_taken
 from crp.model.layers import unknown_layer_message
 
 MaskFunction: TypeAlias = Callable[..., Mask]
@@ -79,32 +80,64 @@ def check_targets(conditions: Sequence[Mapping], output_name: str, shape: torch.
 
 
 def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
-    """Indices into the axes of the output after the first, from the ids under "y".
+    """Indices into the axes of the output [B, ...] after the first, from the ids under "y".
+
+    Masks, slices and arrays mean what they mean in ``output[row][ids]``.
 
     Raises
     ------
     TypeError
         If an id is neither an integer nor a tuple of integers.
+    IndexError
+        If the outputs do not have the axes of an id, or the shape of a mask.
     """
-    if isinstance(targets, (torch.Tensor, np.ndarray)):
-        targets = targets.tolist()
-    if isinstance(targets, (int, np.integer)):
-        targets = [targets]
+    if isinstance(targets, slice):
+        targets = range(*targets.indices(shape[1] if len(shape) > 1 else 1))
+    targets = [targets] if isinstance(targets, (int, np.integer, np.bool_, *_ARRAYS)) else targets
     if not isinstance(targets, Iterable) or isinstance(targets, (str, Mapping)):
         raise TypeError(f"targets are integers or tuples of them, in a list; got {targets!r}")
-    indices = []
+    targets = list(targets)
+    if len(targets) == 1 and is_boolean(targets[0]):
+        return _indices_of_mask(np.atleast_1d(np.asarray(torch.as_tensor(targets[0]).cpu())), shape)
+    if targets and all(is_boolean(target) and np.ndim(target) == 0 for target in targets):
+        return _indices_of_mask(np.array([bool(target) for target in targets]), shape)
+    return [_index_of(target, shape) for target in _flat(targets)]
+
+
+def _indices_of_mask(mask: np.ndarray, shape: torch.Size) -> list[tuple[int, ...]]:
+    outputs = tuple(shape[1:]) or (1,)
+    if mask.shape != outputs[:mask.ndim]:
+        raise IndexError(f"a mask of outputs has their shape {outputs}, not {mask.shape}")
+    return [_index_of(tuple(index), shape) for index in np.argwhere(mask).tolist()]
+
+
+def _flat(targets: list) -> Iterator:
+    """The targets, and those that arrays among them hold."""
     for target in targets:
-        index = target if isinstance(target, tuple) else (target,)
-        try:
-            index = tuple(operator.index(i) for i in index)
-        except TypeError:
-            raise TypeError(f"a target is an integer or a tuple of them, not {target!r}") from None
-        if len(shape) == 1 and index == (0,):
-            index = ()
-        if len(index) > len(shape) - 1:
-            raise IndexError(f"target {target!r} has more indices than the output has axes: {tuple(shape)}")
-        indices.append(index)
-    return indices
+        if isinstance(target, _ARRAYS) and not is_boolean(target):
+            yield from target.reshape(-1).tolist()
+        else:
+            yield target
+
+
+_ARRAYS = torch.Tensor, np.ndarray
+
+
+def _index_of(target: Any, shape: torch.Size) -> tuple[int, ...]:
+    index = target if isinstance(target, tuple) else (target,)
+    try:
+        if any(map(is_boolean, index)):
+            raise TypeError
+        index = tuple(operator.index(i) for i in index)
+    except TypeError:
+        raise TypeError(
+            f"a target is an integer or a tuple of them, or all are Booleans, one for each output; not {target!r}"
+        ) from None
+    if len(shape) == 1 and index == (0,):
+        index = ()
+    if len(index) > len(shape) - 1:
+        raise IndexError(f"target {target!r} has more indices than the output has axes: {tuple(shape)}")
+    return index
 
 
 def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
@@ -141,6 +174,11 @@ def mask_of(mask_map: Any, layer: str) -> MaskFunction:
     if isinstance(mask_map, type) and issubclass(mask_map, Concept):
         raise TypeError(f"mask_map takes {mask_map.__name__}() or {mask_map.__name__}.mask, not the class")
     return mask_map.mask if isinstance(mask_map, Concept) else mask_map
+
+
+def make_mask(mask_map: Any, layer: str, row: int, ids: Any) -> Mask:
+    """The mask of a layer for one row, that lets some concepts pass."""
+    return call_as_taken(mask_of(mask_map, layer), row, ids, layer_name=layer)
 
 
 def _from_pairs(mask_map: Any) -> Any:

@@ -1,9 +1,9 @@
 """A pass of relevance: forward with rules and taps attached to the model, and back through what autograd recorded."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from crp.attribution.conditions import (
     concepts_of,
     counted_from_the_front,
     layers_of,
-    mask_of,
+    make_mask,
     output_indices,
     select_rows,
 )
@@ -43,9 +43,10 @@ class AttributionResult(NamedTuple):
         Relevance of the input, summed over ``heatmap_axis``; the structure of the data, None for integers that no
         embedding looks up, and where no heatmap was asked for.
     activations : dict
-        Recorded layer -> its activation [B, ...], or what ``record_fn`` made of it.
+        Layer that is recorded, in a condition or the start -> its activation [B, ...], or what ``record_fn`` made of
+        it.
     relevances : dict
-        Recorded layer -> its relevance [B, ...] before masking, or what ``record_fn`` made of it.
+        The same layers -> their relevance [B, ...] before masking, or what ``record_fn`` made of it.
     prediction : torch.Tensor
         The model's output [B, ...], or the start layer's activation when one is given.
     """
@@ -82,6 +83,14 @@ class Flow:
     functional: bool | str
     freeze: bool
     finder: SampleFinder
+
+    def recording_conditions(self, conditions: Iterable[Mapping], output_name: str) -> Flow:
+        """The same flow with the layers of conditions and the start layer recorded too, where whole tensors are."""
+        if self.record_fn is not None:
+            return self
+        named = [layer for condition in conditions for layer in layers_of(condition, output_name)]
+        named += [] if self.start_layer is None else [self.start_layer]
+        return replace(self, record_layer=list(dict.fromkeys([*self.record_layer, *named])))
 
     def chain(self, condition: Mapping, output_name: str, outputs: Mapping[str, torch.Tensor]) -> list[str]:
         """The layers of a condition to go through, from last to first.
@@ -150,7 +159,8 @@ def _forward_pass(
     end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
     with ExitStack() as stack:
         concepts = concepts_of(flow.mask_map, layers)
-        rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
+        with rules.naming(flow.composite, layers):
+            rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
         operation_rules = stack.enter_context(rules.attached(
             flow.composite, data, accelerated=flow.accelerate, functional=flow.functional,
             freeze=flow.freeze, repeated=repeated,
@@ -235,8 +245,7 @@ class ForwardPass:
         chosen = {row: condition for row in rows if (condition := conditions[row]) is not None}
         for row, condition in chosen.items():
             for layer in layers_of(condition, output_name):
-                mask = mask_of(flow.mask_map, layer)
-                taps.masks.setdefault(layer, []).append(mask(row, condition[layer], layer))
+                taps.masks.setdefault(layer, []).append(make_mask(flow.mask_map, layer, row, condition[layer]))
                 taps.masked_rows.setdefault(layer, []).append(row)
 
         relevance = self._initial_relevance(chosen, len(conditions), flow)
@@ -290,7 +299,7 @@ def _stop_for_integers(kind: torch.dtype) -> None:
 def _check_masks(condition: Mapping, output_name: str, flow: Flow, taps: LayerTaps) -> None:
     """Let masks that can check themselves do so before relevance flows."""
     for layer in layers_of(condition, output_name):
-        mask = mask_of(flow.mask_map, layer)(0, condition[layer], layer)
+        mask = make_mask(flow.mask_map, layer, 0, condition[layer])
         if hasattr(mask, "check"):
             mask.check(taps.outputs[layer].shape)
 

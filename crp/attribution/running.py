@@ -102,7 +102,8 @@ class Runner:
     def _give_up_acceleration(self, error: RuntimeError, flow: Flow) -> None:
         """Remember that the model writes to what a fast rule reads, of which zennit's rules hold copies."""
         is_changed_input = "modified by an inplace operation" in str(error)
-        if self.rules.writes_to_inputs or not is_changed_input or self.rules.are_kept:
+        is_fast = flow.composite is not None and not self.rules.writes_to_inputs and not self.rules.are_kept
+        if not (is_fast and is_changed_input):
             raise error
         self.rules.writes_to_inputs = True
 

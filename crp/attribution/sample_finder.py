@@ -15,7 +15,7 @@ from crp.model.layers import flatten_tensors, resolve_layer
 from crp.model.rows import is_shared
 from crp.rules.control_flow import step_by_step
 from crp.rules.operations.mode import OperationMode
-from crp.rules.restoring import AttributeState, BufferState, Undo, undone
+from crp.rules.restoring import AttributeState, BufferState, Undo, undone, without_hooks_of_rules
 
 _MOST_KEPT = 4096
 
@@ -124,6 +124,7 @@ class SampleFinder:
             device = device_of(self.model)
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(undone(*self._effects_of_forward_passes()))
+            stack.enter_context(without_hooks_of_rules(self.model))
             for layer in layers:
                 stack.enter_context(tap_module(resolve_layer(self.model, layer), keep(layer)))
             stack.enter_context(OperationMode(self.model))  # which calls modules whose parameters others use

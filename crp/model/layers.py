@@ -65,6 +65,11 @@ def resolve_layer(model: nn.Module, layer: str) -> LayerAddress:
     raise ValueError(f"layer {layer!r}: after the colon comes 'in' or the number of an output, not {part!r}")
 
 
+def has_layer(model: nn.Module, layer: str) -> bool:
+    """Whether a model has the module that an address names."""
+    return any(_find_module(model, name) is not None for name in (layer, layer.rpartition(":")[0]))
+
+
 def _find_module(model: nn.Module, name: str) -> nn.Module | None:
     try:
         return model.get_submodule(name) if name else None

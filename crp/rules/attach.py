@@ -17,6 +17,7 @@ from crp.rules.replacement import PassThrough
 from crp.rules.restoring import HookState, ModuleState, Result, Undo, run_undone, undone
 
 _in_use: weakref.WeakKeyDictionary[nn.Module, object] = weakref.WeakKeyDictionary()
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def check_supported(model: nn.Module) -> None:
@@ -108,7 +109,16 @@ _IN_USE = (
 )
 
 
-def check_nothing_registered(model: nn.Module, composite: Composite | None) -> None:
+def check_registered(model: nn.Module, composite: Composite | None) -> None:
+    """Raise a ValueError if other rules than those of a composite would act on a model.
+
+    Without a composite, those act that users have registered themselves.
+    """
+    if composite is not None or model in _attached:
+        check_nothing_registered(model, composite)
+
+
+def check_nothing_registered(model: nn.Module, composite: Composite | None = None) -> None:
     """Raise a ValueError if a composite is registered on the model, or this one on any."""
     if composite is not None and not isinstance(composite, Composite):
         hint = f"; did you mean {composite.__name__}()?" if isinstance(composite, type) else ""
@@ -148,8 +158,9 @@ def registered(composite: Composite, model: nn.Module) -> Iterator[None]:
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         composite = _without_attention(composite)
     state = ModuleState(model, not composite.canonizers and type(composite).register is Composite.register)
-    with undone(state.restore):
+    with undone(state.restore, lambda: _attached.discard(model)):
         try:
+            _attached.add(model)
             composite.register(model)
             state.attributes.leave_later_changes()
             yield

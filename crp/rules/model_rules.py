@@ -1,17 +1,18 @@
 """The rules of composites on one model: attached for a call or for several, and what was found out on the way."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 from zennit.core import Composite, Hook
 
 from crp.model.inputs import Inputs, map_tensors
+from crp.model.layers import has_layer
 from crp.rules.acceleration import accelerate
 from crp.rules.attach import (
-    check_nothing_registered,
+    check_registered,
     freeze_parameters,
     pass_activations,
     registered,
@@ -55,9 +56,16 @@ class ModelRules:
     def check_free(self, composite: Composite | None) -> None:
         """Raise a ValueError if other rules than those of this composite are on the model, or its own elsewhere."""
         if self._kept is None:
-            check_nothing_registered(self.model, composite)
+            check_registered(self.model, composite)
         elif composite is not self._kept[0]:
             raise ValueError("the rules of another composite are attached: leave the context of attached() first")
+
+    @contextmanager
+    def naming(self, composite: Composite | None, layers: Iterable[str]) -> Iterator[None]:
+        """Have all layers on the model, if some are only there with the canonizers of a composite."""
+        is_known = self._kept is not None or all(has_layer(self.model, layer) for layer in layers)
+        with nullcontext() if composite is None or is_known else registered(composite, self.model):
+            yield
 
     @contextmanager
     def kept(self, composite: Composite | None, data: Inputs, **options: Any) -> Iterator[None]:

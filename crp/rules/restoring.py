@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import is_
 from typing import Any, TypeVar
@@ -193,6 +193,29 @@ class HookState:
         for option in options:
             for key in [key for key in option if key >= self._first_new and key not in registered]:
                 del option[key]
+
+
+@contextmanager
+def without_hooks_of_rules(model: nn.Module) -> Iterator[None]:
+    """Run a model as it is without the hooks of zennit and of this package, which users may have registered."""
+    taken = [
+        (registered, dict(registered))
+        for module in model.modules() for registered in (module._forward_pre_hooks, module._forward_hooks)
+        if any(map(_is_of_rules, registered.values()))
+    ]
+
+    def put_back() -> None:
+        for registered, before in taken:
+            new = {key: hook for key, hook in registered.items() if key not in before}
+            registered.clear()
+            registered.update({**before, **new})
+
+    with undone(put_back):
+        for registered, before in taken:
+            for key, hook in before.items():
+                if _is_of_rules(hook):
+                    del registered[key]
+        yield
 
 
 def _is_of_rules(hook: Any) -> bool:

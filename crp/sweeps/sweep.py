@@ -17,7 +17,6 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
-from crp.model.layers import module_order
 from crp.model.samples import SampleError, is_death_of_reader
 from crp.rules.restoring import run_undone
 from crp.store.creation import begin_replacement, create_store, remove_replaced, remove_sweep, replace_store, replacing
@@ -97,7 +96,7 @@ class Sweep:
             if count < 1:
                 raise ValueError(f"{name} is at least 1, not {count}")
         self.attribution, self.composite, self.path = attribution, composite, Path(path)
-        self.concepts = {layer: concepts[layer] for layer in module_order(attribution.model, concepts)}
+        self.concepts = {layer: concepts[layer] for layer in attribution.in_order(concepts, composite)}
         self.load, self.length = load, length
         self.max_target = max_target
         self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)

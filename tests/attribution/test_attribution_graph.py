@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from networks_by_hand import conv_net, images
 from torch import nn
 from zennit.composites import EpsilonPlusFlat
 
@@ -272,3 +273,25 @@ def test_plot_returns_a_figure_with_the_nodes_in_it(width):
     assert set(layer for layer, _ in result.nodes) <= set(texts)
     assert sorted(text for text in texts if text.startswith("#")) == sorted(f"#{c}" for _, c in result.nodes)
     plt.close(figure)
+
+
+class Old(ChannelConcept):
+    """As users of zennit-crp wrote concepts, and with fewer arguments."""
+
+    def attribute(self, relevance, abs_norm=True):
+        return super().attribute(relevance, abs_norm=abs_norm)
+
+    @staticmethod
+    def mask(batch_id, concept_ids):
+        return ChannelConcept.mask(batch_id, concept_ids)
+
+
+def test_concepts_of_users_are_given_the_arguments_that_they_take():
+    net, data, layers = conv_net(), images()[:1], ["conv1", "conv2"]
+    traced = trace_model_graph(net, data, layers)
+    found, expected = (
+        AttributionGraph(CondAttribution(net), traced, layer_map)(
+            data, EpsilonPlusFlat(), 1, "conv2", width=[2], abs_norm=False, verbose=False
+        ) for layer_map in ({layer: Old() for layer in layers}, layers)
+    )
+    assert len(found.nodes) == 3 and found == expected

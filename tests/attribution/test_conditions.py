@@ -1,4 +1,5 @@
 """What conditions may say, and in which order their rows come."""
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -134,3 +135,56 @@ def test_conditions_changed_between_rounds_do_not_matter():
     first = next(results).heatmap
     rounds[2][0]["conv1"][0] = 0
     close(torch.cat([first, *(result.heatmap for result in results)]), expected)
+
+
+@pytest.mark.parametrize("ids", [
+    torch.tensor([True, False, True]), np.array([False, True, False]), [True, False, True], [np.True_, np.False_, True],
+    torch.zeros(3, dtype=torch.bool), slice(0, 2), slice(None, None, 2), slice(-1, None), np.array([2, 0]),
+    torch.tensor([[0, 1]]), [np.array([1])], [torch.tensor([2, 0])], [np.int64(1)], [torch.tensor([True, False, True])],
+    range(2), 1, [-1],
+], ids=str)
+def test_targets_mean_what_they_mean_in_indexing(ids):
+    output = torch.tensor([[1., 2., 3.], [4., 5., 6.]])
+    expected = torch.zeros_like(output)
+    for row in range(2):
+        expected[row][ids] = output[row][ids]
+    attribution = CondAttribution(nn.Flatten().eval(), heatmap_axis=None)
+    torch.testing.assert_close(attribution(output, [{"y": ids}] * 2).heatmap, expected)
+    generated, = attribution.generate(output[:1], [{"y": ids}], verbose=False)
+    torch.testing.assert_close(generated.heatmap, expected[:1])
+
+
+def test_a_mask_of_outputs_with_several_axes():
+    output, mask = torch.rand(1, 2, 3), torch.tensor([[True, False, False], [False, True, True]])
+    attribution = CondAttribution(nn.Identity().eval(), heatmap_axis=None)
+    torch.testing.assert_close(attribution(output, [{"y": mask}]).heatmap[0], output[0].where(mask, 0))
+    rows = torch.tensor([False, True])
+    torch.testing.assert_close(attribution(output, [{"y": rows}]).heatmap[0], output[0].where(rows[:, None], 0))
+
+
+@pytest.mark.parametrize("ids, error, message", [
+    (torch.tensor([True, False]), IndexError, r"a mask of outputs has their shape \(3,\), not \(2,\)"),
+    (np.ones((1, 3), bool), IndexError, r"not \(1, 3\)"), (True, IndexError, "a mask"), ([True], IndexError, "a mask"),
+    ([True, 2], TypeError, "not True"), ([np.True_, 2], TypeError, "not np.True_"), ([(True,)], TypeError, "a target"),
+    ([slice(0, 2)], TypeError, "not slice"), (torch.tensor([1.]), TypeError, "not 1.0"),
+    ([None], TypeError, "not None"), (slice(0, 4, 0), ValueError, "step"),
+])
+def test_other_targets_are_refused_in_words(ids, error, message):
+    with pytest.raises(error, match=message):
+        CondAttribution(nn.Flatten().eval())(torch.rand(1, 3), [{"y": ids}])
+
+
+@pytest.mark.parametrize("ids", [
+    torch.tensor([True, False, True]), np.array([True, False, True]), [True, False, True], [np.True_, 2], slice(0, 2),
+    [torch.tensor(True), 2], True,
+], ids=str)
+def test_masks_and_slices_of_concepts_are_refused_in_words(ids):
+    with pytest.raises(TypeError, match="concept ids are integers"):
+        CondAttribution(conv_net())(images(), [{"conv1": ids, "y": [0]}])
+
+
+def test_ids_of_concepts_may_be_arrays_of_one_element():
+    net, data = conv_net(), images()
+    expected = CondAttribution(net)(data, [{"conv1": [1], "y": [0]}]).heatmap
+    for ids in ([np.array([1])], [torch.tensor([1])], (torch.tensor(1),), np.array([1])):
+        close(CondAttribution(net)(data, [{"conv1": ids, "y": [0]}]).heatmap, expected)

@@ -57,3 +57,49 @@ def test_data_with_history_passes_the_gradient_on():
     image = images()
     heatmap = CondAttribution(net, heatmap_axis=None)(image * weight, [{"y": [0]}], EpsilonPlusFlat()).heatmap
     close(weight.grad, (heatmap[0] * image[0]).sum((1, 2), keepdim=True))
+
+
+def test_layers_of_conditions_and_the_start_layer_are_recorded():
+    net, data, composite = conv_net(), images(), EpsilonPlusFlat()
+    attribution = CondAttribution(net)
+    conditions = [{"conv2": [1], "conv1": [0], "y": [1]}, {"conv1": [1], "y": [0]}, {"y": [0]}]
+    expected = attribution(data, conditions, composite, ["conv2", "conv1", "relu1"], record_conditions=False)
+    found = attribution(data, conditions, composite, ["relu1"])
+    assert list(found.relevances) == list(found.activations) == ["relu1", "conv2", "conv1"]
+    for layer in found.relevances:
+        close(found.activations[layer], expected.activations[layer])
+        close(found.relevances[layer], expected.relevances[layer])
+    assert found.relevances["conv2"][:, [0, 2]].any()  # it is there before masking
+    generated = list(attribution.generate(data[:1], conditions, composite, batch_size=2, verbose=False))
+    assert all(list(result.relevances) == ["conv2", "conv1"] for result in generated)
+    close(generated[0].relevances["conv1"][0], found.relevances["conv1"][0])
+
+    started = attribution(data, [{"conv1": [0]}], composite, start_layer="conv2")
+    assert list(started.relevances) == ["conv1", "conv2"]
+    close(started.relevances["conv2"], started.prediction)
+
+
+def test_only_what_is_asked_for_is_recorded_where_it_is_to_save_memory():
+    attribution, data, conditions = CondAttribution(conv_net()), images()[:1], [{"conv2": [1], "y": [1]}]
+    read = []
+
+    def record(tensor, layer):
+        read.append(layer)
+        return tensor.sum(1)
+
+    for options in ({"record_fn": record}, {"record_conditions": False}):
+        for result in (
+            attribution(data, conditions, None, ["conv1"], **options),
+            next(attribution.generate(data, conditions, None, ["conv1"], verbose=False, **options)),
+        ):
+            assert list(result.relevances) == list(result.activations) == ["conv1"]
+    result, = attribution.attribute_rounds(data, [conditions], None, ["conv1"])
+    assert set(read) == set(result.relevances) == {"conv1"}
+
+
+def test_recorded_layers_are_those_of_conditions_that_broadcast_gives():
+    class Own(CondAttribution):
+        def broadcast(self, data, conditions):
+            return super().broadcast(data, [{"conv1": [0], **condition} for condition in conditions])
+
+    assert list(Own(conv_net())(images(), [{"y": [0]}]).relevances) == ["conv1"]

@@ -256,12 +256,12 @@ def test_eval_mode_does_not_warn(recwarn):
     assert not [warning for warning in recwarn if "train mode" in str(warning.message)]
 
 
-def test_a_composite_still_registered_is_refused(model_state):
+def test_a_composite_beside_a_registered_one_is_refused(model_state):
     net, composite = conv_net(), EpsilonPlusFlat()
     attribution = CondAttribution(net)
     with composite.context(net):
         before = model_state(net)
-        for rules in (composite, EpsilonPlusFlat(), None):
+        for rules in (composite, EpsilonPlusFlat()):
             with pytest.raises(ValueError, match="still registered"):
                 attribution(images(), [{"y": [0]}], rules)
         assert model_state(net) == before
