@@ -148,7 +148,7 @@ def test_models_that_count_their_passes_have_pictures_in_the_cache(tmp_path):
     (lambda fv: fv.run(EpsilonPlusFlat, 0, 3, overwrite=True), TypeError, r"EpsilonPlusFlat\(\)"),
     (lambda fv: fv.run(None, 0, 3, overwrite=True), TypeError, r"Composite\(\)"),
     (lambda fv: FeatureVisualization(fv.attribution.model, fv.dataset, fv.layer_map), TypeError, "CondAttribution"),
-    (lambda fv: FeatureVisualization(fv.attribution, fv.dataset, ["conv"]), TypeError, "layer_map maps layers"),
+    (lambda fv: FeatureVisualization(fv.attribution, fv.dataset, "conv"), TypeError, "layer_map maps layers"),
     (lambda fv: FeatureVisualization(fv.attribution, fv.dataset, {"conv": ChannelConcept}), TypeError,
      r"ChannelConcept\(\)"),
 ])
