@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 .PHONY: demo test check images bench lint docs clean
 
@@ -9,10 +10,10 @@ demo: $(VENV)/installed
 	$(RUN) -m crp demo
 
 test: $(VENV)/installed-test lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
+	$(PYTEST)
 
 check: test
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 images: $(VENV)/installed
 	$(RUN) images/make_images.py
