@@ -17,6 +17,7 @@ from zennit.composites import EpsilonPlusFlat
 
 from crp.analysis import Patterns, ResponseMap, TopographicMap, group_profiles
 from crp.cli.runs import info, merge
+from crp.helper import load_maximization, load_statistics
 from crp.store import ReferenceStore, export_parquet, export_zarr
 
 SAMPLES = 12
@@ -279,6 +280,8 @@ def ask_slowly(path):
         [0], "conv", "activation", composite=EpsilonPlusFlat(), rf=True, plot_fn=None
     )
     yield lambda: visualization(path, Images(length=SAMPLES)).compute_stats(0, "fc", "relevance")
+    yield lambda: load_maximization(visualization(path, Images(length=SAMPLES)).ActMax.PATH, "fc")
+    yield lambda: load_statistics(visualization(path, Images(length=SAMPLES)).RelStats.PATH, "conv", 1)
 
     def run(**options):
         keep = info(path)["options"]

@@ -32,7 +32,7 @@ From bottom to top:
 ``attached``                                patterns kept in a store
 ``contents``                                what arrays may hold
 ``legacy``, ``foreign``                     folders of zennit-crp; arrays of other programs
-``results``                                 answers in the form of zennit-crp, from a store or from its folders
+``results``, ``views``                      answers in the form of zennit-crp, and its files, written from a store
 ``shards``, ``tables``, ``topk``            writes shards and tables
 ``settings``, ``fingerprint``, ``user_code``   what decides the contents of a store, and how two of them differ
 ``creation``, ``runs``, ``sealing``         begins, shares and finishes a store, or replaces what it holds

@@ -3,9 +3,12 @@ import pytest
 import torch
 from rule_cases import CONVOLUTION, CONVOLUTION_BACKWARD, SIGNS, Calls, assert_equals_zennit, everywhere, relevance_of
 from torch import nn
+from zennit.composites import EpsilonPlus
 from zennit.core import Composite
+from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 
+from crp.attribution import CondAttribution
 from crp.rules.acceleration import accelerate
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -61,3 +64,25 @@ def test_an_output_that_was_changed_in_place_is_computed_again(conv, image, rule
     with Calls() as calls:
         relevance_of(accelerate(composite), model, image)
     assert calls.convolutions == expected
+
+
+def test_a_module_that_is_called_twice_keeps_both_calls():
+    class Twice(nn.Module):
+        def __init__(self, first, second):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+            self.first, self.second = first, second
+
+        def forward(self, x):
+            hidden = self.first(torch.stack([self.a(x), self.b(x)], -1))
+            return self.second(torch.stack([hidden, self.c(hidden)], -1))
+
+    def heatmap(model, **options):
+        attribution = CondAttribution(model.double().eval(), functional=False, heatmap_axis=None, **options)
+        return attribution(torch.arange(6.).double()[None] / 6, [{"y": [1]}], EpsilonPlus()).heatmap
+
+    shared = Sum()
+    expected = heatmap(Twice(Sum(), Sum()), accelerate=False)
+    torch.testing.assert_close(heatmap(Twice(shared, shared)), expected, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(heatmap(Twice(shared, shared), accelerate=False), expected)  # as zennit's rules do
