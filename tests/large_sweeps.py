@@ -11,6 +11,7 @@ from zennit.composites import EpsilonPlusFlat
 
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
+from crp.store.legacy import is_results_name
 from crp.visualization import FeatureVisualization
 
 SAMPLES = 40
@@ -68,9 +69,10 @@ def slow_specification():
 
 
 def contents(path):
-    """Each file of a folder with its hash."""
+    """Each file of a store with its hash, without zennit-crp's files that show what it holds."""
     path = Path(path)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     return {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*")) if file.is_file()
+        for file in files if not is_results_name(file.relative_to(path).parts[0])
     }

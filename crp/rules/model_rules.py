@@ -20,7 +20,7 @@ from crp.rules.attach import (
 from crp.rules.batch_norms import find_mergeable, merging
 from crp.rules.composites import gives_relevance
 from crp.rules.operations.choice import ATTENTION, OperationRules
-from crp.rules.restoring import TensorState, undone
+from crp.rules.restoring import ModuleState, TensorState, undone
 from crp.rules.used_weights import leave_open
 
 
@@ -112,7 +112,8 @@ class ModelRules:
             if freeze:
                 freeze_parameters(self.model)
             if composite is None:
-                yield None
+                with undone(ModuleState(self.model, only_rules=True).restore):  # which registered rules change
+                    yield None
                 return
             if gives_rules:
                 composite = merging(composite, self.model, self._batch_norms_to_merge(data))

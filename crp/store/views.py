@@ -71,10 +71,20 @@ def _put(unfinished: Folder, folder: Folder, name: str, columns: Columns) -> Non
 
 
 def _put_array(unfinished: Folder, folder: Folder, name: str, array: np.ndarray) -> None:
-    file_name = f"{name}.npy"
-    with unfinished.create(file_name) as file:
-        file.write(array_bytes(array))
-    unfinished.rename(file_name, folder, file_name)
+    file_name, content = f"{name}.npy", array_bytes(array)
+    if not _holds(folder, file_name, content):
+        with unfinished.create(file_name) as file:
+            file.write(content)
+        unfinished.rename(file_name, folder, file_name)
+
+
+def _holds(folder: Folder, name: str, content: bytes) -> bool:
+    """Whether there is a file with this content."""
+    try:
+        with folder.read(name) as file:
+            return file.read(len(content) + 1) == content
+    except FileNotFoundError:
+        return False
 
 
 def _can_be_a_name(layer: str) -> bool:

@@ -47,7 +47,7 @@ def test_conditions_masks_and_targets_with_ids_on_any_device():
 
 @pytest.mark.parametrize("ids", [
     1.0, [1.0], "1", None, True, [True], [torch.tensor(True)], [[1]], torch.tensor([[1]]), torch.tensor([0.5]),
-    [torch.tensor([1])],
+    [torch.tensor([1, 2])],
 ], ids=str)
 def test_what_is_no_list_of_ids(ids):
     with pytest.raises(TypeError, match="concept ids are integers"):
