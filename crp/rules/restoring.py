@@ -302,11 +302,13 @@ class ModuleState:
     model : torch.nn.Module
     only_rules : bool, default False
         Take notice of the parameters that rules replace for a while, not of what canonizers may change as well:
-        attributes, and the memory of tensors.
+        attributes, the memory of tensors, and parameters that they have hidden behind attributes.
     """
 
     def __init__(self, model: nn.Module, only_rules: bool = False):
-        modules = list(model.modules())
+        modules = [
+            module for module in model.modules() if not (only_rules and module._parameters.keys() & vars(module).keys())
+        ]
         canonized = [] if only_rules else modules
         self.attributes = AttributeState(
             held for module in canonized for held in (vars(module), module._buffers, module._modules)
