@@ -57,7 +57,7 @@ class ChannelMask:
     def check(self, shape: tuple) -> None:
         """Raise an IndexError if a channel or position does not exist in a tensor of this shape [B, ...].
 
-        For a position it is a :class:`PositionError`.
+        For a position it is a ``PositionError``.
         """
         axis = sample_axis(self.axis, len(shape)) + 1
         layer = "" if self.layer_name is None else f" of layer {self.layer_name!r}"

@@ -26,23 +26,7 @@ _MOST_CLASS_VIEWS = 1000
 
 
 class Results(Successor):
-    """One kind of results of a sweep.
-
-    Parameters
-    ----------
-    mode : {"relevance", "activation"}
-    max_target : {"sum", "max"}
-        Whether a concept's value is the sum over positions or the largest value.
-    abs_norm : bool, default False
-        Rank samples by the concept's share of the layer instead of the value.
-    path : str or Path, optional
-        Where :attr:`PATH` lies; by default the current folder.
-
-    Attributes
-    ----------
-    SAMPLE_SIZE : int, default 40
-        How many samples of each concept the files hold, and ``crp.helper.load_maximization`` gives.
-    """
+    """One kind of results of a sweep."""
 
     SAMPLE_SIZE: int = TABLE_DEPTH
     replaced = {
@@ -101,10 +85,25 @@ class Results(Successor):
 
 
 class Maximization(Results):
-    """The samples at which concepts are strongest; see :class:`Results`.
+    """Which samples are meant by those at which concepts are strongest.
 
     Its folder holds ``<layer>_data.npy`` (samples), ``_rel.npy`` (values) and ``_rf.npy`` (positions), each
     [SAMPLE_SIZE, concepts].
+
+    Parameters
+    ----------
+    mode : {"relevance", "activation"}
+    max_target : {"sum", "max"}
+        Whether a concept's value is the sum over positions or the largest value.
+    abs_norm : bool, default False
+        Rank samples by the concept's share of the layer instead of the value.
+    path : str or Path, optional
+        Where :attr:`PATH` lies; by default the current folder.
+
+    Attributes
+    ----------
+    SAMPLE_SIZE : int, default 40
+        How many samples of each concept the files hold, and ``crp.helper.load_maximization`` gives.
     """
 
     _kind = "Max"
@@ -114,7 +113,9 @@ class Maximization(Results):
 
 
 class Statistics(Results):
-    """The samples of each class at which concepts are strongest; see :class:`Results`.
+    """Which samples are meant by those of each class at which concepts are strongest.
+
+    Its arguments and attributes are those of :class:`crp.maximization.Maximization`.
 
     Its folder holds ``targets.npy`` and, where layers times classes are at most 1,000,
     ``<layer>/<class>_data.npy`` and so on. ``crp.helper.load_statistics`` answers for any number of classes.
