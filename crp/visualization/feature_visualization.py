@@ -382,7 +382,7 @@ class FeatureVisualization(SweptDataset, Successor):
         method.
         """
         pictures = self._pictures(layer_name)
-        return pictures.heatmaps_of(data, concept_id, composite, list(neuron_ids) if rf else None, batch_size)
+        return pictures.heatmaps_of(data, concept_id, layer_name, composite, rf, neuron_ids, batch_size)
 
     def _pictures(self, layer: str) -> ReferencePictures:
         pictures = ReferencePictures(self.attribution, self.get_data_sample, layer, self.layer_map[layer])
@@ -403,7 +403,7 @@ class FeatureVisualization(SweptDataset, Successor):
 
     def _show(self, store: ReferenceStore) -> None:
         for ranking in (self.RelMax, self.ActMax):
-            _ = ranking.PATH  # which writes what it leads to
+            ranking.show(store)
 
     def _matrices(self, mode: str, composite: Composite | None = None) -> ReferenceStore:
         results = self._results(mode, composite)

@@ -44,7 +44,7 @@ class ReferencePictures:
         self.attribution, self.get_data_sample, self.layer, self.concept = attribution, get_data_sample, layer, concept
         self.attribute_reference: Callable | None = None
         if is_overridden(attribution, "__call__", CondAttribution):
-            self.attribute_reference = self._attribute_reference
+            self.attribute_reference = self.heatmaps_of
 
     def draw(
         self, references: dict[Any, tuple[list[int], References]], composite: Composite | None, rf: bool,
@@ -69,26 +69,21 @@ class ReferencePictures:
         return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
 
     def heatmaps_of(
-        self, data: Inputs, concept_id: int, composite: Composite, positions: list[int] | None, batch_size: int
+        self, data: Inputs, concept_id: int, layer: str, composite: Composite, rf: bool, positions: Any, batch_size: int
     ) -> Any:
         """Heatmaps of one concept on samples, or of its neuron at a position in each."""
         count, found = count_samples(data), []
         for first in range(0, count, batch_size):
             rows = range(first, min(first + batch_size, count))
             conditions = [
-                {self.layer: [concept_id] if positions is None else {concept_id: [int(positions[row])]}} for row in rows
+                {layer: {concept_id: [int(positions[row])]} if rf else [concept_id]} for row in rows
             ]
             result = self.attribution(
                 map_tensors(lambda tensor: tensor[rows.start:rows.stop], data), conditions, composite,
-                mask_map=self._mask(positions is not None), start_layer=self.layer, exclude_parallel=False,
+                mask_map=self._mask(rf), start_layer=layer, exclude_parallel=False,
             )
             found += [map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap) for i in range(len(rows))]
         return join_samples(found, list(range(count)))
-
-    def _attribute_reference(
-        self, data: Inputs, concept_id: int, layer: str, composite: Composite, rf: bool, positions: Any, batch_size: int
-    ) -> Any:
-        return self.heatmaps_of(data, concept_id, composite, list(positions) if rf else None, batch_size)
 
     def _heatmaps_one_by_one(
         self, references: dict[Any, tuple[list[int], References]], composite: Composite, rf: bool, batch_size: int,

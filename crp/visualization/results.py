@@ -56,12 +56,20 @@ class Results(Successor):
     @property
     def PATH(self) -> Path:  # noqa: N802
         """The folder of these results, which ``crp.helper`` reads; with zennit-crp's files, if there is a store."""
-        path = self._parent / results_name(self.mode, self._kind, self.max_target, self.abs_norm)
         with suppress(OSError):  # it may lie where nothing can be written
-            path.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             if self._store_path is not None and is_sealed(self._store_path):
-                self._write_once(ReferenceStore(self._store_path), path)
-        return path
+                self._write_once(ReferenceStore(self._store_path))
+        return self._folder
+
+    @property
+    def _folder(self) -> Path:
+        return self._parent / results_name(self.mode, self._kind, self.max_target, self.abs_norm)
+
+    def show(self, store: ReferenceStore) -> None:
+        """Write the files of what a store holds, if they can be written and have not been."""
+        with suppress(OSError):
+            self._write_once(store)
 
     def belong_to(self, store_path: Path) -> None:
         """Read the store at a path from now on."""
@@ -71,10 +79,10 @@ class Results(Successor):
         """What these results are, in words of ``ReferenceStore.top``."""
         return {"statistic": self.max_target, "normalised": self.abs_norm}
 
-    def _write_once(self, store: ReferenceStore, path: Path) -> None:
-        state = store.identity(), path, self.SAMPLE_SIZE
+    def _write_once(self, store: ReferenceStore) -> None:
+        state = store.identity(), self._folder, self.SAMPLE_SIZE
         if self._written != state:
-            self._write(store, path)
+            self._write(store, self._folder)
             self._written = state
 
     def _write(self, store: ReferenceStore, path: Path) -> None:
