@@ -1,11 +1,13 @@
 """Keeps pictures of references on the disk, so that they are made once."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +121,12 @@ _DAMAGES = OSError, ValueError, KeyError, TypeError, SyntaxError  # whatever may
 
 def _put_in_place(unfinished: Folder, parent: Folder, name: str) -> None:
     """Let a folder with new pictures take the place of the one that has the name."""
+    with suppress(FileNotFoundError):  # nothing is there, or another process has just moved it away
+        parent.rename(name, unfinished, "old")
     try:
-        if parent.has(name):
-            parent.rename(name, unfinished, "old")
         unfinished.rename("new", parent, name)
-    except OSError:
-        if parent.kind(name) != "a folder":  # otherwise another process has just saved these pictures
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # otherwise another process has just saved these
             raise
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from crp.cache import Cache, ImageCache
 from crp.image import imgify
+from crp.store.folder import Folder
 
 KEY = {"layer": "features.40", "rf": True, "range": [0, 8], "targets": None}
 
@@ -87,19 +88,37 @@ def test_saving_again_replaces(tmp_path):
 
 
 def test_processes_that_keep_the_same_pictures_find_all_or_none(tmp_path):
-    pictures = [[picture(10 * process + i) for i in range(5)] for process in range(3)]
+    pictures = [[picture(10 * process + i) for i in range(2)] for process in range(4)]
 
     def keep_and_find(process):
         cache = ImageCache(tmp_path)
-        for _ in range(15):
+        for _ in range(100):
             cache.save({1: pictures[process]}, KEY)
             found, missing = cache.load([1], KEY)
             assert missing or any(same(found[1], kept) for kept in pictures)
 
-    children = [fork(lambda: keep_and_find(process)) for process in range(3)]
-    assert [ended(child) for child in children] == [0, 0, 0]
+    children = [fork(lambda: keep_and_find(process)) for process in range(4)]
+    assert [ended(child) for child in children] == [0, 0, 0, 0]
     assert any(same(ImageCache(tmp_path).load([1], KEY)[0][1], kept) for kept in pictures)
     assert not [path for path in tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("moved", ["1", "new"])
+def test_another_process_keeps_the_same_pictures_between_any_two_steps(tmp_path, monkeypatch, moved):
+    cache, rename = ImageCache(tmp_path), Folder.rename
+    cache.save({1: [picture(1)]}, KEY)
+
+    def rename_after_another(folder, name, to, new_name):
+        if name == moved:
+            monkeypatch.setattr(Folder, "rename", rename)
+            cache.save({1: [picture(2)]}, KEY)
+            if moved == "1":  # the other one has moved the pictures of before away, and not its own there yet
+                folder.remove(name)
+        rename(folder, name, to, new_name)
+
+    monkeypatch.setattr(Folder, "rename", rename_after_another)
+    cache.save({1: [picture(3)]}, KEY)
+    assert same(cache.load([1], KEY)[0][1], [picture(2 if moved == "new" else 3)])
 
 
 def test_a_process_that_is_killed_leaves_the_pictures_of_before_or_its_own(tmp_path):
