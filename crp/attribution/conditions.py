@@ -98,6 +98,8 @@ def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
     if not isinstance(targets, Iterable) or isinstance(targets, (str, Mapping)):
         raise TypeError(f"targets are integers or tuples of them, in a list; got {targets!r}")
     targets = list(targets)
+    if len(shape) == 2 and all(type(target) is int for target in targets):  # quick, for sweeps have one in each row
+        return [(target,) for target in targets]
     if len(targets) == 1 and is_boolean(targets[0]):
         return _indices_of_mask(np.atleast_1d(np.asarray(torch.as_tensor(targets[0]).cpu())), shape)
     if targets and all(is_boolean(target) and np.ndim(target) == 0 for target in targets):

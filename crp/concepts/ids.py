@@ -35,7 +35,9 @@ def _only_item(value: Any) -> Any:
 
 def is_boolean(value: Any) -> bool:
     """Whether this is a Boolean, or an array or tensor of them."""
-    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
+    if isinstance(value, int):
+        return isinstance(value, bool)
+    return isinstance(value, np.bool_) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
 
 
 def as_id(value: Any) -> int:

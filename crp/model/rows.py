@@ -12,7 +12,7 @@ import torch
 
 def is_shared(tensor: torch.Tensor) -> bool:
     """Whether all rows of a batch are the same memory."""
-    return tensor.ndim > 0 and len(tensor) > 1 and tensor.stride(0) == 0
+    return tensor.stride()[:1] == (0,) and len(tensor) > 1
 
 
 def distinct_rows(tensor: torch.Tensor) -> torch.Tensor:

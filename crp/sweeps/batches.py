@@ -134,16 +134,19 @@ class BatchPass:
 
     def _lacking_targets(self, batch: Batch) -> dict[int, Exception]:
         """Places in the batch with classes that the model lacks, as far as that is known from a sample of its shape."""
-        found: dict[int, Exception] = {}
         if self.proven is None or self.output_shape is None or _shapes(batch) != _shapes(self.proven):
-            return found
+            return {}
         name = self.attribution.MODEL_OUTPUT_NAME
-        for place, targets in enumerate(batch.targets):
+        lacking: dict[int, Exception] = {}
+        for target in {target for targets in batch.targets for target in targets}:
             try:
-                check_targets([{name: targets}], name, self.output_shape)
+                check_targets([{name: [target]}], name, self.output_shape)
             except IndexError as error:
-                found[place] = error
-        return found
+                lacking[target] = error
+        return {
+            place: lacking[target] for place, targets in enumerate(batch.targets)
+            for target in targets if target in lacking
+        }
 
     def _at_fault(
         self, error: Exception, batch: Batch, places: np.ndarray, targets: np.ndarray, writer: ShardWriter
