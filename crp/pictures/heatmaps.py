@@ -1,6 +1,8 @@
 """Heatmaps as numbers: their scale, their smoothing, the part of them to show."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from scipy.ndimage import gaussian_filter
 
@@ -44,9 +46,33 @@ def get_crop_range(heatmap: torch.Tensor, crop_th: float) -> tuple[int, int, int
 
 
 def smooth(heatmap: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """Absolute heatmap [H, W], blurred by a Gaussian of this width in pixels and divided by its maximum."""
+    """Absolute heatmap [H, W], blurred by a Gaussian of this odd width in pixels and divided by its maximum."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is an odd number of pixels, not {kernel_size}")
     sigma = 0.3 * ((kernel_size - 1) * 0.5 - 1) + 0.8
     blurred = gaussian_filter(
         heatmap.detach().abs().cpu().float().numpy(), sigma, mode="mirror", radius=kernel_size // 2
     )
     return divide_by_maximum(torch.from_numpy(blurred)).to(heatmap.device)
+
+
+def check_threshold(name: str, value: float) -> None:
+    """Raise a ValueError for what is no share of the largest relevance that something can exceed."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is a share of the largest relevance, from 0 to below 1, not {value}")
+
+
+def in_pairs(data_batch: torch.Tensor, heatmaps: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Samples [C, ...] and their heatmaps [...].
+
+    Raises
+    ------
+    ValueError
+        If they differ in number or size.
+    """
+    if len(data_batch) != len(heatmaps):
+        raise ValueError(f"there are {len(data_batch)} samples and {len(heatmaps)} heatmaps")
+    for sample, heatmap in zip(data_batch, heatmaps):
+        if sample.shape[-heatmap.ndim:] != heatmap.shape:
+            raise ValueError(f"sample {tuple(sample.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+        yield sample, heatmap

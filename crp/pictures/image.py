@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from zennit.image import gridify, palette
 
-from crp.pictures.heatmaps import get_crop_range, smooth
+from crp.pictures.heatmaps import check_threshold, get_crop_range, in_pairs, smooth
 from crp.pictures.signals import vis_features, vis_signal
 
 if TYPE_CHECKING:
@@ -138,22 +138,30 @@ def vis_opaque_img(
     rf : bool, default False
         Crop to the relevant part.
     alpha : float, default 0.3
-        Brightness of the rest.
+        Brightness of the rest, from 0 to 1.
     vis_th : float, default 0.2
         Smoothed relevance above this share of its maximum is shown.
     crop_th : float, default 0.1
         Smoothed relevance above this share of its maximum is inside the crop.
     kernel_size : int, default 19
-        Width of the smoothing in pixels.
+        Width of the smoothing in pixels, an odd number.
 
     Returns
     -------
     list of PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If images and heatmaps differ in number or size, ``alpha`` is not from 0 to 1, a threshold is not from 0 to
+        below 1, or ``kernel_size`` is not odd.
     """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is from 0 (black) to 1 (as bright as the rest), not {alpha}")
+    check_threshold("vis_th", vis_th)
+    check_threshold("crop_th", crop_th)
     pictures = []
-    for image, heatmap in zip(data_batch, heatmaps):
-        if image.shape[-2:] != heatmap.shape:
-            raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
+    for image, heatmap in in_pairs(data_batch, heatmaps):
         smoothed = smooth(heatmap, kernel_size)
         picture = np.asarray(imgify(image, cmap="gray").convert("RGB"), dtype=float)
         shown = (smoothed > vis_th).cpu().numpy()[..., None]
@@ -182,19 +190,24 @@ def vis_img_heatmap(
     crop_th : float, default 0.1
         Smoothed relevance above this share of its maximum is inside the crop.
     kernel_size : int, default 19
-        Width of the smoothing in pixels.
+        Width of the smoothing in pixels, an odd number.
     cmap, vmin, vmax, symmetric
         Colours of the heatmaps, as for :func:`imgify`.
 
     Returns
     -------
     images, heatmaps : list of PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If images and heatmaps differ in number or size, ``crop_th`` is not from 0 to below 1, or ``kernel_size`` is
+        not odd.
     """
+    check_threshold("crop_th", crop_th)
     images, maps = [], []
-    for image, heatmap in zip(data_batch, heatmaps):
+    for image, heatmap in in_pairs(data_batch, heatmaps):
         if rf:
-            if image.shape[-2:] != heatmap.shape:
-                raise ValueError(f"image {tuple(image.shape)} and heatmap {tuple(heatmap.shape)} differ in size")
             row1, row2, col1, col2 = get_crop_range(smooth(heatmap, kernel_size), crop_th)
             image, heatmap = image[..., row1:row2, col1:col2], heatmap[row1:row2, col1:col2]
         images.append(imgify(image, cmap="gray", padding=True))

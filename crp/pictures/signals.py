@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crp.pictures.heatmaps import divide_by_maximum, get_crop_range
+from crp.pictures.heatmaps import check_threshold, divide_by_maximum, get_crop_range, in_pairs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,13 @@ def vis_signal(
     Returns
     -------
     list of PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If heatmaps are not [N, T], or ``crop_th`` is not from 0 to below 1.
     """
+    check_threshold("crop_th", crop_th)
     if heatmaps.ndim != 2:
         raise ValueError(f"heatmaps of signals are [N, T], not {tuple(heatmaps.shape)}: sum over the channels")
 
@@ -50,7 +56,7 @@ def vis_signal(
         axes.plot(times, signal[:, first:stop].T.numpy(), color="black", linewidth=1)
         axes.set_xlim(first - 0.5, stop - 0.5)
 
-    return [_draw_small(draw, *pair) for pair in zip(_plain(data_batch), _plain(heatmaps))]
+    return [_draw_small(draw, *pair) for pair in in_pairs(_plain(data_batch), _plain(heatmaps))]
 
 
 def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False) -> list[Image.Image]:

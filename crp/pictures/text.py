@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
+from crp.pictures.heatmaps import check_threshold
 from crp.pictures.plotting import NEGATIVE, POSITIVE
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
@@ -116,8 +117,9 @@ def vis_tokens(
     Raises
     ------
     ValueError
-        If that is not a tensor of ids with a heatmap [N, T].
+        If that is not a tensor of ids with a heatmap [N, T], or ``crop_th`` is not from 0 to below 1.
     """
+    check_threshold("crop_th", crop_th)
     ids, heatmap = _tokens_of(data_batch, heatmaps, key)
     pictures = []
     for tokens, values in zip(spaced([[decode(int(token)) for token in text] for text in ids]), heatmap):

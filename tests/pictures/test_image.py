@@ -23,6 +23,7 @@ from crp.image import (
     vis_signal,
 )
 from crp.pictures.heatmaps import divide_by_maximum
+from crp.text import vis_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +312,30 @@ def test_images_and_heatmaps_of_different_size_are_refused():
         vis_opaque_img(torch.rand(1, 3, 9, 9), torch.rand(1, 8, 8))
     with pytest.raises(ValueError, match="differ in size"):
         vis_img_heatmap(torch.rand(1, 3, 9, 9), torch.rand(1, 8, 8), rf=True)
+    with pytest.raises(ValueError, match="differ in size"):
+        vis_img_heatmap(torch.rand(1, 3, 9, 9), torch.rand(1, 8, 8))
+    with pytest.raises(ValueError, match="differ in size"):
+        vis_signal(torch.rand(1, 3, 9), torch.rand(1, 8))
+
+
+@pytest.mark.parametrize("plot_fn, shape", [(vis_opaque_img, (9, 9)), (vis_img_heatmap, (9, 9)), (vis_signal, (9,))])
+def test_none_of_several_images_or_heatmaps_is_left_out(plot_fn, shape):
+    for samples, heatmaps in [(2, 1), (1, 2)]:
+        with pytest.raises(ValueError, match=f"{samples} samples and {heatmaps} heatmaps"):
+            plot_fn(torch.rand(samples, 3, *shape), torch.rand(heatmaps, *shape))
+
+
+@pytest.mark.parametrize("plot_fn, options", [
+    (vis_opaque_img, {"alpha": 1.5}), (vis_opaque_img, {"alpha": -0.1}), (vis_opaque_img, {"vis_th": 1}),
+    (vis_opaque_img, {"vis_th": -0.1}), (vis_opaque_img, {"crop_th": 1.}), (vis_img_heatmap, {"crop_th": -1}),
+    (vis_img_heatmap, {"crop_th": float("nan")}), (vis_opaque_img, {"kernel_size": 4}),
+    (vis_img_heatmap, {"kernel_size": -1}), (vis_signal, {"crop_th": 1}), (vis_tokens, {"crop_th": 1.5}),
+])
+def test_numbers_that_mean_nothing_are_refused(plot_fn, options):
+    name, = options
+    shapes = {vis_signal: [(1, 3, 9), (1, 9)], vis_tokens: [(1, 9), (1, 9)]}.get(plot_fn, [(1, 3, 9, 9), (1, 9, 9)])
+    with pytest.raises(ValueError, match=name):
+        plot_fn(*map(torch.ones, shapes), rf=True, **options)
 
 
 def test_lists_of_images_of_different_size():
