@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -258,7 +259,11 @@ def test_export(tmp_path, undisturbed, capsys):
 def test_an_interrupt_ends_with_one_line(tmp_path, undisturbed):
     command = [sys.executable, "-m", "crp", "run", f"{HERE / 'large_sweeps.py'}:slow_specification"]
     options = ["--store", str(tmp_path / "store"), *OPTIONS]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    obey = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may have it ignored
+    process = subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=obey,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     shards = tmp_path / "store" / "shards"
     deadline = time.monotonic() + 60
     while not (shards.is_dir() and list(shards.glob("*/shard.json"))) and time.monotonic() < deadline:
