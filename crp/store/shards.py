@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from io import BufferedRandom
 
 import numpy as np
 
@@ -127,6 +128,7 @@ class _GrowingArray:
 
     def __init__(self, folder: Folder, name: str, dtype: np.dtype, row_shape: tuple):
         self._folder, self._name, self._dtype, self._row_shape, self.rows = folder, name, dtype, row_shape, 0
+        self._waiting = bytearray()
         with folder.create(name) as file:
             file.write(self._header())
 
@@ -134,17 +136,27 @@ class _GrowingArray:
         return header_of(self._dtype, (self.rows, *self._row_shape))
 
     def append(self, rows: np.ndarray) -> None:
-        if len(rows):
+        self._waiting += np.ascontiguousarray(rows, dtype=self._dtype).tobytes()
+        self.rows += len(rows)
+        if len(self._waiting) >= _WRITTEN_AT_ONCE:
             with self._folder.extend(self._name) as file:
-                file.seek(0, os.SEEK_END)
-                file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
-            self.rows += len(rows)
+                self._write_waiting(file)
+
+    def _write_waiting(self, file: BufferedRandom) -> None:
+        file.seek(0, os.SEEK_END)
+        file.write(self._waiting)
+        self._waiting.clear()
 
     def finish(self) -> None:
         with self._folder.extend(self._name) as file:
+            self._write_waiting(file)
+            file.seek(0)
             file.write(self._header())
             file.flush()
             os.fsync(file.fileno())
+
+
+_WRITTEN_AT_ONCE = 65_536  # bytes of an array, for opening a file costs as much as writing them
 
 
 def shard_name(first: int) -> str:
