@@ -123,7 +123,7 @@ class Maximization(Results):
 class Statistics(Results):
     """Which samples are meant by those of each class at which concepts are strongest.
 
-    Its arguments and attributes are those of :class:`crp.maximization.Maximization`.
+    Its arguments and attributes are those of :class:`crp.visualization.Maximization`.
 
     Its folder holds ``targets.npy`` and, where layers times classes are at most 1,000,
     ``<layer>/<class>_data.npy`` and so on. ``crp.helper.load_statistics`` answers for any number of classes.
