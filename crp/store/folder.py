@@ -19,6 +19,7 @@ if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINK_ERRORS = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}  # not all file systems say so
 LARGEST_DENSE = 2 ** 30
 DEEPEST_FOLDER = 64
 
@@ -157,6 +158,14 @@ class Folder:
     def rename(self, name: str, folder: Folder, new_name: str) -> None:
         """Move a file, in the place of one that is there, or a folder, where there is none or an empty one."""
         os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=folder.descriptor)
+
+    def rename_if_first(self, name: str, folder: Folder, new_name: str) -> None:
+        """Move a folder, unless another process was first and has put one there that is not empty."""
+        try:
+            self.rename(name, folder, new_name)
+        except OSError as error:
+            if error.errno not in _TAKEN and folder.kind(new_name) != "a folder":
+                raise
 
     def remove(self, name: str) -> None:
         """Remove a file, a link, or a folder with all in it; what is not there, or cannot be removed, is passed by."""

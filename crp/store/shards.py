@@ -102,11 +102,7 @@ class ShardWriter:
         }))
         remove_lock(self._folder)
         self._folder.sync()
-        try:
-            self._shards.rename(self._folder.path.name, self._shards, self.name)
-        except OSError:
-            if self._shards.kind(self.name) != "a folder":  # otherwise another process has committed the same shard
-                raise
+        self._shards.rename_if_first(self._folder.path.name, self._shards, self.name)
         self._shards.sync()
         self._withdraw_if_sealed()
 

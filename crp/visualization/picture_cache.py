@@ -1,7 +1,6 @@
 """Keeps pictures of references on the disk, so that they are made once."""
 from __future__ import annotations
 
-import errno
 import hashlib
 import inspect
 import json
@@ -123,11 +122,7 @@ def _put_in_place(unfinished: Folder, parent: Folder, name: str) -> None:
     """Let a folder with new pictures take the place of the one that has the name."""
     with suppress(FileNotFoundError):  # nothing is there, or another process has just moved it away
         parent.rename(name, unfinished, "old")
-    try:
-        unfinished.rename("new", parent, name)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # otherwise another process has just saved these
-            raise
+    unfinished.rename_if_first("new", parent, name)
 
 
 def _read_while_others_write(folder: Path) -> list | tuple:
