@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -12,6 +13,20 @@ from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.layers import OutputChoice
 
 InitialRelevance: TypeAlias = torch.Tensor | float | Callable[[torch.Tensor], torch.Tensor | float] | None
+
+
+class LayerOutputs(dict[str, torch.Tensor]):
+    """Layer -> its tensor at its last call, in the order of these calls; ``calls`` holds the tensors of every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, layer: str, tensor: torch.Tensor) -> None:
+        """Add a call of a layer."""
+        self.pop(layer, None)
+        self[layer] = tensor
+        self.calls.setdefault(layer, []).append(tensor)
 
 
 class Steps:
@@ -98,6 +113,8 @@ class Steps:
     ) -> None:
         """Send relevance back to the input, where it is left as ``.grad``.
 
+        Through a layer that runs several times, relevance goes at each of its calls.
+
         Parameters
         ----------
         pred : torch.Tensor
@@ -109,20 +126,21 @@ class Steps:
         layer_names : list of str
             Layers of the condition from last to first.
         layer_out : dict
-            Layer -> its tensor.
+            Layer -> its tensor, of its last call where there are several.
         generate : bool, default False
             Keep the graph for another pass.
         """
-        tensor, relevance = pred, grad_mask.to(pred)
+        tensors, relevances = [pred], [grad_mask.to(pred)]
         for layer in layer_names if partial_backward else []:
-            relevance, = torch.autograd.grad(tensor, layer_out[layer], relevance, retain_graph=True, allow_unused=True)
-            tensor = layer_out[layer]
-            if relevance is None:
+            calls = layer_out.calls[layer] if isinstance(layer_out, LayerOutputs) else [layer_out[layer]]
+            arrived = _relevance_at(calls, tensors, relevances)
+            if not arrived:
                 raise ValueError(
                     f"no relevance reaches {layer!r} through the layers before it in the condition {layer_names}. "
                     "exclude_parallel=False lets relevance flow along parallel paths too"
                 )
-        torch.autograd.backward(tensor, relevance, retain_graph=generate)
+            tensors, relevances = [calls[call] for call in arrived], list(arrived.values())
+        torch.autograd.backward(tensors, relevances, retain_graph=generate)
 
     def heatmap_modifier(
         self, data: torch.Tensor, on_device: str | torch.device | None = None
@@ -145,3 +163,25 @@ class Steps:
         if self.heatmap_axis is not None and axis != ():
             heatmap = heatmap.sum(axis)
         return heatmap if on_device is None else heatmap.to(on_device)
+
+
+def _relevance_at(
+    calls: list[torch.Tensor], tensors: list[torch.Tensor], relevances: list[torch.Tensor]
+) -> dict[int, torch.Tensor]:
+    """Call of a layer -> relevance that reaches it from tensors, not through another call: that one hands it on."""
+    arrived: dict[int, torch.Tensor] = {}
+
+    def stop(relevance: torch.Tensor | None, call: int) -> torch.Tensor | None:
+        if relevance is None:
+            return None
+        arrived[call] = relevance
+        return torch.zeros_like(relevance)
+
+    reachable = [call for call, tensor in enumerate(calls) if tensor.requires_grad]
+    handles = [calls[call].register_hook(partial(stop, call=call)) for call in reachable]
+    try:
+        torch.autograd.grad(tensors, [calls[call] for call in reachable], relevances, True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return arrived

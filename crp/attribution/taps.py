@@ -11,6 +11,7 @@ from torch.utils import hooks
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from crp.attribution.sample_rows import LayerRows, SampleRows
+from crp.attribution.steps import LayerOutputs
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.model.callbacks import apply_masks, call_reader
@@ -198,7 +199,7 @@ class LayerTaps:
 
     Attributes
     ----------
-    outputs : dict
+    outputs : LayerOutputs
         Layer -> its tensor, samples first, with autograd history, in the order in which the forward pass met them,
         while attached; for layers that are not held a tensor without data.
     activations, relevances : dict
@@ -218,7 +219,7 @@ class LayerTaps:
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
         self.recorded, self.record_fn = set(recorded), record_fn
         self.from_layers, self.stop, self.codings, self.rows = from_layers, stop, codings or {}, rows or {}
-        self.outputs: dict[str, torch.Tensor] = {}
+        self.outputs = LayerOutputs()
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
         self.masks: dict[str, list[Mask]] = {}
@@ -233,7 +234,7 @@ class LayerTaps:
 
     def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
-        self.outputs.clear()  # they hold their hooks, which hold this
+        self.outputs = LayerOutputs()  # the tensors hold their hooks, which hold this
 
     def record(self, layer: str, tensor: torch.Tensor) -> Any:
         """What is kept of an activation or relevance."""
@@ -261,8 +262,7 @@ class LayerTaps:
 
     def _read(self, layer: str, tensor: torch.Tensor) -> torch.Tensor:
         held = layer in self.held
-        self.outputs.pop(layer, None)
-        self.outputs[layer] = tensor if held else torch.empty_like(tensor, device="meta")
+        self.outputs.add(layer, tensor if held else torch.empty_like(tensor, device="meta"))
         self.activations[layer] = self.record(layer, tensor)
         self.calls[layer] = call = self.calls.get(layer, 0) + 1
         if self.stop and len(self.outputs) == len(self.addresses):
