@@ -1,6 +1,7 @@
 """An audit of relevance: where it is created or lost on its way through a model."""
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SINKS = ("biases", "stabilizers", "parameters", "empty", "softmax")
+EXPLOSION = 1000.
+"""More absolute relevance than this at the input, per 1 at the output, is told."""
 _NAMES = {"empty": "empty sums"}
 
 
@@ -34,8 +37,8 @@ class OperationBalance:
         data, to outputs to which nothing contributes ("empty", such as an empty positive part), to the bias of
         AttnLRP's Taylor expansion of a "softmax", and, where an operation has no rule of its own, to what its linear
         part leaves of it ("remainder: logaddexp").
-    magnitude : float
-        Absolute relevance that arrives, summed over the elements.
+    magnitude, sent_magnitude : float
+        Absolute relevance that arrives, and that is sent to inputs, summed over the elements.
     parameters : str
         Which parameters enter as data.
     """
@@ -49,6 +52,12 @@ class OperationBalance:
     sinks: dict[str, float] = field(default_factory=dict)
     magnitude: float = 0.
     parameters: str = ""
+    sent_magnitude: float = 0.
+
+    @property
+    def place(self) -> str:
+        """The operation, its module and its line, in words."""
+        return " ".join(filter(None, (self.operation, self.module and repr(self.module), self.source)))
 
     @property
     def sunk(self) -> float:
@@ -64,6 +73,11 @@ class OperationBalance:
     def factor(self) -> float:
         """Relevance that leaves, sinks included, over relevance that arrives; NaN if none arrives."""
         return (self.sent + self.sunk) / self.arriving if self.arriving else float("nan")
+
+    def is_fault(self, tolerance: float) -> bool:
+        """Whether relevance is created or lost here, or no longer finite."""
+        bound = max(tolerance * abs(self.arriving), 1e-4 * self.magnitude)
+        return not abs(self.imbalance) <= bound  # NaN is a fault
 
 
 @dataclass(frozen=True)
@@ -82,21 +96,54 @@ class Audit:
         What is unusual in the structure of the model, whether or not relevance is conserved.
     tolerance : float
         How much of the relevance that arrives an operation may create or lose.
+    absolute : float
+        Absolute relevance of the input, summed over its elements: far above the total where large relevance of both
+        signs cancels, as the epsilon rule gives it, and heatmaps are noise.
+    saturated : str
+        In words, where the output is a softmax: relevance stays in it.
     """
 
     total: float
     operations: list[OperationBalance]
     notes: list[str]
     tolerance: float = 0.01
+    absolute: float = float("nan")
+    saturated: str = ""
 
     @property
     def faults(self) -> list[OperationBalance]:
-        """Operations that create or lose relevance, the largest amounts first."""
-        faults = [
-            operation for operation in self.operations
-            if abs(operation.imbalance) > max(self.tolerance * abs(operation.arriving), 1e-4 * operation.magnitude)
-        ]
-        return sorted(faults, key=lambda operation: -abs(operation.imbalance))
+        """Operations that create or lose relevance, the largest amounts first; before all, where it becomes NaN."""
+        def order(operation: OperationBalance) -> tuple[int, float]:
+            if not math.isfinite(operation.magnitude):
+                return 2, 0.
+            return (1, -abs(operation.imbalance)) if math.isfinite(operation.imbalance) else (0, 0.)
+
+        return sorted((o for o in self.operations if o.is_fault(self.tolerance)), key=order)
+
+    @property
+    def not_finite(self) -> str:
+        """Where relevance becomes NaN or infinite, in words; else empty."""
+        for operation in reversed(self.operations):
+            if not math.isfinite(operation.magnitude):
+                return f"relevance is NaN or infinite on its way to {operation.place}"
+            if not math.isfinite(operation.sent_magnitude):
+                return f"relevance becomes NaN or infinite in {operation.place}"
+        return "" if math.isfinite(self.total) else "relevance of the input is NaN or infinite"
+
+    @property
+    def exploding(self) -> str:
+        """Where absolute relevance grows, in words, if there is far more at the input than at the output; else empty.
+
+        NaN counts as :attr:`not_finite` only.
+        """
+        if not self.absolute > EXPLOSION or not self.operations:
+            return ""
+        most = max(self.operations, key=lambda o: o.sent_magnitude / o.magnitude)
+        return (
+            f"relevance of both signs cancels: of 1, {self.absolute:.3g} arrives at the input in absolute numbers; it "
+            f"grows most in {most.place}, {most.sent_magnitude / most.magnitude:.3g}-fold. Rules that keep signs apart, "
+            "as ZPlus in EpsilonPlus, or a larger epsilon prevent that"
+        )
 
     @property
     def sinks(self) -> dict[str, float]:
@@ -126,12 +173,16 @@ class Audit:
     def vanishing(self) -> str:
         """Where relevance stays, in words, if almost none arrives at the input; else empty."""
         sinks = [(abs(amount), name, o) for o in self.operations for name, amount in o.sinks.items()]
-        if abs(self.total) > 1e-6 or not sinks:
+        if not abs(self.total) <= 1e-6 or not sinks:
             return ""
         amount, name, most = max(sinks, key=lambda sink: sink[0])
-        place = " ".join(filter(None, (most.operation, most.module and repr(most.module), most.source)))
         sink = _NAMES.get(name, name)
-        return f"almost no relevance arrives at the input: of 1, {amount:.3g} goes to {sink} in {place}"
+        return f"almost no relevance arrives at the input: of 1, {amount:.3g} goes to {sink} in {most.place}"
+
+    @property
+    def alarms(self) -> list[str]:
+        """Why heatmaps tell little, although each operation may conserve relevance."""
+        return [alarm for alarm in (self.not_finite, self.saturated, self.exploding, self.vanishing) if alarm]
 
     def table(self, most: int = 20) -> str:
         """The largest faults as text.
@@ -162,14 +213,15 @@ class Audit:
             f"{len(faults)} of {len(self.operations)} operations create or lose relevance"
             if faults else f"all {len(self.operations)} operations conserve relevance"
         )
-        return f"Of relevance 1 at the output, {self.total:.5g} arrives at the input; {sinks} ({verdict})."
+        absolute = f" ({self.absolute:.3g} in absolute numbers)"
+        return f"Of relevance 1 at the output, {self.total:.5g} arrives at the input{absolute}; {sinks} ({verdict})."
 
     def __str__(self) -> str:
         hidden = len(self.faults) - 20
         return "\n".join([
             self._summary(), *([self.table()] if self.faults else []),
             *([f"... and {hidden} more"] if hidden > 0 else []),
-            *(f"Note: {note}" for note in filter(None, (self.vanishing, *self.notes))),
+            *(f"Note: {note}" for note in (*self.alarms, *self.notes)),
         ])
 
     __repr__ = __str__

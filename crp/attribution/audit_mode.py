@@ -23,7 +23,7 @@ from crp.rules.operations.mode import OperationMode, rule_of
 from crp.rules.operations.modules import WITH_WEIGHTS
 from crp.rules.operations.places import operation_name, source_line
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, total
-from crp.rules.operations.table import ROUTING
+from crp.rules.operations.table import LOG_SOFTMAX, ROUTING, SOFTMAX
 from crp.rules.replacement import PassThrough, precision
 
 Edge: TypeAlias = tuple[Any, int]
@@ -36,9 +36,14 @@ _RELU = {functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tenso
 
 @dataclass
 class _Measured:
-    """An operation with the sums that its backward pass adds to, in float64, and the sink of what is left."""
+    """An operation with the sums that its backward pass adds to, in float64, and the sink of what is left.
+
+    ``layer`` is the module that it is the whole of, if any.
+    """
 
     balance: OperationBalance
+    function: Callable | None = None
+    layer: str = ""
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     sinks: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     rest: str = ""
@@ -84,7 +89,8 @@ class AuditMode(OperationMode):
         outputs = result if any(carries(leaf) for leaf in flatten_tensors(result)) else args[:1]  # x[0] = y gives None
         name, module = self.modules[-1] if self.modules else ("", None)
         operation = operation_name(function)
-        if module is not None and next(module.children(), None) is None:
+        is_leaf = module is not None and next(module.children(), None) is None
+        if is_leaf:
             operation = f"{type(module).__name__} ({operation})"
         source = source_line()
         known = None if rule is UNKNOWN else rule
@@ -96,6 +102,8 @@ class AuditMode(OperationMode):
             sinks = None if sinks is None else _sinks_of_part(sinks, first)
             outputs = [_whole(first)]
         measured = self._measure(balance, edges, outputs, sinks)
+        if measured is not None:
+            measured.function, measured.layer = function, name if is_leaf else ""
         has_rules = self.rules is not None and function not in WITH_WEIGHTS
         if rule is UNKNOWN:
             self._without_rule[f"{operation} {source or name}".strip()] += 1
@@ -138,7 +146,9 @@ class AuditMode(OperationMode):
         """Measure a module with a rule."""
         balance, module, rule, edges, x = self._running
         sinks = _sinks_of(rule, module, x)
-        self._measure(balance, edges, flatten_tensors(output), sinks)
+        measured = self._measure(balance, edges, flatten_tensors(output), sinks)
+        if measured is not None:
+            measured.layer = balance.module
 
     def _measure(
         self, balance: OperationBalance, edges: set[Edge], outputs: list[Any], sinks: Sinks | None = None
@@ -167,6 +177,7 @@ class AuditMode(OperationMode):
             for place in places:
                 if (relevance := sent[place]) is not None:
                     measured.sums["sent"] += total(relevance)
+                    measured.sums["sent_magnitude"] += total(relevance.abs())
 
         for place, output in places:
             output.register_hook(lambda relevance, place=place: arrive(relevance, place))
@@ -176,19 +187,35 @@ class AuditMode(OperationMode):
 
     # Results
 
-    def audit(self, total: float, start: float, tolerance: float) -> Audit:
+    def audit(self, total: float, absolute: float, start: float, tolerance: float) -> Audit:
         """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input."""
         operations = []
         for measured in self._measured:
             balance, sums = measured.balance, measured.sums
-            for name in ("arriving", "sent", "magnitude"):
+            for name in ("arriving", "sent", "magnitude", "sent_magnitude"):
                 setattr(balance, name, sums[name] / start)
             balance.sinks = {name: amount / start for name, amount in measured.sinks.items()}
             if measured.rest:
                 balance.sinks[measured.rest] = balance.arriving - balance.sent
-            if balance.magnitude > 0:
+            if balance.magnitude != 0:
                 operations.append(balance)
-        return Audit(total / start, operations, list(self._notes()), tolerance)
+        return Audit(
+            total / start, operations, list(self._notes()), tolerance, absolute / start, self._softmax_at_the_end()
+        )
+
+    def _softmax_at_the_end(self) -> str:
+        """If relevance starts from a softmax: how much stays in it, and what to start from instead."""
+        passed = [m for m in self._measured if m.balance.magnitude != 0 and m.function not in ROUTING]
+        if not passed or passed[-1].function not in SOFTMAX | LOG_SOFTMAX:
+            return ""
+        softmax, before = passed[-1], next((m.layer for m in reversed(passed[:-1]) if m.layer), "")
+        lost = 1 - softmax.balance.sent / softmax.balance.arriving if softmax.balance.arriving else 1.
+        layer = f"{softmax.layer}:in" if softmax.layer else before
+        return (
+            f"the output is a {operation_name(softmax.function)} ({softmax.balance.place}): it saturates, and of 1, "
+            f"{lost:.3g} stays in it. Start from what it is computed from"
+            + (f": start_layer={layer!r}, with classes as its concepts" if layer else "")
+        )
 
     def _notes(self) -> Iterator[str]:
         batch_norms = [

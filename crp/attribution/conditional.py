@@ -23,7 +23,7 @@ from crp.attribution.conditions import (
     one_at_the_largest,
     select_rows,
 )
-from crp.attribution.conservation import explanation, is_conserved
+from crp.attribution.conservation import explanation, seems_right
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
 from crp.attribution.sample_finder import SampleFinder
@@ -360,7 +360,8 @@ class CondAttribution(Steps, Successor):
         return self._runner.rounds(data, rounds, [flow] * len(rounds))
 
     def audit(
-        self, data: Inputs, composite: Composite, conditions: list[dict] | None = None, *, tolerance: float = 0.01
+        self, data: Inputs, composite: Composite, conditions: list[dict] | None = None, *, tolerance: float = 0.01,
+        start_layer: str | None = None,
     ) -> Audit:
         """Measure, operation by operation, where relevance is created or lost on its way to the input.
 
@@ -376,6 +377,8 @@ class CondAttribution(Steps, Successor):
             One, or one per sample, with outputs under "y"; by default the largest output of each sample.
         tolerance : float, default 0.01
             How much of the relevance that arrives an operation may create or lose without being called a fault.
+        start_layer : str, optional
+            Relevance starts at this layer, such as the input of a softmax; "y" then names its outputs.
 
         Returns
         -------
@@ -389,7 +392,10 @@ class CondAttribution(Steps, Successor):
         """
         init_rel = 1. if conditions is not None else one_at_the_largest
         conditions = [{}] if conditions is None else conditions
-        conditions, flow = self._check_call(conditions, composite, [], None, None, init_rel, None, False, True, None)
+        conditions, flow = self._check_call(
+            conditions, composite, [], None, start_layer, init_rel, None, False, True, None
+        )
+        flow = replace(flow, measures_start=True)
         if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
             raise ValueError(f"an audit has no masks: conditions name outputs under {self.MODEL_OUTPUT_NAME!r} only")
         audited, of_audited = in_gradient_mode(lambda: self.broadcast(prepare_inputs(data, self.device), conditions))
@@ -482,7 +488,7 @@ class CondAttribution(Steps, Successor):
         self, data: Inputs, conditions: list[dict], flow: Flow, result: AttributionResult
     ) -> None:
         """Warn, once for a composite, if heatmaps hold far more or less relevance than the outputs they start from."""
-        if flow.composite is None or flow.composite in self._audited or is_conserved(self, conditions, flow, result):
+        if flow.composite is None or flow.composite in self._audited or seems_right(self, conditions, flow, result):
             return
         self._audited.add(flow.composite)
         named = all(self.MODEL_OUTPUT_NAME in condition for condition in conditions)

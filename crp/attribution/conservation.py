@@ -1,9 +1,9 @@
-"""Do heatmaps hold the relevance that they started from?"""
+"""Do heatmaps hold the relevance that they started from, and tell something?"""
 from __future__ import annotations
 
 import torch
 
-from crp.attribution.audit import Audit
+from crp.attribution.audit import EXPLOSION, Audit
 from crp.attribution.conditions import layers_of
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.steps import Steps
@@ -13,10 +13,11 @@ from crp.rules.composites import gives_relevance
 _OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
 
 
-def is_conserved(steps: Steps, conditions: list[dict], flow: Flow, result: AttributionResult) -> bool:
-    """Whether heatmaps hold half to twice the relevance of the outputs they start from, or need not.
+def seems_right(steps: Steps, conditions: list[dict], flow: Flow, result: AttributionResult) -> bool:
+    """Whether heatmaps hold half to twice the relevance of the outputs they start from, or need not, and no softmax.
 
-    They need not with masks, with steps of the user's own, from a start layer, or without rules of relevance.
+    They need not with masks, with steps of the user's own, from a start layer, or without rules of relevance. Absolute
+    relevance may not be a thousand times that of the outputs.
 
     Parameters
     ----------
@@ -31,26 +32,49 @@ def is_conserved(steps: Steps, conditions: list[dict], flow: Flow, result: Attri
     own = any(getattr(type(steps), name) is not getattr(Steps, name) for name in _OVERRIDABLE)
     if has_masks or own or flow.start_layer is not None or not flow.heatmap:
         return True
+    return _holds_what_it_started_from(steps, conditions, flow, result) or not gives_relevance(
+        flow.composite, steps.model
+    )
+
+
+def _holds_what_it_started_from(
+    steps: Steps, conditions: list[dict], flow: Flow, result: AttributionResult
+) -> bool:
     named = all(steps.MODEL_OUTPUT_NAME in condition for condition in conditions)
     targets = [condition[steps.MODEL_OUTPUT_NAME] for condition in conditions] if named else []
-    if not result.prediction.any():
+    if not result.prediction.any() or _looks_like_softmax(result.prediction):
         return False
-    start = _sum_of_samples(steps.relevance_init(result.prediction.clone(), targets, flow.init_rel))
-    end = sum(_sum_of_samples(heatmap) for heatmap in list_tensors(result.heatmap))
-    ratio = float((end * start.sign()).sum() / start.abs().sum())
-    is_within = not abs(ratio) < float("inf") or 0.5 <= ratio <= 2
-    return is_within or not gives_relevance(flow.composite, steps.model)
+    relevance = steps.relevance_init(result.prediction.clone(), targets, flow.init_rel)
+    start, started = _sum_of_samples(relevance), float(relevance.abs().sum(dtype=torch.float64))
+    heatmaps = list_tensors(result.heatmap)
+    if sum(float(heatmap.detach().abs().sum(dtype=torch.float64)) for heatmap in heatmaps) > EXPLOSION * started:
+        return False
+    ratio = float((sum(map(_sum_of_samples, heatmaps)) * start.sign()).sum() / start.abs().sum())
+    return not abs(ratio) < float("inf") or 0.5 <= ratio <= 2
+
+
+def _looks_like_softmax(output: torch.Tensor) -> bool:
+    """Whether an output [B, classes] may be probabilities that a softmax gave, or their logarithms."""
+    if output.ndim < 2 or output.shape[1] < 2:
+        return False
+    low, high = float(output.min()), float(output.max())
+    if not (0 <= low and high <= 1) and not high <= 0:
+        return False
+    sums = (output if low >= 0 else output.double().exp()).sum(1)
+    return bool((sums - 1).abs().max() < 1e-2)
 
 
 def explanation(audit: Audit, functional: bool | str) -> str:
-    """What to tell of an audit that found relevance to be created, lost, or to end before the input; else empty."""
+    """What to tell of an audit that found relevance to be created, lost, or to tell little; else empty."""
+    alarm = next(iter(audit.alarms), "")
     if 0.5 <= audit.accounted <= 2:
-        return audit.vanishing and f"heatmaps show nothing: {audit.vanishing}"
+        return alarm and f"heatmaps show {'nothing' if audit.vanishing else 'little'}: {alarm}"
     return (
         f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
         f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "
         "where the rest is created or lost"
         + ("" if functional else "; functional=True gives rules to functional operations")
+        + (f". {alarm[0].upper()}{alarm[1:]}" if alarm else "")
     )
 
 

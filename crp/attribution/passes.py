@@ -83,6 +83,8 @@ class Flow:
     functional: bool | str
     freeze: bool
     finder: SampleFinder
+    measures_start: bool = False
+    """Whether "y" names outputs of the start layer, instead of being ignored, and relevance passes that layer too."""
 
     def recording_conditions(self, conditions: Iterable[Mapping], output_name: str) -> Flow:
         """The same flow with the layers of conditions and the start layer recorded too, where whole tensors are."""
@@ -168,7 +170,7 @@ def _forward_pass(
         mode = mode_type(model, operation_rules)
         stack.callback(mode.temporary.remove)
         is_seen = operation_rules is not None or mode_type is not OperationMode
-        stop = flow.start_layer is not None and end in rules.read_once
+        stop = flow.start_layer is not None and end in rules.read_once and not flow.measures_start
         taps = stack.enter_context(LayerTaps(
             model, layers if flow.record_fn is None else held, () if flow.record_fn is None else flow.record_layer,
             flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(concepts), rows=rows,
@@ -201,8 +203,8 @@ def _forward_pass(
                 "them; numbers that the model computes with are given as real numbers"
             )
         if flow.start_layer is not None:
-            start = taps.outputs[flow.start_layer]
-        else:
+            start = (taps.handed_on if flow.measures_start else taps.outputs)[flow.start_layer]
+        if flow.start_layer is None or flow.measures_start:
             check_targets(conditions, output_name, start.shape)
         if flow.heatmap and not start.requires_grad:
             raise ValueError(f"the {'start layer' if flow.start_layer else 'output'} does not depend on the data")
@@ -280,7 +282,7 @@ class ForwardPass:
         is_whole = len(rows) == count_samples(self.leaves.data)
         active = prediction if is_whole else prediction[rows]
         targets = None
-        if flow.start_layer is None:
+        if flow.start_layer is None or flow.measures_start:
             targets = [condition.get(self.steps.MODEL_OUTPUT_NAME) for condition in chosen.values()]
             targets = [] if all(target is None for target in targets) else targets
         init_rel = select_rows(flow.init_rel, rows, count)

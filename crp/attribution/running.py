@@ -18,6 +18,7 @@ from crp.model.inputs import Inputs, list_tensors, map_tensors
 from crp.model.rows import is_shared
 from crp.rules.attach import ExclusiveUse, run_exclusively
 from crp.rules.model_rules import ModelRules
+from crp.rules.operations.rule import total
 from crp.rules.restoring import run_undone, undoing
 
 Result = TypeVar("Result")
@@ -72,12 +73,12 @@ class Runner:
             rows = list(range(len(conditions)))
             with forward_pass(self.steps, self.rules, data, conditions, flow, mode_type=AuditMode) as forward:
                 mode = cast(AuditMode, forward.mode)
-                forward.start.register_hook(lambda relevance: started.append(float(relevance.sum(dtype=torch.float64))))
+                forward.start.register_hook(lambda relevance: started.append(total(relevance)))
                 forward.backward(conditions, rows, flow)
                 start = sum(started)
-                gradients = [tensor.grad for tensor in forward.leaves.tensors]
-                total = sum(float(gradient.sum(dtype=torch.float64)) for gradient in gradients if gradient is not None)
-                return mode.audit(total, start, tolerance)
+                gradients = [tensor.grad for tensor in forward.leaves.tensors if tensor.grad is not None]
+                arrived, absolute = sum(map(total, gradients)), sum(total(gradient.abs()) for gradient in gradients)
+                return mode.audit(arrived, absolute, start, tolerance)
 
         return run_exclusively(self.steps.model, lambda: self._with_rules_that_fit(run, flow))
 

@@ -202,6 +202,8 @@ class LayerTaps:
     outputs : LayerOutputs
         Layer -> its tensor, samples first, with autograd history, in the order in which the forward pass met them,
         while attached; for layers that are not held a tensor without data.
+    handed_on : dict
+        Layer -> the tensor that the model went on with at its last call.
     activations, relevances : dict
         Layer -> what arrived there in the forward and the last backward pass, before masking; what ``record_fn`` read.
     masks, masked_rows : dict
@@ -219,7 +221,7 @@ class LayerTaps:
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
         self.recorded, self.record_fn = set(recorded), record_fn
         self.from_layers, self.stop, self.codings, self.rows = from_layers, stop, codings or {}, rows or {}
-        self.outputs = LayerOutputs()
+        self.outputs, self.handed_on = LayerOutputs(), dict[str, torch.Tensor]()
         self.activations: dict[str, Any] = {}
         self.relevances: dict[str, Any] = {}
         self.masks: dict[str, list[Mask]] = {}
@@ -234,7 +236,7 @@ class LayerTaps:
 
     def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
-        self.outputs = LayerOutputs()  # the tensors hold their hooks, which hold this
+        self.outputs, self.handed_on = LayerOutputs(), {}  # the tensors hold their hooks, which hold this
 
     def record(self, layer: str, tensor: torch.Tensor) -> Any:
         """What is kept of an activation or relevance."""
@@ -267,7 +269,8 @@ class LayerTaps:
         self.calls[layer] = call = self.calls.get(layer, 0) + 1
         if self.stop and len(self.outputs) == len(self.addresses):
             raise ForwardStopped
-        return tap(tensor, lambda relevance: self.receive(layer, relevance, call), copy=held)
+        self.handed_on[layer] = tap(tensor, lambda relevance: self.receive(layer, relevance, call), copy=held)
+        return self.handed_on[layer]
 
     def receive(self, layer: str, relevance: torch.Tensor, call: int | None = None) -> torch.Tensor:
         """Record the relevance that arrives at a layer, if at its last call, and mask it."""

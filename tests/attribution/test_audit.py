@@ -12,6 +12,7 @@ from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, Z
 from zennit.torchvision import ResNetCanonizer
 
 from crp.attribution import CondAttribution
+from crp.composites import LanguageModel
 
 RULES = [Epsilon(.1), ZPlus(.1), AlphaBeta(3, 2, .1), Gamma(.5, .1), ZBox(-1., 2., .1), WSquare(.1), Flat(.1)]
 
@@ -357,3 +358,88 @@ def test_a_network_whose_output_or_relevance_vanishes_is_said_to(model, place):
         assert not attribution(x, [{"y": [1]}], EpsilonPlus()).heatmap.any()
     nn.init.constant_(model[0].weight, 1.)
     assert attribution.audit(x, EpsilonPlus()).vanishing == ""
+
+
+def cancelling(blocks, gap):
+    """Linear layers in pairs: [1, 1] -> [gap, gap] -> [1, 1], where large summands of both signs cancel."""
+    layers = []
+    for _ in range(blocks):
+        narrow, wide = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        narrow.weight.data = torch.tensor([[1., -1 + gap], [-1 + gap, 1.]])
+        wide.weight.data = torch.eye(2) / gap
+        layers += [narrow, wide]
+    return nn.Sequential(*layers).eval()
+
+
+def test_the_operation_at_which_relevance_becomes_infinite_is_the_first_fault():
+    attribution = CondAttribution(cancelling(14, 1e-4), heatmap_axis=None)
+    audit = attribution.audit(torch.ones(1, 2), LanguageModel())
+    with pytest.raises(FloatingPointError, match="in the rule of") as error:
+        attribution(torch.ones(1, 2), [{"y": [0]}], LanguageModel())
+    assert repr(audit.faults[0].module) in str(error.value)
+    assert f"relevance becomes NaN or infinite in Linear {audit.faults[0].module!r}" in str(audit)
+    assert "conserve relevance)" not in str(audit) and not audit.vanishing
+
+
+def test_absolute_relevance_is_measured_and_its_explosion_told():
+    model, x = cancelling(3, 1e-2), torch.ones(1, 2)
+    attribution = CondAttribution(model, heatmap_axis=None)
+    with pytest.warns(UserWarning, match="heatmaps show little: relevance of both signs cancels"):
+        heatmap = attribution(x, [{"y": [0]}], LanguageModel(), init_rel=1).heatmap
+    audit = attribution.audit(x, LanguageModel(), [{"y": [0]}])
+    assert audit.absolute == pytest.approx(heatmap.abs().sum().item()) and audit.absolute > 1e6
+    assert audit.total == pytest.approx(1, abs=1e-2) and not audit.faults
+    largest = max(audit.operations, key=lambda o: o.sent_magnitude / o.magnitude)
+    assert largest.sent_magnitude / largest.magnitude == pytest.approx(199, rel=.01)
+    assert f"grows most in Linear {largest.module!r}, 199-fold" in str(audit)
+    few = attribution.audit(torch.tensor([[1., 0.]]), LanguageModel())
+    assert few.absolute < 1000 and not few.exploding
+
+
+class Ending(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.first, self.head, self.end = nn.Linear(5, 6), nn.Linear(6, 3), end
+
+    def forward(self, x):
+        return self.end(30 * self.head(self.first(x).relu()))
+
+
+@pytest.mark.parametrize("end, hint", [
+    (nn.Softmax(1), "start_layer='end:in'"), (nn.LogSoftmax(1), "start_layer='end:in'"),
+    (lambda z: functional.softmax(z, -1), "start_layer='head'"), (lambda z: z.log_softmax(1), "start_layer='head'"),
+    (lambda z: z.softmax(1)[:, :2].contiguous(), "start_layer='head'"),
+], ids=["Softmax", "LogSoftmax", "softmax", "log_softmax", "softmax, then a view"])
+@pytest.mark.parametrize("functional_rules", [True, False])
+def test_a_softmax_at_the_end_is_told(end, hint, functional_rules):
+    torch.manual_seed(0)
+    x = torch.rand(4, 5)
+    attribution = CondAttribution(Ending(end).eval(), heatmap_axis=None, functional=functional_rules)
+    audit = attribution.audit(x, EpsilonPlus())
+    assert "the output is a " in audit.saturated and hint in str(audit)
+    if not isinstance(end, type(lambda: 0)) or "contiguous" not in end.__code__.co_names:
+        with pytest.warns(UserWarning, match=hint):
+            attribution(x, [{"y": [0]}], EpsilonPlus())
+
+
+@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.ReLU(), lambda z: z.softmax(1) @ torch.rand(3, 3)])
+def test_what_is_no_softmax_is_not_called_so(end):
+    audit = CondAttribution(Ending(end).eval(), heatmap_axis=None).audit(torch.rand(4, 5), EpsilonPlus())
+    assert not audit.saturated
+
+
+@pytest.mark.parametrize("conditions, outputs", [(None, None), ([{"y": [2]}], 2)])
+def test_an_audit_from_a_layer_starts_at_its_outputs(conditions, outputs):
+    torch.manual_seed(0)
+    x, model = torch.rand(4, 5), Ending(nn.Softmax(1)).eval()
+    attribution, logits = CondAttribution(model, heatmap_axis=None), CondAttribution(
+        nn.Sequential(model.first, nn.ReLU(), model.head).eval(), heatmap_axis=None
+    )
+    audit = attribution.audit(x, EpsilonPlus(), conditions, start_layer="head")
+    expected = logits.audit(x, EpsilonPlus(), conditions)
+    assert audit.total == pytest.approx(expected.total) and audit.sinks == pytest.approx(expected.sinks)
+    assert not audit.saturated and len(audit.operations) == len(expected.operations)
+    with pytest.raises(ValueError, match="no layer 'heat'; did you mean 'head'"):
+        attribution.audit(x, EpsilonPlus(), start_layer="heat")
+    with pytest.raises(IndexError, match="target 7 is out of range"):
+        attribution.audit(x, EpsilonPlus(), [{"y": [7]}], start_layer="head")

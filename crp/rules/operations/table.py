@@ -23,7 +23,7 @@ from crp.rules.operations.rule import OperationRule, is_constant_factor
 from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, sum_rule
 from crp.rules.padding import inside_of_padding
 
-SOFTMAX = named("softmax", "_softmax", "_safe_softmax")
+SOFTMAX, LOG_SOFTMAX = named("softmax", "_softmax", "_safe_softmax"), named("log_softmax")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
 _POWERS = named("pow", "__pow__")
 _SHAPED_LIKE_ANOTHER = named("expand_as", "view_as", "reshape_as", "type_as")
@@ -46,7 +46,7 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
     **dict.fromkeys(named("__rdiv__", "__rtruediv__", "pow", "float_power", "__pow__", "__rpow__"), power_rule),
     **dict.fromkeys(named("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"), matrix_product_rule),
     **dict.fromkeys(SOFTMAX, softmax_rule),
-    **dict.fromkeys(named("log_softmax"), log_softmax_rule),
+    **dict.fromkeys(LOG_SOFTMAX, log_softmax_rule),
     **dict.fromkeys(named("layer_norm"), layer_norm_rule),
     **dict.fromkeys(named("rms_norm"), rms_norm_rule),
     **dict.fromkeys(named("group_norm"), group_norm_rule),
