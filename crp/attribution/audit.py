@@ -141,8 +141,8 @@ class Audit:
         most = max(self.operations, key=lambda o: o.sent_magnitude / o.magnitude)
         return (
             f"relevance of both signs cancels: of 1, {self.absolute:.3g} arrives at the input in absolute numbers; it "
-            f"grows most in {most.place}, {most.sent_magnitude / most.magnitude:.3g}-fold. Rules that keep signs apart, "
-            "as ZPlus in EpsilonPlus, or a larger epsilon prevent that"
+            f"grows most in {most.place}, {most.sent_magnitude / most.magnitude:.3g}-fold. Rules that keep signs "
+            "apart, as ZPlus in EpsilonPlus, or a larger epsilon prevent that"
         )
 
     @property

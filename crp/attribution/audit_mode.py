@@ -206,13 +206,14 @@ class AuditMode(OperationMode):
     def _softmax_at_the_end(self) -> str:
         """If relevance starts from a softmax: how much stays in it, and what to start from instead."""
         passed = [m for m in self._measured if m.balance.magnitude != 0 and m.function not in ROUTING]
-        if not passed or passed[-1].function not in SOFTMAX | LOG_SOFTMAX:
+        function = passed[-1].function if passed else None
+        if function is None or function not in SOFTMAX | LOG_SOFTMAX:
             return ""
         softmax, before = passed[-1], next((m.layer for m in reversed(passed[:-1]) if m.layer), "")
         lost = 1 - softmax.balance.sent / softmax.balance.arriving if softmax.balance.arriving else 1.
         layer = f"{softmax.layer}:in" if softmax.layer else before
         return (
-            f"the output is a {operation_name(softmax.function)} ({softmax.balance.place}): it saturates, and of 1, "
+            f"the output is a {operation_name(function)} ({softmax.balance.place}): it saturates, and of 1, "
             f"{lost:.3g} stays in it. Start from what it is computed from"
             + (f": start_layer={layer!r}, with classes as its concepts" if layer else "")
         )

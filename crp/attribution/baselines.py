@@ -14,6 +14,7 @@ from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_conditions, check_targets, layers_of
 from crp.model.inputs import Inputs, call_model, gradient_mode, list_tensors, map_tensors, prepare_inputs
 from crp.model.layers import select_output
+from crp.model.training import modules_in_training
 from crp.rules.attach import check_nothing_registered, freeze_parameters
 from crp.rules.restoring import TensorState, in_gradient_mode, run_undone
 
@@ -178,8 +179,8 @@ class _Call:
         conditions = check_conditions(conditions, name, y_needed=True)
         if any(layers_of(condition, name) for condition in conditions):
             raise ValueError(f"this method has no masks: conditions name outputs under {name!r} only")
-        if attribution.model.training:
-            warnings.warn("the model is in train mode: call model.eval()", stacklevel=4)
+        if modules_in_training(attribution.model):
+            warnings.warn("modules are in train mode: call model.eval()", stacklevel=4)
         self.attribution = attribution
         self.data, conditions = in_gradient_mode(lambda: self._prepared(data, conditions))
         self.inputs = tuple(_floating(self.data))

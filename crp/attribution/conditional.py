@@ -23,7 +23,7 @@ from crp.attribution.conditions import (
     one_at_the_largest,
     select_rows,
 )
-from crp.attribution.conservation import explanation, seems_right
+from crp.attribution.conservation import explanation, seems_right, sum_over_features
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
 from crp.attribution.sample_finder import SampleFinder
@@ -42,6 +42,7 @@ from crp.model.inputs import (
 from crp.model.layers import OutputChoice, as_layer_list, module_order
 from crp.model.rows import share_rows
 from crp.model.successors import Successor
+from crp.model.training import modules_in_training
 from crp.rules.attach import check_not_in_use, check_supported, is_in_use
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.choice import ATTENTION
@@ -236,9 +237,18 @@ class CondAttribution(Steps, Successor):
             )
         if record_conditions:
             flow = flow.recording_conditions(broadcast_conditions, self.MODEL_OUTPUT_NAME)
-        result, gradients = self._runner.attribute(broadcast_data, broadcast_conditions, flow)
+        try:
+            result, gradients = self._runner.attribute(broadcast_data, broadcast_conditions, flow)
+        except Exception as error:  # whatever the model raises
+            fault = self._runner.misplaced_batch_axis(data, error)
+            if fault:
+                raise ValueError(f"{fault} ({type(error).__name__}: {error})") from error
+            raise
         if not result.is_finite():
             raise FloatingPointError(self._runner.explain_not_finite(broadcast_data, broadcast_conditions, flow))
+        summed = sum_over_features(self, broadcast_data) if heatmap else ""
+        if summed:
+            warnings.warn(summed, stacklevel=2)
         leave_gradients(data, broadcast_data, gradients, overwrite=self.overwrite_data_grad)
         self._warn_if_not_conserved(broadcast_data, broadcast_conditions, flow, result)
         return result
@@ -466,10 +476,11 @@ class CondAttribution(Steps, Successor):
             conditions, self.MODEL_OUTPUT_NAME, y_needed=start_layer is None and init_rel is None
         )
         self._rules.check_free(composite)
-        if self.model.training:
+        training = modules_in_training(self.model)
+        if training:
             warnings.warn(
-                "the model is in train mode: dropout and batch statistics disturb relevance; call model.eval()",
-                stacklevel=3,
+                f"modules are in train mode, such as {training[0] or type(self.model).__name__!r}: dropout and batch "
+                "statistics disturb relevance; call model.eval()", stacklevel=3,
             )
         return conditions, Flow(
             composite, as_layer_list(record_layer), mask_map, start_layer, init_rel, on_device, exclude_parallel,

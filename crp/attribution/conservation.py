@@ -7,7 +7,7 @@ from crp.attribution.audit import EXPLOSION, Audit
 from crp.attribution.conditions import layers_of
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.steps import Steps
-from crp.model.inputs import list_tensors
+from crp.model.inputs import Inputs, list_tensors
 from crp.rules.composites import gives_relevance
 
 _OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
@@ -75,6 +75,20 @@ def explanation(audit: Audit, functional: bool | str) -> str:
         "where the rest is created or lost"
         + ("" if functional else "; functional=True gives rules to functional operations")
         + (f". {alarm[0].upper()}{alarm[1:]}" if alarm else "")
+    )
+
+
+def sum_over_features(steps: Steps, data: Inputs) -> str:
+    """In words, where heatmaps of data [B, features] sum over these because of the default axis; else empty."""
+    if steps.heatmap_axis != 1 or type(steps).heatmap_modifier is not Steps.heatmap_modifier:
+        return ""
+    shapes = [list(tensor.shape) for tensor in list_tensors(data) if tensor.is_floating_point()]
+    features = [shape for shape in shapes if len(shape) == 2 and shape[1] > 1]
+    if not features:
+        return ""
+    return (
+        f"a heatmap of data {features[0]} sums over its only axis, so one number is left of each sample; "
+        "CondAttribution(model, heatmap_axis=None) keeps the features"
     )
 
 

@@ -188,6 +188,12 @@ def _forward_pass(
                 start = select_output(output, steps.output, output_name)
             except ForwardStopped:
                 pass  # the start layer takes the place of the output
+        samples = count_samples(data)
+        if flow.start_layer is None and start.shape[:1] != (samples,):
+            raise ValueError(
+                f"the output has the shape {tuple(start.shape)}, but there are {samples} samples: the first axis of "
+                "data and of the output holds them. One sample without batch axis is data[None]"
+            )
         if flow.start_layer is None and start.is_complex():
             raise ValueError("the output is complex: CondAttribution(model, output=torch.real), or another function of "
                              "it, gives the numbers that relevance starts from")

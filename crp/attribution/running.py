@@ -1,6 +1,7 @@
 """Attribution of prepared rows: group by group in passes of their own, or round by round after one forward pass."""
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,12 +15,13 @@ from crp.attribution.conditions import group_rows, merge_rows, restoring_order, 
 from crp.attribution.passes import AttributionResult, Flow, ForwardPass, forward_pass
 from crp.attribution.steps import Steps
 from crp.attribution.taps import FiniteWatch
-from crp.model.inputs import Inputs, list_tensors, map_tensors
+from crp.model.inputs import Inputs, call_model, device_of, list_tensors, map_tensors
 from crp.model.rows import is_shared
+from crp.model.shapes import misplaced_batch_axis
 from crp.rules.attach import ExclusiveUse, run_exclusively
 from crp.rules.model_rules import ModelRules
 from crp.rules.operations.rule import total
-from crp.rules.restoring import run_undone, undoing
+from crp.rules.restoring import TensorState, run_undone, undoing
 
 Result = TypeVar("Result")
 
@@ -81,6 +83,15 @@ class Runner:
                 return mode.audit(arrived, absolute, start, tolerance)
 
         return run_exclusively(self.steps.model, lambda: self._with_rules_that_fit(run, flow))
+
+    def misplaced_batch_axis(self, data: Inputs, error: Exception) -> str:
+        """Whether an error came because data lack a batch axis, or have one too many, in words; else empty."""
+        frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+        if call_model.__code__ not in frames or self.rules.are_kept:
+            return ""
+        model, device = self.steps.model, device_of(self.steps.model)
+        data = map_tensors(lambda tensor: tensor.detach().to(device), data)
+        return run_exclusively(model, lambda: misplaced_batch_axis(model, data), TensorState(model).restore)
 
     def explain_not_finite(self, data: Inputs, conditions: list[dict], flow: Flow) -> str:
         """Repeat a pass and name the module where values cease to be finite."""

@@ -3,6 +3,8 @@
 ``layers``   addresses of layers (``name``, ``name:in``, ``name:1``) and the tensors in what a module takes and returns
 ``inputs``   what a model is called with: tensors, tuples, dicts, token ids
 ``samples``  the items of a dataset as inputs of a model
+``shapes``   what is wrong with the shape of data that a model cannot be run on
+``training`` modules that do something else in training
 ``rows``     batches whose rows are one and the same memory
 ``successors``    classes in the place of zennit-crp's
 ``installation``  whether zennit-crp's files lie among these

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs_of_any_kind import LAST, gradient, kept, select
 from torch import nn
-from zennit.composites import EpsilonPlusFlat
+from zennit.composites import EpsilonPlus, EpsilonPlusFlat
 
 from crp.attribution import CondAttribution
 
@@ -278,3 +278,58 @@ def test_an_input_with_one_number_per_sample_keeps_its_heatmap():
     x, scale = torch.rand(2, 3), torch.rand(2)
     heatmaps = CondAttribution(Scaled())((x, scale), [{"y": [1]}]).heatmap
     torch.testing.assert_close(heatmaps[1], x[:, 1] ** 2 * scale)
+
+
+def flat_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+
+
+def test_a_missing_batch_axis_is_named(model_state):
+    model = flat_net()
+    before = model_state(model)
+    with pytest.raises(ValueError, match=r"batch axis is missing.*\(3, 8, 8\).*data\[None\]"):
+        CondAttribution(model)(torch.rand(3, 8, 8), [{"y": [0]}], EpsilonPlus())
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0), nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match=r"output has the shape \(2,\), but there are 3 samples"):
+        CondAttribution(pooled)(torch.rand(3, 8, 8), [{"y": [0]}], EpsilonPlus())
+    assert model_state(model) == before
+
+
+def test_an_axis_too_many_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(5 * 4, 2)).eval()
+    tokens = torch.randint(9, (2, 5))
+
+    class Checked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, input_ids):
+            batch, length = input_ids.shape
+            return self.net(input_ids)
+
+    with pytest.raises(ValueError, match=r"axis of length 1 too many in data of the shape \(2, 1, 5\)"):
+        CondAttribution(Checked().eval())({"input_ids": tokens[:, None]}, [{"y": [0]}], EpsilonPlus())
+
+
+def test_another_fault_of_the_shape_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        CondAttribution(flat_net())(torch.rand(2, 3, 9, 9), [{"y": [0]}], EpsilonPlus())
+
+
+def test_a_sum_over_the_only_axis_is_told():
+    model, x = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.rand(5, 20)
+    with pytest.warns(UserWarning, match=r"data \[5, 20\] sums over its only axis.*heatmap_axis=None"):
+        assert CondAttribution(model)(x, [{"y": [0]}], EpsilonPlus()).heatmap.shape == (5,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_heatmaps_are_not_told_to_be_sums():
+    model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.rand(5, 20)
+    assert CondAttribution(model, heatmap_axis=None)(x, [{"y": [0]}], EpsilonPlus()).heatmap.shape == (5, 20)
+    CondAttribution(model)(x, [{"y": [0]}], EpsilonPlus(), heatmap=False, record_layer=["0"])
+    tokens = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 2)).eval()
+    CondAttribution(tokens)(torch.randint(9, (2, 5)), [{"y": [0]}], EpsilonPlus())

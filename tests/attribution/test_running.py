@@ -245,14 +245,28 @@ def test_nothing_stays_on_the_model_after_an_abandoned_generate(how, verbose, mo
 
 
 def test_train_mode_warns_at_the_line_of_the_caller():
-    net = conv_net().train()
+    net = nn.Sequential(conv_net(), nn.Dropout()).train()
     with pytest.warns(UserWarning, match="train mode") as caught:
         CondAttribution(net)(images(), [{"y": [0]}])
     assert caught[0].filename == __file__
 
 
-def test_eval_mode_does_not_warn(recwarn):
+class AsksByItself(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, training=self.training)
+
+
+@pytest.mark.parametrize("module", [AsksByItself(), nn.Dropout(), nn.RReLU()])
+def test_every_module_whose_code_asks_for_train_mode_warns(module):
+    net = nn.Sequential(conv_net(), module).eval()
+    module.train()
+    with pytest.warns(UserWarning, match="in train mode, such as '1'"):
+        CondAttribution(net)(images(), [{"y": [0]}])
+
+
+def test_eval_mode_and_modules_that_do_not_ask_for_it_do_not_warn(recwarn):
     CondAttribution(conv_net())(images(), [{"y": [0]}], EpsilonPlusFlat())
+    CondAttribution(nn.Sequential(conv_net().eval()))(images(), [{"y": [0]}], EpsilonPlusFlat())
     assert not [warning for warning in recwarn if "train mode" in str(warning.message)]
 
 
