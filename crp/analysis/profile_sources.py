@@ -14,11 +14,12 @@ from zennit.core import Composite
 
 from crp.analysis.arrays import as_array
 from crp.attribution.conditional import CondAttribution
-from crp.attribution.conditions import one_at_the_largest
+from crp.attribution.conditions import one_at_the_largest, value_of_the_largest
 from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
 from crp.model.inputs import Inputs
-from crp.model.samples import iterate_items, join_samples, list_targets, split_item, with_batch_axis
+from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis
+from crp.model.targets import list_targets
 from crp.rules.attach import check_nothing_registered
 from crp.store.folder import opened
 from crp.store.foreign import mapped_array, parts_within
@@ -181,7 +182,7 @@ def batches_of_model(
         """Activations, with relevance or gradients, of the largest output or the given one."""
         is_relevance = kind == "relevance"
         conditions: list[dict] = [{}] * len(samples)
-        init_rel: InitialRelevance = _largest_output if is_relevance else one_at_the_largest
+        init_rel: InitialRelevance = value_of_the_largest if is_relevance else one_at_the_largest
         if targets is not None:
             conditions = [{name: [int(targets[i])]} for i in samples]
             init_rel = None if is_relevance else 1.
@@ -215,10 +216,7 @@ def _single_targets(pairs: list[tuple[Any, Any]], groups: Any) -> list[int] | No
     if "target" not in _strings(groups):
         return None
     found = [list_targets(target) for _, target in pairs]
-    if any(len(targets) != 1 for targets in found):
-        raise ValueError("a sample has several targets: give one group per sample with groups=[...]")
+    if any(len(targets) != 1 or targets[0] < 0 for targets in found):
+        raise ValueError("a sample has no single class as target: give one group per sample with groups=[...]")
     return [targets[0] for targets in found]
 
-
-def _largest_output(output: torch.Tensor) -> torch.Tensor:
-    return output * one_at_the_largest(output)

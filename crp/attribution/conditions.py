@@ -149,6 +149,11 @@ def one_at_the_largest(output: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(flat).scatter_(1, flat.argmax(1, keepdim=True), 1).view(output.shape)
 
 
+def value_of_the_largest(output: torch.Tensor) -> torch.Tensor:
+    """Relevance to start with: the largest entry of each row of an output [B, ...], 0 elsewhere."""
+    return output * one_at_the_largest(output)
+
+
 def concepts_of(mask_map: Any, layers: Iterable[str]) -> dict[str, Any]:
     """The concepts of a ``mask_map``, by layer; or its functions, where those belong to none."""
     mask_map = _from_pairs(mask_map)

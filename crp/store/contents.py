@@ -23,7 +23,7 @@ def check_rows(rows: np.ndarray, record: ShardRecord, quantity: str, path: str |
     ):
         raise StoreError(f"{path} is damaged: its rows of {quantity} are not those of samples {record.first} to "
                          f"{record.stop - 1}, in order")
-    if targets.min(initial=0) < (0 if quantity == "relevance" else -1):
+    if targets.min(initial=0) < -1:
         raise StoreError(f"{path} is damaged: target out of range")
 
 
@@ -38,7 +38,7 @@ def check_table(table: np.ndarray, rows: int, first: int, stop: int, path: str |
 
 def check_classes(classes: np.ndarray, counts: np.ndarray, path: str | Path) -> None:
     """Raise a StoreError if classes are not in order, or not as many as there are counts of their samples."""
-    if len(classes) != len(counts) or not _ascend(classes, strictly=True) or classes.min(initial=0) < 0:
+    if len(classes) != len(counts) or not _ascend(classes, strictly=True) or classes.min(initial=0) < -1:
         raise StoreError(f"{path} is damaged: its classes are not in order, or not as many as counts")
     if counts.min(initial=1) < 1:
         raise StoreError(f"{path} is damaged: a class has no samples")

@@ -130,6 +130,8 @@ class AttributionEntry(_Description):
     no_param_grad: bool
     attributes: Sha256
     code: Sha256
+    start_layer: Name | None = None
+    y: Sha256 | None = None
 
 
 class DatasetEntry(_Description):
@@ -138,6 +140,7 @@ class DatasetEntry(_Description):
     length: Count
     samples: Sha256 | None
     targets: Sha256 | None
+    positions: Sha256 | None = None
 
 
 class CompositeEntry(_Description):

@@ -13,14 +13,18 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_targets
-from crp.concepts import Concept
+from crp.concepts import Concept, Reading
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.layers import flatten_tensors
+from crp.model.positions import PositionMask, counting_positions
 from crp.model.samples import SampleError, describe_error, is_death_of_reader
+from crp.model.targets import Start
 from crp.store.files import QUANTITIES, ROW_DTYPE, stored_statistics
 from crp.store.layout import columns_of
 from crp.store.schema import LayerEntry
 from crp.store.shards import ShardWriter
+from crp.sweeps.padding import axes_of_positions, read_where_it_counts
+from crp.sweeps.starts import Starts, predicted_classes, runs_of_one_kind
 
 
 @dataclass
@@ -57,7 +61,7 @@ class BatchPass:
     composite : zennit.core.Composite
     batch_size : int
         How many rows go together.
-    max_target, on_device, dtype, on_error
+    max_target, on_device, dtype, on_error, starts, position_mask, among_counting
         As for :class:`crp.sweeps.Sweep`.
 
     Attributes
@@ -66,15 +70,21 @@ class BatchPass:
         One sample that the model could be run on before, which tells faults of samples from others.
     output_shape : torch.Size or None
         What the model gave for it.
+    axes : dict
+        Layer -> the axes of its tensor with the positions that ``position_mask`` tells of.
     """
 
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, batch_size: int,
-        max_target: str, on_device: str | torch.device | None, dtype: str, on_error: str,
+        max_target: str, on_device: str | torch.device | None, dtype: str, on_error: str, starts: Starts,
+        position_mask: PositionMask, among_counting: bool,
     ):
         self.attribution, self.concepts, self.composite = attribution, concepts, composite
         self.batch_size, self.max_target, self.on_device, self.dtype = batch_size, max_target, on_device, dtype
-        self.on_error = on_error
+        self.on_error, self.starts = on_error, starts
+        self.position_mask, self.among_counting = position_mask, among_counting
+        self.axes: dict[str, tuple[int, ...]] = {}
+        self._counts: torch.Tensor | None = None
         self.proven: Batch | None = None
         self.output_shape: torch.Size | None = None
 
@@ -91,13 +101,14 @@ class BatchPass:
         SampleError
             For such a sample, otherwise.
         """
-        places = np.repeat(np.arange(len(batch.samples)), [max(len(targets), 1) for targets in batch.targets])
-        targets = np.array([target for targets in batch.targets for target in targets or [-1]])
+        targets_of = [self.starts.targets(classes) or [Start.NOTHING] for classes in batch.targets]
+        places = np.repeat(np.arange(len(batch.samples)), [len(targets) for targets in targets_of])
+        targets = np.array([target for targets in targets_of for target in targets], int)
         first = 0
         if writer is not None:
             places, targets = self._without(self._lacking_targets(batch), batch, places, targets, 0, writer)
         while first < len(places):
-            rows = self.batch_size if writer is None else writer.rows_at_once
+            rows = min(self.batch_size if writer is None else writer.rows_at_once, runs_of_one_kind(targets[first:]))
             part = slice(first, first + rows)
             is_whole = places.tolist() == list(range(len(batch.samples))) and len(places) <= rows
             data = batch.data if is_whole else map_tensors(lambda tensor: tensor[places[part]], batch.data)
@@ -120,12 +131,21 @@ class BatchPass:
                 writer.halve_rows(len(places[part]), batch.samples[places[first]])
                 _release_memory()
 
-    def _attribute(self, data: Any, targets: Iterable[int], writer: ShardWriter | None) -> AttributionResult:
-        name = self.attribution.MODEL_OUTPUT_NAME
+    def find_positions(self, sample: Batch) -> None:
+        """Learn where layers have the positions that the position mask tells of, from one sample."""
+        targets = np.array([Start.NOTHING])
+
+        def shapes_of(data: Any) -> dict[str, torch.Size]:
+            result = self._attribute(data, targets, None)
+            return {layer: result.activations[layer].shape for layer in self.concepts}
+
+        self.axes = axes_of_positions(self.position_mask, sample.data, shapes_of, self.concepts)
+
+    def _attribute(self, data: Any, targets: np.ndarray, writer: ShardWriter | None) -> AttributionResult:
+        self._counts = counting_positions(self.position_mask, data)
         result = self.attribution(
-            data, [{name: [] if target < 0 else [int(target)]} for target in targets], self.composite,
-            record_layer=list(self.concepts), mask_map=self.concepts, exclude_parallel=False, heatmap=False,
-            record_fn=None if writer is None else self.read,
+            data, composite=self.composite, record_layer=list(self.concepts), exclude_parallel=False, heatmap=False,
+            record_fn=None if writer is None else self.read, **self.starts.arguments(targets, self.concepts),
         )
         for layer, recorded in result.activations.items():
             if any(bool(tensor.isnan().any()) for tensor in flatten_tensors(recorded)):
@@ -138,13 +158,14 @@ class BatchPass:
             return {}
         name = self.attribution.MODEL_OUTPUT_NAME
         lacking: dict[int, Exception] = {}
-        for target in {target for targets in batch.targets for target in targets}:
+        targets_of = [self.starts.targets(classes) for classes in batch.targets]
+        for target in {target for targets in targets_of for target in targets if target >= 0}:
             try:
                 check_targets([{name: [target]}], name, self.output_shape)
             except IndexError as error:
                 lacking[target] = error
         return {
-            place: lacking[target] for place, targets in enumerate(batch.targets)
+            place: lacking[target] for place, targets in enumerate(targets_of)
             for target in targets if target in lacking
         }
 
@@ -170,7 +191,7 @@ class BatchPass:
             raise error
         fails_everywhere = len(found) == len(set(places.tolist())) and not isinstance(error, FloatingPointError)
         if fails_everywhere and self.proven is not None:
-            target = self.proven.targets[0][0] if self.proven.targets[0] else -1
+            target = (self.starts.targets(self.proven.targets[0]) or [Start.NOTHING])[0]
             if self._error_at(self.proven, 0, target, writer) is not None:
                 raise error
         return found
@@ -178,7 +199,9 @@ class BatchPass:
     def _error_at(self, batch: Batch, place: int, target: int, writer: ShardWriter) -> Exception | None:
         """What is wrong with one row, run alone."""
         try:
-            self._attribute(map_tensors(lambda tensor: tensor[place:place + 1], batch.data), [target], writer)
+            self._attribute(
+                map_tensors(lambda tensor: tensor[place:place + 1], batch.data), np.array([target]), writer
+            )
         except Exception as error:  # whatever a model or a concept raises
             if _is_out_of_memory(error) or is_death_of_reader(error):
                 raise
@@ -206,7 +229,7 @@ class BatchPass:
         tensor = tensor if self.on_device is None else tensor.to(self.on_device)
         kept = []
         for statistic in stored_statistics(self.max_target):
-            value, position = self.concepts[layer].read(tensor, layer, statistic)
+            value, position = self._read(tensor, layer, statistic)
             value = value.float()
             total = value.abs().sum(1)
             if self.dtype == "float16" and not bool(torch.isfinite(total).all()):  # values are kept as shares of it
@@ -215,6 +238,12 @@ class BatchPass:
                 value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
             kept += [value, total]
         return *kept, position.to(torch.int32)
+
+    def _read(self, tensor: torch.Tensor, layer: str, statistic: str) -> Reading:
+        concept, axes = self.concepts[layer], self.axes.get(layer)
+        if self._counts is None or axes is None:
+            return concept.read(tensor, layer, statistic)
+        return read_where_it_counts(concept, tensor, layer, statistic, self._counts, axes, self.among_counting)
 
     def write(
         self, batches: Iterable[Batch], layers: list[LayerEntry], writer: ShardWriter, report: Callable[[int], Any]
@@ -229,8 +258,9 @@ class BatchPass:
                     written.result()
                     is_first = places != np.concatenate([[last], places[:-1]])
                     last = places[-1]
-                    rows = _rows(batch, places, targets, result.prediction)
-                    written = thread.submit(self._write_rows, layers, writer, rows, result, is_first)
+                    rows = self._rows(batch, places, targets, result.prediction)
+                    has_relevance = targets != Start.NOTHING
+                    written = thread.submit(self._write_rows, layers, writer, rows, result, has_relevance, is_first)
                 report(len(batch.samples) + len(batch.skipped))
             written.result()
 
@@ -244,11 +274,11 @@ class BatchPass:
 
     def _write_rows(
         self, layers: list[LayerEntry], writer: ShardWriter, rows: np.ndarray, result: AttributionResult,
-        is_first: np.ndarray,
+        has_relevance: np.ndarray, is_first: np.ndarray,
     ) -> None:
-        """Write relevance of the rows with a target, activation of the first of each sample."""
+        """Write relevance of the rows that have it, activation of the first of each sample."""
         for quantity, recorded, selected in (
-            ("relevance", result.relevances, rows["target"] >= 0), ("activation", result.activations, is_first)
+            ("relevance", result.relevances, has_relevance), ("activation", result.activations, is_first)
         ):
             chosen = rows[selected]
             if quantity == "activation":
@@ -259,21 +289,20 @@ class BatchPass:
                 for name, array in zip(self._columns(entry), arrays):
                     writer.append(f"{entry.key}.{quantity}.{name}", array)
 
+    def _rows(self, batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:
+        rows = np.empty(len(places), ROW_DTYPE)
+        rows["sample"] = np.array(batch.samples)[places]
+        rows["target"] = self.starts.named(targets, prediction)
+        rows["position"] = -1
+        rows["prediction"] = predicted_classes(prediction)
+        return rows
+
     def _columns(self, entry: LayerEntry) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         return columns_of(entry, self.max_target, self.dtype)
 
 
 def _shapes(batch: Batch) -> list[torch.Size]:
     return [tensor.shape[1:] for tensor in list_tensors(batch.data)]
-
-
-def _rows(batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:
-    rows = np.empty(len(places), ROW_DTYPE)
-    rows["sample"] = np.array(batch.samples)[places]
-    rows["target"] = targets
-    rows["position"] = -1
-    rows["prediction"] = prediction.argmax(1).cpu() if prediction.ndim == 2 else -1
-    return rows
 
 
 def _is_out_of_memory(error: Exception) -> bool:

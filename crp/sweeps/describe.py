@@ -11,10 +11,12 @@ import torch
 
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
+from crp.model.positions import PositionMask, keys_of
 from crp.model.samples import SampleError, describe_error
 from crp.rules.operations.choice import ATTENTION
 from crp.store.fingerprint import fingerprint, own_classes, probe_indices
 from crp.sweeps.batches import Batch
+from crp.sweeps.starts import Starts
 
 
 def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
@@ -32,6 +34,18 @@ def describe_attribution(attribution: CondAttribution) -> dict[str, Any]:
         "class": type(attribution).__name__, "output": fingerprint(attribution.output), **named,
         "attributes": fingerprint(others), "code": fingerprint(own_classes(type(attribution))),
     }
+
+
+def describe_starts(starts: Starts) -> dict[str, Any]:
+    """What a store keeps of where relevance starts, if not at targets among the outputs of the model."""
+    described = {"start_layer": starts.start_layer, "y": None if starts.y is None else fingerprint(starts.y)}
+    return {name: value for name, value in described.items() if value is not None}
+
+
+def describe_positions(position_mask: PositionMask, data: Any) -> dict[str, str]:
+    """What a store keeps of which positions of samples count, if inputs such as ``data`` have a mask of them."""
+    is_told = position_mask is not None and (not isinstance(position_mask, str) or position_mask in keys_of(data))
+    return {"positions": fingerprint(position_mask)} if is_told else {}
 
 
 def describe_concept(concept: Concept) -> dict[str, str]:

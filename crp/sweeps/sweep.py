@@ -17,6 +17,7 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.concepts import Concept, check_max_target
+from crp.model.positions import PositionMask
 from crp.model.samples import SampleError, is_death_of_reader
 from crp.rules.restoring import run_undone
 from crp.store.creation import begin_replacement, create_store, remove_replaced, remove_sweep, replace_store, replacing
@@ -38,10 +39,17 @@ from crp.store.shards import (
     swept_ranges,
 )
 from crp.sweeps.batches import Batch, BatchPass
-from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.describe import (
+    describe_attribution,
+    describe_concept,
+    describe_positions,
+    describe_samples,
+    describe_starts,
+)
 from crp.sweeps.model_answers import model_answers
 from crp.sweeps.model_fingerprint import changed_by, model_fingerprint
 from crp.sweeps.rule_fingerprint import composite_fingerprint
+from crp.sweeps.starts import Starts
 from crp.sweeps.workers import Workers, deaths_in_words
 
 
@@ -74,13 +82,22 @@ class Sweep:
     on_error : {"raise", "skip"}
         Whether samples with which the model fails, or whose relevance is not finite, end the sweep with an error, or
         are left out.
+    start_layer, y
+        As for :class:`crp.sweeps.starts.Starts`.
+    position_mask : str, callable or None
+        Which positions of samples count: a key of inputs, or ``inputs -> [B, T]``.
+    among_counting : bool, default False
+        Number positions among those that count: where padding depends on the batch.
+    probed : int, optional
+        Among how many samples to look for some that stand for all.
     """
 
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, path: str | Path,
         load: Callable[[int, int, int], Iterable[Batch]], length: int, *, max_target: str = "sum",
         batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
-        keep: str = "all", dtype: str = "float32", on_error: str = "raise",
+        keep: str = "all", dtype: str = "float32", on_error: str = "raise", start_layer: str | None = None,
+        y: Any = None, position_mask: PositionMask = None, among_counting: bool = False, probed: int | None = None,
     ):
         check_max_target(max_target)
         for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
@@ -97,13 +114,18 @@ class Sweep:
                 raise ValueError(f"{name} is at least 1, not {count}")
         self.attribution, self.composite, self.path = attribution, composite, Path(path)
         self.concepts = {layer: concepts[layer] for layer in attribution.in_order(concepts, composite)}
-        self.load, self.length = load, length
+        self.load, self.length, self.probed = load, length, probed or length
         self.max_target = max_target
         self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)
         self.keep, self.dtype = keep, dtype
         self._pass = BatchPass(
-            attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype, on_error
+            attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype, on_error,
+            Starts(attribution.MODEL_OUTPUT_NAME, start_layer, y), position_mask, among_counting,
         )
+        if start_layer in self.concepts:
+            raise ValueError(f"relevance starts at {start_layer!r}, which has none: leave it out of layer_map")
+        if start_layer is not None:
+            attribution.in_order([start_layer], composite)
         self.passing = changed_by(self._describe_layers, attribution.model)
 
     def run(
@@ -243,10 +265,10 @@ class Sweep:
     @functools.cached_property
     def _described(self) -> tuple[list[float] | None, dict]:
         """What the model answers to the first sample, and everything beside the model that decides."""
-        samples = self._describe_samples()
+        samples = self._describe_samples() | describe_positions(self._pass.position_mask, self.first_batch.data)
         answers = None if samples["samples"] is None else model_answers(self.attribution.model, self.load, self.length)
         return answers, {
-            "attribution": describe_attribution(self.attribution),
+            "attribution": describe_attribution(self.attribution) | describe_starts(self._pass.starts),
             "dataset": {"length": self.length, **samples},
             "composite": composite_fingerprint(self.composite, self.attribution.model),
             "options": {
@@ -328,7 +350,7 @@ class Sweep:
 
     def _can_run_another(self, sample: int) -> bool:
         """Whether the model can be run on any of a few other samples: if so, this one is at fault."""
-        for index in probe_indices(self.length):
+        for index in probe_indices(self.probed):
             try:
                 batch, = self.load(index, index + 1, 1)
                 if index != sample and batch.samples:
@@ -342,6 +364,7 @@ class Sweep:
         """Learn the number and positions of the concepts of each layer from one sample."""
         self.first_batch, result = self._first_result()
         self._pass.proven, self._pass.output_shape = self.first_batch, result.prediction.shape
+        self._pass.find_positions(self.first_batch)
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
@@ -353,7 +376,7 @@ class Sweep:
 
     def _describe_samples(self) -> dict[str, str | None]:
         """Hashes of a few samples and their targets; None for what differs each time even with the same seed."""
-        found, again, otherwise = (describe_samples(self.load, self.length, seed) for seed in (0, 0, 1))
+        found, again, otherwise = (describe_samples(self.load, self.probed, seed) for seed in (0, 0, 1))
         if found != otherwise:
             warnings.warn(
                 "the dataset gives other samples each time it is read: references will not show what was swept",

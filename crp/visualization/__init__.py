@@ -11,9 +11,11 @@
 Users take :class:`FeatureVisualization`; names that stood in this module of zennit-crp are handed on.
 """
 from crp.handed_on import HandedOn, names_of
+from crp.model.positions import WithoutTokens
+from crp.model.streams import Stream
 from crp.visualization.feature_visualization import FeatureVisualization
 
-__all__ = ["FeatureVisualization"]
+__all__ = ["FeatureVisualization", "Stream", "WithoutTokens"]
 __getattr__ = HandedOn(__name__, {
     **names_of("crp.attribution", "CondAttribution"), **names_of("crp.attribution.taps", "FeatVisHook"),
     **names_of("crp.concepts", "ChannelConcept Concept"),

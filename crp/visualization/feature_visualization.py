@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_id, as_ids
 from crp.model.inputs import Inputs
 from crp.model.layers import unknown_layer_message
+from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.model.samples import join_samples
 from crp.model.successors import Successor, is_overridden
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
@@ -37,8 +38,10 @@ class FeatureVisualization(SweptDataset, Successor):
     ----------
     attribution : CondAttribution
     dataset : sequence
-        ``dataset[i]`` gives (input, target) or a dict of model inputs with a target; a target is a class number or a
-        multi-hot vector.
+        ``dataset[i]`` gives (input, target), which an index may follow, an input alone, or a dict of model inputs with
+        a target. Targets are class numbers, multi-hot vectors, masks or names of classes; floats (relevance from all
+        outputs); or there are none (relevance from the largest output): see :func:`crp.model.targets.list_targets`.
+        What can only be read from the start goes as :class:`crp.visualization.Stream`.
     layer_map : dict, iterable of pairs, or iterable of str
         Layer -> :class:`crp.concepts.Concept`; or layers whose channels are the concepts.
     preprocess_fn : callable, optional
@@ -54,8 +57,8 @@ class FeatureVisualization(SweptDataset, Successor):
         By default that of the attribution.
     cache : crp.cache.Cache, optional
         Keeps pictures of references.
-    target_key : str, default "labels"
-        Where a dataset of dicts has the target.
+    target_key : str or None, default "labels"
+        Where a dataset of dicts has the target ("label" is found too); None if there is none.
     check : bool, default True
         Refuse to read a store that another model, dataset, concept, attribution or composite has made. With False
         it is read nonetheless: values are those of the sweep, pictures those of what is given now.
@@ -97,11 +100,17 @@ class FeatureVisualization(SweptDataset, Successor):
         device: str | torch.device | None = None,
         cache: Cache | None = None,
         *,
-        target_key: str = "labels",
+        target_key: str | None = "labels",
         check: bool = True,
+        start_layer: str | None = None,
+        y: Any = None,
+        position_mask: PositionMask = ATTENTION_MASK,
+        collate_fn: Callable | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         super().__init__(
-            attribution, dataset, layer_map, preprocess_fn, max_target, abs_norm, path, device, target_key
+            attribution, dataset, layer_map, preprocess_fn, max_target, abs_norm, path, device, target_key,
+            start_layer, y, position_mask, collate_fn, class_names,
         )
         self.cache, self.check = cache, check
         self.RelMax, self.ActMax = (Maximization(mode, max_target, abs_norm, path) for mode in QUANTITIES)
@@ -385,7 +394,10 @@ class FeatureVisualization(SweptDataset, Successor):
         return pictures.heatmaps_of(data, concept_id, layer_name, composite, rf, neuron_ids, batch_size)
 
     def _pictures(self, layer: str) -> ReferencePictures:
-        pictures = ReferencePictures(self.attribution, self.get_data_sample, layer, self.layer_map[layer])
+        pictures = ReferencePictures(
+            self.attribution, self.get_data_sample, layer, self.layer_map[layer], self.start_layer, self.position_mask,
+            self.collate_fn is not None,
+        )
         if is_overridden(self, "_attribution_on_reference", FeatureVisualization):
             pictures.attribute_reference = self._attribution_on_reference
         return pictures

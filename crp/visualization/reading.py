@@ -17,10 +17,18 @@ from crp.store.legacy import LegacyResults, is_legacy_folder
 from crp.store.place import is_sealed
 from crp.store.reader import ReferenceStore
 from crp.store.settings import check_reading, known_passing
-from crp.sweeps.describe import describe_attribution, describe_concept, describe_samples
+from crp.sweeps.describe import (
+    describe_attribution,
+    describe_concept,
+    describe_positions,
+    describe_samples,
+    describe_starts,
+    readable_samples,
+)
 from crp.sweeps.model_answers import model_answers
 from crp.sweeps.model_fingerprint import model_fingerprint
 from crp.sweeps.rule_fingerprint import composite_fingerprint
+from crp.sweeps.starts import Starts
 from crp.visualization.swept_dataset import SweptDataset
 
 
@@ -68,11 +76,15 @@ def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passi
     load = functools.partial(swept.batches, on_error="skip")
     settings = {
         "model": model_fingerprint(swept.attribution.model, passing),
-        "dataset": {"length": len(swept.dataset), **describe_samples(load, len(swept.dataset))},
+        "dataset": {
+            "length": len(swept.dataset), **describe_samples(load, swept.probed),
+            **describe_positions(swept.position_mask, next(readable_samples(load, len(swept.dataset)), None)),
+        },
         "layers": [{"name": name, "concept": describe_concept(item)} for name, item in swept.layer_map.items()],
     }
     if mode == "relevance":
-        settings["attribution"] = describe_attribution(swept.attribution)
+        starts = Starts(swept.attribution.MODEL_OUTPUT_NAME, swept.start_layer, swept.y)
+        settings["attribution"] = describe_attribution(swept.attribution) | describe_starts(starts)
         if composite is not None:
             settings["composite"] = composite_fingerprint(composite, swept.attribution.model)
     return settings
@@ -106,7 +118,7 @@ def picture_key(
 ) -> dict[str, Any]:
     """Everything beside the concept that changes a picture of its references."""
     passing = known_passing(results.manifest) if isinstance(results, ReferenceStore) else ()
-    indices = probe_indices(len(swept.dataset))
+    indices = probe_indices(swept.probed)
     samples = [swept.get_data_sample(i, preprocessing) for i in indices for preprocessing in (False, True)]
     return {
         "results": results.identity(), "model": model_fingerprint(swept.attribution.model, passing),
@@ -115,5 +127,6 @@ def picture_key(
         "concept": fingerprint(swept.layer_map[layer]), "mode": mode, "range": list(map(int, r_range)),
         "max_target": swept.max_target, "abs_norm": swept.abs_norm, "targets": targets, "rf": bool(rf),
         "composite": None if composite is None else fingerprint(composite), "plot_fn": fingerprint(plot_fn),
-        "preprocess_fn": fingerprint(swept.preprocess_fn),
+        "preprocess_fn": fingerprint(swept.preprocess_fn), "start_layer": swept.start_layer,
+        "position_mask": fingerprint(swept.position_mask),
     }

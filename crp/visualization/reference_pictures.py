@@ -8,14 +8,16 @@ from typing import Any
 from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
-from crp.concepts import Concept
+from crp.concepts import ChannelConcept, Concept
 from crp.concepts.channels import PositionError
 from crp.model.inputs import Inputs, count_samples, map_tensors
+from crp.model.positions import PositionMask
 from crp.model.samples import join_samples
 from crp.model.successors import is_overridden
 from crp.pictures.image import vis_inputs
 from crp.store.folder import StoreError
 from crp.store.references import References
+from crp.visualization.reference_positions import CountingPositions
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,19 @@ class ReferencePictures:
     layer : str
     concept : Concept
         Of the layer.
+    start_layer, position_mask
+        As for :class:`crp.visualization.FeatureVisualization`.
+    among_counting : bool, default False
+        Whether positions are numbered among those that count.
     """
 
-    def __init__(self, attribution: CondAttribution, get_data_sample: Callable, layer: str, concept: Concept):
+    def __init__(
+        self, attribution: CondAttribution, get_data_sample: Callable, layer: str, concept: Concept,
+        start_layer: str | None = None, position_mask: PositionMask = None, among_counting: bool = False,
+    ):
         self.attribution, self.get_data_sample, self.layer, self.concept = attribution, get_data_sample, layer, concept
+        self.start_layer = start_layer
+        self.positions = CountingPositions(attribution, layer, concept, position_mask, among_counting)
         self.attribute_reference: Callable | None = None
         if is_overridden(attribution, "__call__", CondAttribution):
             self.attribute_reference = self.heatmaps_of
@@ -78,9 +89,10 @@ class ReferencePictures:
             conditions = [
                 {layer: {concept_id: [int(positions[row])]} if rf else [concept_id]} for row in rows
             ]
+            part = map_tensors(lambda tensor: tensor[rows.start:rows.stop], data)
             result = self.attribution(
-                map_tensors(lambda tensor: tensor[rows.start:rows.stop], data), conditions, composite,
-                mask_map=self._mask(rf), start_layer=layer, exclude_parallel=False,
+                part, conditions, composite, mask_map=self._mask(rf, part, composite), start_layer=layer,
+                exclude_parallel=False,
             )
             found += [map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap) for i in range(len(rows))]
         return join_samples(found, list(range(count)))
@@ -98,13 +110,19 @@ class ReferencePictures:
         for key, (concepts, top) in references.items():
             numbers = top.samples.tolist()
             data = join_samples([self.get_data_sample(sample)[0] for sample in numbers], numbers)
+            positions = [self._place(*stored, composite) for stored in zip(numbers, top.positions.tolist())]
             heatmaps[key] = self.attribute_reference(
-                data, concepts[0], self.layer, composite, rf, top.positions.tolist(), batch_size
+                data, concepts[0], self.layer, composite, rf, positions, batch_size
             )
         return heatmaps
 
-    def _mask(self, rf: bool) -> Callable:
-        return self.concept.mask_rf if rf else self.concept.mask
+    def _place(self, sample: int, position: int, composite: Composite) -> int:
+        if not self.positions.among_counting:
+            return position
+        return self.positions.place(position, self.get_data_sample(sample)[0], composite)
+
+    def _mask(self, rf: bool, data: Inputs, composite: Composite) -> Callable:
+        return self.positions.hidden(self.concept.mask_rf if rf else self.concept.mask, data, composite)
 
     @staticmethod
     def _join_or_list(samples: list[Inputs]) -> Any:
@@ -121,10 +139,11 @@ class ReferencePictures:
         """Conditional heatmaps on reference samples. A sample that serves several concepts is run forward once."""
         by_sample: dict[int, list[_Wanted]] = {}
         for key, (concepts, top) in references.items():
-            for slot, (sample, position) in enumerate(zip(top.samples.tolist(), top.positions.tolist())):
+            for slot, (sample, stored) in enumerate(zip(top.samples.tolist(), top.positions.tolist())):
+                position = self._place(sample, stored, composite) if rf else stored
                 condition: dict[str, Any] = {self.layer: dict.fromkeys(concepts, position) if rf else concepts}
                 if targets is not None:
-                    condition[self.attribution.MODEL_OUTPUT_NAME] = targets
+                    condition[self.start_layer or self.attribution.MODEL_OUTPUT_NAME] = targets
                 by_sample.setdefault(sample, []).append(_Wanted(key, slot, condition))
         # samples with equally many concepts go together, so that no row of a pass stands idle
         ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
@@ -138,8 +157,8 @@ class ReferencePictures:
             ]
             results = self.attribution.attribute_rounds(
                 data, [[None if item is None else item.condition for item in row] for row in rounds], composite,
-                mask_map={self.layer: self._mask(rf)},
-                start_layer=self.layer if targets is None else None, exclude_parallel=False,
+                mask_map={str(self.start_layer): ChannelConcept(), self.layer: self._mask(rf, data, composite)},
+                start_layer=self.layer if targets is None else self.start_layer, exclude_parallel=False,
             )
             for row, result in self._positions_in_words(zip(rounds, results, strict=True), samples):
                 for i, item in enumerate(item for item in row if item is not None):

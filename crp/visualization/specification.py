@@ -11,6 +11,7 @@ from torch import nn
 from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
+from crp.model.positions import ATTENTION_MASK
 
 
 class SweepSpec(BaseModel):
@@ -23,8 +24,10 @@ class SweepSpec(BaseModel):
     layers : dict, or iterable of str
         Layer -> concept; or layers whose channels are the concepts.
     composite : zennit.core.Composite
-    preprocess_fn, max_target, abs_norm, path, device, target_key
+    preprocess_fn, max_target, abs_norm, path, device
         As for ``FeatureVisualization``.
+    target_key, start_layer, y, position_mask, collate_fn, class_names
+        As for ``FeatureVisualization`` too.
     output, functional, samples
         As for ``CondAttribution``.
     """
@@ -40,7 +43,12 @@ class SweepSpec(BaseModel):
     abs_norm: bool = True
     path: str | Path = "FeatureVisualization"
     device: str | torch.device | None = None
-    target_key: str = "labels"
+    target_key: str | None = "labels"
+    start_layer: str | None = None
+    y: Any = None
+    position_mask: str | Callable | None = ATTENTION_MASK
+    collate_fn: Callable | None = None
+    class_names: list[str] | tuple[str, ...] | None = None
     output: str | int | Callable | None = None
     functional: bool | str = True
     samples: dict[str, Any] = {}
@@ -67,6 +75,11 @@ class SweepSpec(BaseModel):
             raise ValueError(
                 f"a sweep is specified by {', '.join(needed)}, and perhaps {', '.join(optional)}: {_in_words(error)}"
             ) from None
+
+    def of_samples(self) -> dict[str, Any]:
+        """What is said of samples and targets."""
+        names = ("target_key", "start_layer", "y", "position_mask", "collate_fn", "class_names")
+        return {name: getattr(self, name) for name in names}
 
     def attribution(self) -> CondAttribution:
         """The model, ready to be attributed."""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,19 @@ from zennit.core import Composite
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_layer_map, check_max_target
 from crp.model.inputs import map_tensors
-from crp.model.samples import attempt_items, check_dataset, list_targets, split_item, with_batch_axis
+from crp.model.positions import ATTENTION_MASK, PositionMask
+from crp.model.samples import (
+    as_sequence,
+    attempt_items,
+    attempt_to_split,
+    check_preprocessed,
+    rows_of_batch,
+    split_item,
+    with_batch_axis,
+)
+from crp.model.streams import Stream
 from crp.model.successors import is_overridden
+from crp.model.targets import list_targets
 from crp.store.folder import StoreError
 from crp.store.place import is_sealed, place_of_store
 from crp.store.reader import ReferenceStore
@@ -37,17 +48,23 @@ class SweptDataset:
         self, attribution: CondAttribution, dataset: Any,
         layer_map: Mapping[str, Concept] | Iterable[tuple[str, Concept]] | Iterable[str],
         preprocess_fn: Callable | None, max_target: str, abs_norm: bool, path: str | Path,
-        device: str | torch.device | None, target_key: str,
+        device: str | torch.device | None, target_key: str | None, start_layer: str | None = None, y: Any = None,
+        position_mask: PositionMask = ATTENTION_MASK, collate_fn: Callable | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         check_max_target(max_target)
-        check_dataset(dataset)
+        dataset = as_sequence(dataset)
         if not isinstance(attribution, CondAttribution):
             raise TypeError(f"attribution is a CondAttribution(model), not a {type(attribution).__name__}")
         self.attribution, self.dataset, self.layer_map = attribution, dataset, as_layer_map(layer_map)
         self.preprocess_fn, self.max_target, self.abs_norm = preprocess_fn, max_target, abs_norm
         self.path = Path(path)
         self.device = attribution.device if device is None else torch.device(device)
-        self.target_key = target_key
+        self.target_key, self.start_layer, self.y = target_key, start_layer, y
+        self.position_mask, self.collate_fn = position_mask, collate_fn
+        known = getattr(dataset, "classes", None)
+        names = known if class_names is None and isinstance(known, (list, tuple)) else class_names
+        self.class_names = None if names is None else list(names)
 
     @classmethod
     def from_spec(cls, made: Any) -> tuple[SweptDataset, Composite]:
@@ -68,7 +85,7 @@ class SweptDataset:
         spec = SweepSpec.of(made)
         swept = cls(
             spec.attribution(), spec.dataset, spec.layers, spec.preprocess_fn, spec.max_target, spec.abs_norm,
-            spec.path, spec.device, target_key=spec.target_key,
+            spec.path, spec.device, **spec.of_samples(),
         )
         return swept, spec.composite
 
@@ -93,17 +110,24 @@ class SweptDataset:
         target
             As the dataset gives it.
         """
-        return self._to_sample(self.dataset[index], preprocessing)
+        return self._to_sample(self._split([self.dataset[index]])[0], preprocessing)
 
     def multitarget_to_single(self, multi_target: Any) -> list[int]:
-        """The classes under which a sample is attributed, one pass each: all set bits of a multi-hot vector."""
-        return list_targets(multi_target)
+        """The classes under which a sample is attributed, one pass each: see :func:`crp.model.targets.list_targets`."""
+        return list_targets(multi_target, self.class_names)
 
-    def _to_sample(self, item: Any, preprocessing: bool) -> tuple[Any, Any]:
-        data, target = split_item(item, self.target_key)
-        data = with_batch_axis(data)
+    def _split(self, items: list[Any]) -> list[tuple[Any, Any]]:
+        """Inputs with a batch axis, and targets, of items of the dataset."""
+        if self.collate_fn is not None:
+            return rows_of_batch(split_item(self.collate_fn(items), self.target_key), len(items))
+        pairs = [split_item(item, self.target_key) for item in items]
+        return [(with_batch_axis(data), target) for data, target in pairs]
+
+    def _to_sample(self, pair: tuple[Any, Any], preprocessing: bool) -> tuple[Any, Any]:
+        data, target = pair
         if preprocessing:
             data = self.preprocess_data(map_tensors(torch.clone, data))  # which may write to it, not to the dataset
+            check_preprocessed(data)
         return map_tensors(lambda tensor: tensor.to(self.device), data), target
 
     def batches(
@@ -111,7 +135,8 @@ class SweptDataset:
     ) -> Iterator[Batch]:
         """Preprocessed samples in batches; with ``on_error="skip"`` without those that cannot be had."""
         if not is_overridden(self, "get_data_sample", SweptDataset):
-            attempts = attempt_items(self.dataset, range(start, stop), batch_size, num_workers)
+            read = attempt_items(self.dataset, range(start, stop), batch_size, num_workers)
+            attempts = (attempt_to_split(items, self._split, self.collate_fn is not None) for items in read)
             make = functools.partial(self._to_sample, preprocessing=True)
         else:
             attempts = (
@@ -283,13 +308,22 @@ class SweptDataset:
         """The sweep that :meth:`run` runs, with its arguments, to see or run it shard by shard."""
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
+        if isinstance(self.dataset, Stream) and num_workers:
+            raise ValueError("a stream is read by one process, from the start: num_workers=0")
         return Sweep(
             self.attribution, self.layer_map, composite, self.path,
             lambda start, stop, size: self.batches(
                 start, stop, size, num_workers if stop - start > size else 0, on_error
             ),
-            len(self.dataset), max_target=self._swept_statistic(), on_error=on_error, **options,
+            len(self.dataset), max_target=self._swept_statistic(), on_error=on_error,
+            start_layer=self.start_layer, y=self.y, position_mask=self.position_mask,
+            among_counting=self.collate_fn is not None, probed=self.probed, **options,
         )
+
+    @property
+    def probed(self) -> int:
+        """Among how many samples some are read that stand for all; streams are not read to the end for that."""
+        return min(len(self.dataset), 5) if isinstance(self.dataset, Stream) else len(self.dataset)
 
 
 def _sweep_made_by(factory: Callable, cls: type[SweptDataset], how: dict[str, Any]) -> Sweep:

@@ -1,0 +1,174 @@
+"""Reading concepts at the positions of samples that count, and nowhere else."""
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from crp.concepts import Concept, Reading
+from crp.model.inputs import map_tensors
+from crp.model.positions import PositionMask, counting_positions
+
+Shapes = Mapping[str, torch.Size]
+"""Layer -> shape of its tensor, samples first."""
+
+
+def read_where_it_counts(
+    concept: Concept, tensor: torch.Tensor, layer: str, statistic: str, counts: torch.Tensor, axes: tuple[int, ...],
+    among_counting: bool = False,
+) -> Reading:
+    """Read a concept as if positions that do not count were not there.
+
+    Parameters
+    ----------
+    concept : Concept
+    tensor : torch.Tensor
+        [B, ...]
+    layer, statistic : str
+        As for :meth:`crp.concepts.Concept.read`.
+    counts : torch.Tensor
+        [B, T], which positions count.
+    axes : tuple of int
+        Axes of the tensor that hold these T positions.
+    among_counting : bool, default False
+        Number the strongest positions among those that count, instead of among all.
+
+    Returns
+    -------
+    Reading
+    """
+    patterns, pattern_of = torch.unique(counts.to(tensor.device), dim=0, return_inverse=True)
+    value: torch.Tensor | None = None
+    for number, pattern in enumerate(patterns):
+        rows, places = torch.nonzero(pattern_of == number)[:, 0], torch.nonzero(pattern)[:, 0]
+        part = tensor[rows]
+        for axis in axes:
+            part = part.index_select(axis, places)
+        found = concept.read(part, layer, statistic)
+        found_position = found.position
+        if not among_counting:
+            grids = (concept.position_shape(shape, layer) for shape in (part.shape[1:], tensor.shape[1:]))
+            found_position = _among_all(found.position, places, *grids)
+        if value is None:
+            value = found.value.new_empty(len(tensor), found.value.shape[1])
+            position = found_position.new_empty(value.shape)
+        value[rows], position[rows] = found.value, found_position
+    assert value is not None
+    return Reading(value, position)
+
+
+def _among_all(
+    position: torch.Tensor, places: torch.Tensor, grid: tuple[int, ...] | None, whole: tuple[int, ...] | None
+) -> torch.Tensor:
+    """Flat positions in a grid that lacks some places of an axis, as positions in the whole grid."""
+    if grid is None or whole is None or grid == whole:
+        return position
+    coordinates = list(torch.unravel_index(position, grid))
+    flat = torch.zeros_like(position)
+    for coordinate, size, full in zip(coordinates, grid, whole):
+        flat = flat * full + (coordinate if size == full else places[coordinate])
+    return flat
+
+
+def axes_of_positions(
+    mask: PositionMask, data: Any, shapes_of: Callable[[Any], Shapes], layers: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Layer -> the axes of its tensor that hold the positions which a mask tells of.
+
+    Found by running the model on a sample, and on the same with a position less or more: the axes that change.
+
+    Parameters
+    ----------
+    mask : str, callable or None
+    data : torch.Tensor, tuple or dict
+        One sample [1, ...].
+    shapes_of : callable
+        ``data -> shapes of layers``.
+    layers : iterable of str
+    """
+    told = _told(mask, data)
+    if told is None:
+        return {}
+    length, shapes = told.shape[1], shapes_of(data)
+    for change in (1, -1):
+        try:
+            other = shapes_of(_resized(data, length, change))
+        except Exception:  # the model takes one length only
+            continue
+        found = {layer: _changed(shapes[layer], other[layer], length, change) for layer in layers}
+        _warn_of_others({layer: (shapes[layer], other[layer]) for layer, axes in found.items() if not axes}, length)
+        return {layer: axes for layer, axes in found.items() if axes}
+    return {layer: axes for layer in layers if (axes := _only_axis(shapes[layer], length, layer))}
+
+
+def _told(mask: PositionMask, data: Any) -> torch.Tensor | None:
+    """What a mask says of a sample, also where all positions count."""
+    if isinstance(mask, str):
+        found = data.get(mask) if isinstance(data, Mapping) else None
+        return found if isinstance(found, torch.Tensor) and found.ndim == 2 else None
+    if mask is None:
+        return None
+    counting_positions(mask, data)  # which refuses what is no mask
+    return mask(data)
+
+
+def _resized(data: Any, length: int, change: int) -> Any:
+    """Data with one position more, or less, at the end."""
+    def resized(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim < 2 or tensor.shape[1] != length:
+            return tensor
+        return torch.cat([tensor, tensor[:, -1:]], 1) if change == 1 else tensor[:, :-1]
+
+    if length + change < 1:
+        raise ValueError("there is no position to leave out")
+    return map_tensors(resized, data)
+
+
+def _changed(shape: torch.Size, other: torch.Size, length: int, change: int) -> tuple[int, ...]:
+    if len(shape) != len(other):
+        return ()
+    return tuple(i for i in range(1, len(shape)) if shape[i] == length and other[i] == length + change)
+
+
+def _warn_of_others(shapes: Mapping[str, tuple[torch.Size, torch.Size]], length: int) -> None:
+    """Tell of layers whose size follows that of the sample in another way."""
+    others = [layer for layer, (shape, other) in shapes.items() if shape != other]
+    if others:
+        warnings.warn(
+            f"the {length} positions that the mask tells of are no axis of {', '.join(map(repr, others))}, whose size "
+            "changes with them: all positions count there", stacklevel=2,
+        )
+
+
+def _only_axis(shape: torch.Size, length: int, layer: str) -> tuple[int, ...]:
+    """The axis of a given length, for models that take one length only."""
+    axes = [i for i in range(1, len(shape)) if shape[i] == length]
+    if len(axes) > 1:
+        raise ValueError(
+            f"layer {layer!r} has the shape {tuple(shape)}: which axis holds the {length} positions of the mask cannot "
+            "be told, since the model takes no other length; position_mask=None lets all positions count"
+        )
+    return tuple(axes)
+
+
+def hide_padding(relevance: torch.Tensor, row: int, counts: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Relevance [B, ...] without that of positions of a row that do not count."""
+    hidden = torch.nonzero(~counts[row].to(relevance.device))[:, 0]
+    for axis in axes:
+        relevance[row].index_fill_(axis - 1, hidden, 0)
+    return relevance
+
+
+def position_among_all(position: int, counts: np.ndarray, whole: tuple[int, ...] | None) -> int:
+    """A flat position that was numbered among those that count, [T], as position in the whole grid of a layer."""
+    length, places = len(counts), np.flatnonzero(counts)
+    if whole is None or len(places) == length:
+        return position
+    grid = tuple(len(places) if size == length else size for size in whole)
+    coordinates = np.unravel_index(position, grid)
+    mapped = [places[c] if size == length else c for c, size in zip(coordinates, whole)]
+    return int(np.ravel_multi_index(mapped, whole)) if math.prod(whole) else position
