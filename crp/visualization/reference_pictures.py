@@ -12,7 +12,7 @@ from crp.concepts import ChannelConcept, Concept
 from crp.concepts.channels import PositionError
 from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.positions import PositionMask
-from crp.model.samples import join_samples
+from crp.model.samples import join_samples, kind_of
 from crp.model.successors import is_overridden
 from crp.pictures.image import vis_inputs
 from crp.store.folder import StoreError
@@ -77,7 +77,7 @@ class ReferencePictures:
             heatmaps = self._heatmaps_one_by_one(references, composite, rf, batch_size, targets)
         if plot_fn is None:
             return {key: (_handed_out(inputs[key]), _handed_out(heatmaps[key])) for key in references}
-        return {key: plot_fn(inputs[key], heatmaps[key], rf) for key in references}
+        return {key: _drawn(plot_fn, inputs[key], heatmaps[key], rf) for key in references}
 
     def heatmaps_of(
         self, data: Inputs, concept_id: int, layer: str, composite: Composite, rf: bool, positions: Any, batch_size: int
@@ -148,9 +148,7 @@ class ReferencePictures:
         # samples with equally many concepts go together, so that no row of a pass stands idle
         ordered = sorted(by_sample, key=lambda sample: (-len(by_sample[sample]), sample))
         found: dict[tuple[Any, int], Any] = {}
-        for first in range(0, len(ordered), batch_size):
-            samples = ordered[first:first + batch_size]
-            data = join_samples([self.get_data_sample(sample)[0] for sample in samples], samples)
+        for samples, data in self._batches(ordered, batch_size):
             rounds = [
                 [by_sample[sample][turn] if turn < len(by_sample[sample]) else None for sample in samples]
                 for turn in range(len(by_sample[samples[0]]))
@@ -164,9 +162,20 @@ class ReferencePictures:
                 for i, item in enumerate(item for item in row if item is not None):
                     found[item.key, item.slot] = map_tensors(lambda tensor: tensor[i:i + 1], result.heatmap)
         return {
-            key: join_samples([found[key, slot] for slot in range(len(top.samples))], top.samples.tolist())
+            key: self._join_or_list([found[key, slot] for slot in range(len(top.samples))])
             for key, (_, top) in references.items()
         }
+
+    def _batches(self, samples: list[int], batch_size: int) -> Iterator[tuple[list[int], Inputs]]:
+        """Samples as the model takes them, in their order; those in a row that have one shape go together."""
+        batch: dict[int, Inputs] = {}
+        for sample in samples:
+            data = self.get_data_sample(sample)[0]
+            if batch and (len(batch) == batch_size or kind_of(data) != kind_of(next(iter(batch.values())))):
+                yield list(batch), join_samples(list(batch.values()), list(batch))
+                batch = {}
+            batch[sample] = data
+        yield list(batch), join_samples(list(batch.values()), list(batch))
 
     def _positions_in_words(self, items: Iterable, samples: list[int]) -> Iterator:
         """The items, with a StoreError if a position that was stored is none of its sample."""
@@ -175,6 +184,24 @@ class ReferencePictures:
         except PositionError as error:
             raise StoreError(f"references of layer {self.layer!r} say what cannot be of samples {samples}: {error}; "
                              "sweep again") from error
+
+
+def _drawn(plot_fn: Callable, inputs: Any, heatmaps: Any, rf: bool) -> Any:
+    """What a plot function gives; samples of several shapes are drawn one by one."""
+    if not isinstance(inputs, list) and not isinstance(heatmaps, list):
+        return plot_fn(inputs, heatmaps, rf)
+    count = len(inputs) if isinstance(inputs, list) else len(heatmaps)
+    drawn = [plot_fn(_one(inputs, i), _one(heatmaps, i), rf) for i in range(count)]
+    if isinstance(drawn[0], tuple):
+        return tuple([picture for part in parts for picture in part] for parts in zip(*drawn))
+    return [picture for part in drawn for picture in part]
+
+
+def _one(data: Any, i: int) -> Any:
+    """Sample i, with a batch axis, of samples in a list or in one tensor."""
+    if isinstance(data, list):
+        return map_tensors(lambda tensor: tensor[None], data[i])
+    return map_tensors(lambda tensor: tensor[i:i + 1], data)
 
 
 def _handed_out(data: Any) -> Any:
