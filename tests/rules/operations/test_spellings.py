@@ -1,4 +1,4 @@
-"""A call that PyTorch takes gives the same under rules, however its arguments are spelled: lists, sizes, numpy numbers."""
+"""A call that PyTorch takes gives the same under rules, however its arguments are spelled: as lists, sizes, by name."""
 import inspect
 import itertools
 
