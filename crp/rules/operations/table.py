@@ -77,7 +77,20 @@ def normalises(operation: Operation) -> bool:
 
 def activates(operation: Operation) -> bool:
     """Whether an operation is a nonlinear function of each element, as gates are."""
-    return RULES.get(operation.function) is elementwise_rule and operation.function not in _NEGATIONS
+    return gives_activation(operation.function)
+
+
+def gives_activation(function: Callable) -> bool:
+    """Whether a function is nonlinear, and of each element by itself."""
+    return RULES.get(function) is elementwise_rule and function not in _NEGATIONS
+
+
+def pools(function: Callable) -> bool:
+    """Whether a function gives values of its input, at other places, or means of them."""
+    return function in ROUTING or function in _MEANS
+
+
+_MEANS = named(*(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)))
 
 
 _NEGATIONS = named("neg", "negative")
