@@ -18,7 +18,7 @@ class Shift(Protocol):
     is_in_activation: bool
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Descent:
     """How a tensor was computed from another one, element by element.
 

@@ -166,11 +166,11 @@ class OperationMode(FunctionMode):
             left_out = is_asked and function in WITH_WEIGHTS
             rule = None if left_out else rules.rule_of(operation)
             descent = descent_of_output(operation, rule)
-            shapes = {x.shape for x in operation.inputs}
+            shape = operation.inputs[0].shape
             result = self.on_operation(function, args, kwargs, rule)
         if is_in_place(function) or function is Tensor.__setitem__:
             clear_marks(args[0])
-        if descent is not None and isinstance(result, Tensor) and shapes == {result.shape}:
+        if descent is not None and isinstance(result, Tensor) and result.shape == shape:
             mark_descent(result, descent)
         if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)

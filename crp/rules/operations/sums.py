@@ -160,5 +160,5 @@ def _is_zero(number: Any) -> bool:
 
 def _are_of_activation(summands: list[Tensor]) -> bool:
     """Whether summands are parts of one activation function."""
-    descent = joined(map(descent_of, summands))
-    return descent is not None and descent.is_activation
+    descents = [descent_of(x) for x in summands]
+    return any(descent.is_activation for descent in descents) and joined(descents) is not None

@@ -94,6 +94,8 @@ _MEANS = named(*(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes
 
 
 _NEGATIONS = named("neg", "negative")
+_KEEPING = _COPIES | _NEGATIONS
+_NOT_LINEAR = _PRODUCTS | _QUOTIENTS | _POWERS | _EXTREMA
 
 
 def descent_of_output(operation: Operation, rule: OperationRule | None) -> Descent | None:
@@ -109,8 +111,8 @@ def descent_of_output(operation: Operation, rule: OperationRule | None) -> Desce
     function, inputs = operation.function, operation.inputs
     is_sum = function in _SUMS and all(map(is_number, operation.constants))
     is_multiple = function in _PRODUCTS or function in _QUOTIENTS and carries(operation.first)
-    is_linear = is_sum or function in _COPIES | _NEGATIONS or is_multiple and len(inputs) == 1
-    if not is_linear and function not in _PRODUCTS | _QUOTIENTS | _POWERS | _EXTREMA and not activates(operation):
+    is_linear = is_sum or function in _KEEPING or is_multiple and len(inputs) == 1
+    if not is_linear and function not in _NOT_LINEAR and not activates(operation):
         return None
     descent = joined(map(descent_of, inputs))
     if descent is None:
