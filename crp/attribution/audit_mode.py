@@ -222,6 +222,7 @@ class AuditMode(OperationMode):
         batch_norms = [
             name for name, module in self.model.named_modules()
             if isinstance(module, BatchNorm) and self._calls[name] and not is_identity(module)
+            and isinstance(rule_of(module), (Pass, PassThrough))
         ]
         if self._without_rule:
             yield f"no rule, the gradient passes: {_listed(list(self._without_rule))}"

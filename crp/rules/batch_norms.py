@@ -1,22 +1,24 @@
-"""Merging batch norms into the linear layers that feed them."""
+"""Batch norms: merged into the linear layers that feed them; after an activation, with a rule of their own."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 from zennit.canonizers import NamedMergeBatchNorm
-from zennit.core import Composite
-from zennit.rules import Pass
+from zennit.core import Composite, Hook
+from zennit.rules import Epsilon, Pass
 from zennit.types import BatchNorm, ConvolutionTranspose, Linear
 
 from crp.model.inputs import call_model
 from crp.model.layers import flatten_tensors
+from crp.rules.fast_rules import stabilizer_of
 from crp.rules.operations.mode import OperationMode
 from crp.rules.operations.rule import OperationRule
+from crp.rules.operations.table import gives_activation, pools
 from crp.rules.restoring import run_undone
 from crp.rules.used_weights import computes_weight
 
@@ -65,6 +67,39 @@ class MergeNamedBatchNorm(NamedMergeBatchNorm):
             linear.weight.data = weight
 
 
+def weighing(composite: Composite, model: nn.Module, names: list[str]) -> Composite:
+    """A composite with the epsilon rule for batch norms after an activation, where it has no rule of its own for them.
+
+    Their shift gets a share, as where a model writes out scale and shift. ``benchmarks/batch_norms.py`` compares it
+    with passing relevance on.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+    model : torch.nn.Module
+    names : list of str
+        Of the batch norms.
+    """
+    rules, context = _rules(composite, model)
+    given = {name for name in names if rules[name] is None or type(rules[name]) is Pass}
+    if not given:
+        return composite
+    rule_of_layers = composite.module_map(dict(context), "", nn.Linear(1, 1, device="meta"))
+    stabilizer = stabilizer_of(rule_of_layers) if isinstance(rule_of_layers, Hook) else None
+    rule = Epsilon(stabilizer or 1e-6)
+
+    def module_map(context: dict, name: str, module: nn.Module) -> Hook | None:
+        return rule if name in given else composite.module_map(context, name, module)
+
+    return Composite(module_map, composite.canonizers)
+
+
+def _rules(composite: Composite, model: nn.Module) -> tuple[dict[str, Any], dict]:
+    """The rule of each module, by name, and the context in which they were found."""
+    context: dict = {}
+    return {name: composite.module_map(context, name, module) for name, module in model.named_modules()}, context
+
+
 def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]) -> Composite:
     """A composite that also merges batch norms, where it has no rule of its own for them.
 
@@ -77,9 +112,7 @@ def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]
     """
     if not pairs:
         return composite
-    modules = dict(model.named_modules())
-    context: dict = {}
-    rules = {name: composite.module_map(context, name, module) for name, module in modules.items()}
+    rules, _ = _rules(composite, model)
     passing = [(linear, norm) for linear, norm in pairs if rules[norm] is None or type(rules[norm]) is Pass]
     if not passing:
         return composite
@@ -88,7 +121,27 @@ def merging(composite: Composite, model: nn.Module, pairs: list[tuple[str, str]]
 
 
 def find_mergeable(model: nn.Module, data: Any) -> list[tuple[str, str]]:
-    """Names of linear layers and of the batch norms that alone take what they give, seen in one forward pass.
+    """Names of linear layers and of the batch norms that alone take what they give, as :func:`find_batch_norms`."""
+    return find_batch_norms(model, data).mergeable
+
+
+class BatchNorms(NamedTuple):
+    """The batch norms of a model.
+
+    Attributes
+    ----------
+    mergeable : list of (str, str)
+        Names of linear layers, and of the batch norms that alone take what they give.
+    after_activation : list of str
+        Names of batch norms whose input an activation function gave, perhaps pooled.
+    """
+
+    mergeable: list[tuple[str, str]]
+    after_activation: list[str]
+
+
+def find_batch_norms(model: nn.Module, data: Any) -> BatchNorms:
+    """What feeds the batch norms of a model, seen in one forward pass.
 
     Parameters
     ----------
@@ -98,11 +151,14 @@ def find_mergeable(model: nn.Module, data: Any) -> list[tuple[str, str]]:
     """
     modules = dict(model.named_modules())
     if not any(isinstance(module, BatchNorm) and not module.training for module in modules.values()):
-        return []
+        return BatchNorms([], [])
     consumers = _Consumers(model)
     with torch.no_grad(), consumers:
         run_undone(lambda: call_model(model, data))
-    return [(linear, norm) for linear, norm in consumers.exclusive() if _fit(modules[linear], modules[norm])]
+    return BatchNorms(
+        [(linear, norm) for linear, norm in consumers.exclusive() if _fit(modules[linear], modules[norm])],
+        [name for name in consumers.after_activation if not is_identity(modules[name])],
+    )
 
 
 class _Consumers(OperationMode):
@@ -112,6 +168,7 @@ class _Consumers(OperationMode):
         super().__init__(model)
         self._calls: Counter[str] = Counter()
         self._taken: dict[str, list[tuple[Callable, str]]] = defaultdict(list)
+        self.after_activation: list[str] = []
 
     def on_operation(self, function: Callable, args: tuple, kwargs: dict, rule: OperationRule | None) -> Any:
         """Run a function, and note what it takes and gives."""
@@ -119,7 +176,9 @@ class _Consumers(OperationMode):
         result = function(*args, **kwargs)
         if not any(isinstance(leaf, torch.Tensor) for leaf in flatten_tensors(result)):
             return result
-        sources = {getattr(leaf, "linear_layer", "") for leaf in flatten_tensors((args, kwargs))}
+        leaves = flatten_tensors((args, kwargs))
+        self._follow_activations(function, leaves, result)
+        sources = {getattr(leaf, "linear_layer", "") for leaf in leaves}
         for source in sources - {"", name}:
             self._taken[source].append((function, name))
         if isinstance(module, (Linear, BatchNorm)):
@@ -127,6 +186,17 @@ class _Consumers(OperationMode):
         if isinstance(module, Linear) and isinstance(result, torch.Tensor):
             vars(result)["linear_layer"] = name
         return result
+
+    def _follow_activations(self, function: Callable, leaves: list[Any], result: Any) -> None:
+        """Note which batch norms take what an activation function gave."""
+        name, module = self.modules[-1] if self.modules else ("", self.model)
+        is_activated = any(getattr(leaf, "is_activated", False) for leaf in leaves)
+        if function is functional.batch_norm:
+            uses_statistics = not module.training and getattr(module, "running_mean", None) is not None
+            if is_activated and isinstance(module, BatchNorm) and uses_statistics:
+                self.after_activation.append(name)
+        elif isinstance(result, torch.Tensor) and (gives_activation(function) or is_activated and pools(function)):
+            vars(result)["is_activated"] = True
 
     def exclusive(self) -> list[tuple[str, str]]:
         """Linear layers that one batch norm takes from, and nobody else, called once both."""

@@ -17,7 +17,7 @@ from crp.rules.attach import (
     pass_activations,
     registered,
 )
-from crp.rules.batch_norms import find_mergeable, merging
+from crp.rules.batch_norms import BatchNorms, find_batch_norms, merging, weighing
 from crp.rules.composites import gives_relevance
 from crp.rules.operations.choice import ATTENTION, OperationRules
 from crp.rules.restoring import ModuleState, TensorState, undone
@@ -46,7 +46,7 @@ class ModelRules:
         self.writes_to_inputs = self.makes_integers = False
         self.read_once: set[tuple] = set()
         self._kept: tuple[Composite | None, OperationRules | None] | None = None
-        self._mergeable: tuple[Any, list[tuple[str, str]]] = (None, [])
+        self._batch_norms: tuple[Any, BatchNorms] = (None, BatchNorms([], []))
 
     @property
     def are_kept(self) -> bool:
@@ -116,7 +116,9 @@ class ModelRules:
                     yield None
                 return
             if gives_rules:
-                composite = merging(composite, self.model, self._batch_norms_to_merge(data))
+                batch_norms = self._find_batch_norms(data)
+                composite = weighing(composite, self.model, batch_norms.after_activation)
+                composite = merging(composite, self.model, batch_norms.mergeable)
                 composite, open_rules = leave_open(composite, self.model)
             composite = accelerate(composite, repeated=repeated) if accelerated else composite
             with registered(composite, self.model):
@@ -132,17 +134,17 @@ class ModelRules:
                     open_layers = {module: accelerate(own, repeated=repeated) for module, own in open_layers.items()}
                 yield OperationRules(composite, self.model, attention, self.writes_to_inputs, open_layers)
 
-    def _batch_norms_to_merge(self, data: Inputs) -> list[tuple[str, str]]:
-        """Linear layers and the batch norms they feed; found once for the modules of the model."""
+    def _find_batch_norms(self, data: Inputs) -> BatchNorms:
+        """What feeds the batch norms; found out once for the modules of the model."""
         modules = list(self.model.named_modules())
-        known, pairs = self._mergeable
+        known, found = self._batch_norms
         if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
             try:
-                pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+                found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
             except Exception:  # a model of which no sample can be taken out, such as nodes of a graph
-                pairs = find_mergeable(self.model, map_tensors(lambda tensor: tensor.detach(), data))
-            self._mergeable = [module for _, module in modules], pairs
-        return pairs
+                found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor.detach(), data))
+            self._batch_norms = [module for _, module in modules], found
+        return found
 
 
 def _everywhere(rule: Hook) -> Composite:

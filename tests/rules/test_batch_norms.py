@@ -10,7 +10,7 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 from zennit.types import BatchNorm, Linear
 
 from crp.attribution import CondAttribution
-from crp.rules.batch_norms import find_mergeable, merging
+from crp.rules.batch_norms import find_batch_norms, find_mergeable, merging
 
 
 def with_statistics(model):
@@ -206,3 +206,74 @@ def test_the_model_stays_as_it_is(model_state):
     for _ in range(2):
         attribution(torch.randn(2, 3, 32, 32), [{"y": [1]}], EpsilonPlus())
         assert model_state(model) == before
+
+
+class WrittenOut(nn.Module):
+    """A batch norm as scale and shift."""
+
+    def __init__(self, norm):
+        super().__init__()
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        self.scale, self.shift = scale[:, None, None], (norm.bias.detach() - norm.running_mean * scale)[:, None, None]
+
+    def forward(self, x):
+        return x * self.scale + self.shift
+
+
+def behind_activations(make=lambda norm: norm):
+    torch.manual_seed(0)
+    norms = [with_statistics(nn.BatchNorm2d(4).double()) for _ in range(3)]
+    for norm in norms:
+        nn.init.normal_(norm.bias)
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), make(norms[0]), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), nn.SiLU(),
+        nn.AvgPool2d(2), make(norms[1]), nn.Conv2d(4, 4, 1), nn.Identity(), nn.Hardtanh(), nn.Dropout(), make(norms[2]),
+        nn.Flatten(), nn.LazyLinear(3),
+    ).double().eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"accelerate": False}])
+def test_after_an_activation_the_shift_gets_its_share(options):
+    x, results = torch.randn(2, 3, 14, 14, dtype=torch.double), []
+    for make in (lambda norm: norm, WrittenOut):
+        model = behind_activations(make)
+        model(x)
+        results.append(CondAttribution(model, **options)(x, [{"y": [1]}], EpsilonPlus(), ["1", "5"]))
+        found = find_batch_norms(model, x).after_activation
+        assert found == ([] if make is WrittenOut else ["2", "7", "12"])
+        audit = CondAttribution(model, **options).audit(x, EpsilonPlus())
+        assert not audit.notes and audit.accounted == pytest.approx(1)
+    for name in ("1", "5"):
+        torch.testing.assert_close(*(result.relevances[name] for result in results), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(*(result.heatmap for result in results), rtol=1e-6, atol=1e-9)
+
+
+def test_after_an_activation_a_rule_of_the_composite_is_kept():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+    model, x = with_statistics(model.double()), torch.randn(1, 3, 5, 5, dtype=torch.double)
+
+    class OwnPass(Pass):
+        pass
+
+    base = EpsilonPlus()
+    own = Composite(lambda c, n, m: OwnPass() if isinstance(m, BatchNorm) else base.module_map(c, n, m))
+    for functional, composite in ((True, own), (False, EpsilonPlus())):
+        result = CondAttribution(model, functional=functional)(x, [{"y": [1]}], composite, ["1", "2"])
+        torch.testing.assert_close(result.relevances["1"], result.relevances["2"], rtol=0, atol=0)
+
+
+def test_other_batch_norms_pass_relevance():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(x + self.conv(x).relu()).mean((2, 3))
+
+    model, x = with_statistics(Residual().double()), torch.randn(1, 3, 5, 5, dtype=torch.double)
+    assert find_batch_norms(model, x).after_activation == []
+    audit = CondAttribution(model).audit(x, EpsilonPlus())
+    assert [operation.rule for operation in audit.operations if operation.module == "norm"] == ["PassThrough"]
+    assert audit.notes == ["batch norm is not merged into the layer before it: norm"]

@@ -62,6 +62,11 @@ class WithAttention(nn.Module):
     *((nn.Sequential(nn.Conv2d(3, 8, 4), nn.ReLU(), part), EpsilonPlusFlat,
        "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')")
       for part in (ChannelAttention(), Outputs(), nn.Sequential(*(nn.Linear(8, 8) for _ in range(5))))),
+    (nn.Sequential(Projections(is_joint=True)), LanguageModel, "LanguageModel (Epsilon in linear layers)"),
+    *((nn.Sequential(nn.Conv1d(1, 4, size, dilation=step), nn.ReLU()), EpsilonPlus,
+       "EpsilonPlus (ZPlus in convolutions, Epsilon in linear layers)") for size, step in ((64, 1), (32, 4))),
+    (nn.Sequential(nn.Conv1d(1, 4, 63), nn.ReLU()), EpsilonPlusFlat,
+     "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in '0')"),
     (Classifier(), EpsilonPlusFlat,
      "EpsilonPlusFlat (ZPlus in convolutions, Epsilon in linear layers, Flat in 'conv')"),
     (WithAttention(nn.Embedding(9, 8)), LanguageModel, "LanguageModel (Epsilon in linear layers)"),
@@ -77,6 +82,13 @@ def test_it_chooses_by_the_kind_of_model_and_says_so(model, kind, said, capsys):
 def test_models_without_linear_layers():
     with pytest.raises(ValueError, match="no linear layer"):
         default_composite(nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_scripts_are_refused_as_by_attributions():
+    script = torch.jit.trace(nn.Linear(2, 2), torch.rand(1, 2))
+    with pytest.raises(TypeError, match="script, which hides what happens in it: use the model that was scripted"):
+        default_composite(script)
 
 
 @pytest.mark.parametrize("preset, expected", [

@@ -124,4 +124,5 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """What :func:`torch.nn.functional.cosine_similarity` gives."""
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     return (functional.normalize(x1, dim=dim, eps=eps) * functional.normalize(x2, dim=dim, eps=eps)).sum(dim)

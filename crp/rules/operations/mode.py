@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from zennit.core import Hook, RemovableHandleList
-from zennit.types import Activation, Linear
+from zennit.types import Activation, BatchNorm, Linear
 
 from crp.model.layers import flatten_tensors
 from crp.rules.operations import attention
@@ -17,6 +17,7 @@ from crp.rules.operations.autograd_functions import function_of, give_rule
 from crp.rules.operations.call import Operation
 from crp.rules.operations.choice import OperationRules
 from crp.rules.operations.composed import COMPOSED, linear_with_computed_weight
+from crp.rules.operations.descent import Descent, descent_of, mark_descent
 from crp.rules.operations.first_order import QUESTIONS
 from crp.rules.operations.modules import WITH_WEIGHTS, as_module
 from crp.rules.operations.places import operation_name, warn_of_cast, warn_of_gradient, warn_of_loss
@@ -29,7 +30,7 @@ from crp.rules.operations.rule import (
     mark_constant_factor,
     run_with_rule,
 )
-from crp.rules.operations.table import CASTS, PADDING, inside_of
+from crp.rules.operations.table import CASTS, PADDING, descent_of_output, inside_of
 from crp.rules.padding import mark_padding
 from crp.rules.replacement import PassThrough, check_not_transformed
 from crp.rules.restoring import FunctionMode
@@ -64,6 +65,7 @@ class OperationMode(FunctionMode):
         self.on_integers: Callable[[torch.dtype], None] = warn_of_cast
         self.modules: list[tuple[str, nn.Module]] = []
         self._carrying_rule: list[nn.Module] = []
+        self._activated: Descent | None = None
         self._owners: dict[int, nn.Module] = {}
         self._context: dict = {}
         self._handles = RemovableHandleList()
@@ -157,13 +159,19 @@ class OperationMode(FunctionMode):
         is_asked = module is not None and isinstance(running, type(module))  # the composite was asked for that module
         composite = running and rules.open_layers.get(running) or (None if is_asked else rules.composite)
         template = composite.module_map(self._context, name, module) if composite and module is not None else None
+        descent = None
         if module is not None and template is not None:
             result = self._run_as_module(template, module, operation.inputs[0])
         else:
             left_out = is_asked and function in WITH_WEIGHTS
-            result = self.on_operation(function, args, kwargs, None if left_out else rules.rule_of(operation))
+            rule = None if left_out else rules.rule_of(operation)
+            descent = descent_of_output(operation, rule)
+            shape = operation.inputs[0].shape
+            result = self.on_operation(function, args, kwargs, rule)
         if is_in_place(function) or function is Tensor.__setitem__:
             clear_marks(args[0])
+        if descent is not None and isinstance(result, Tensor) and result.shape == shape:
+            mark_descent(result, descent)
         if isinstance(result, Tensor) and not isinstance(module, Linear) and rules.is_constant_factor(operation):
             mark_constant_factor(result)
         if operation.function in PADDING and isinstance(result, Tensor):
@@ -208,6 +216,8 @@ class OperationMode(FunctionMode):
             return
         self._carrying_rule.append(module)
         if len(self._carrying_rule) == 1:
+            x = next((leaf for leaf in flatten_tensors((args, kwargs)) if carries(leaf)), None)
+            self._activated = descent_of(x).activated() if x is not None and _is_activation(module, rule) else None
             self.before_rule(name, module, rule, args, kwargs)
 
     def _leave_module(self, module: nn.Module, output: Any) -> None:
@@ -215,15 +225,20 @@ class OperationMode(FunctionMode):
         if rule is not None:
             if len(self._carrying_rule) == 1:
                 self.after_rule(output)
+                if self._activated is not None and isinstance(output, Tensor):
+                    mark_descent(output, self._activated)
             self._carrying_rule.pop()
-        is_activation = isinstance(module, Activation) or isinstance(rule, PassThrough)
-        if is_activation and isinstance(output, Tensor) and self.rules is not None and self.rules.are_gates_constant:
+        if _is_activation(module, rule) and isinstance(output, Tensor) and self.rules and self.rules.are_gates_constant:
             mark_constant_factor(output)
         self.modules.pop()
 
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _OWNERS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def _is_activation(module: nn.Module, rule: Hook | None) -> bool:
+    return isinstance(module, Activation) or isinstance(rule, PassThrough) and not isinstance(module, BatchNorm)
 
 
 def rule_of(module: nn.Module) -> Hook | None:

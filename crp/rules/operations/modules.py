@@ -93,20 +93,14 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, torch.Size)) else value
 
 
-def _plain(kind: type[nn.Module], *options: str) -> Callable[[Operation], nn.Module]:
-    """A module whose options are the function's arguments."""
-    def make(operation: Operation) -> nn.Module:
-        values = {name: operation.argument(i, name) for i, name in enumerate(options, 1)}
-        return kind(**{name: value for name, value in values.items() if value is not None})
-
-    return make
-
-
-def _max_pool(kind: type[nn.Module]) -> Callable[[Operation], nn.Module | None]:
-    options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-
+def _plain(kind: type[nn.Module], *options: str) -> Callable[[Operation], nn.Module | None]:
+    """A module whose options are the function's arguments; None where other arguments say what it does."""
     def make(operation: Operation) -> nn.Module | None:
-        return None if operation.kwargs.get("return_indices") else _plain(kind, *options)(operation)
+        others = [value for name, value in operation.kwargs.items() if name not in ("input", *options)]
+        if any([*operation.args[len(options) + 1:], *others]):
+            return None
+        values = {name: _tuple(operation.argument(i, name)) for i, name in enumerate(options, 1)}
+        return kind(**{name: value for name, value in values.items() if value is not None})
 
     return make
 
@@ -114,6 +108,7 @@ def _max_pool(kind: type[nn.Module]) -> Callable[[Operation], nn.Module | None]:
 _ORDER = ["stride", "padding", "dilation", "groups"]
 _TRANSPOSED_ORDER = ["stride", "padding", "output_padding", "groups", "dilation"]
 _AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAXIMUM = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 _MODULES: dict[Callable, Callable[[Operation], nn.Module | None]] = {
     functional.linear: _linear,
@@ -126,9 +121,11 @@ _MODULES: dict[Callable, Callable[[Operation], nn.Module | None]] = {
        for axes in (1, 2, 3) for function in named(f"avg_pool{axes}d")},
     **{function: _plain(getattr(nn, f"AdaptiveAvgPool{axes}d"), "output_size")
        for axes in (1, 2, 3) for function in named(f"adaptive_avg_pool{axes}d")},
-    **{function: _max_pool(getattr(nn, f"MaxPool{axes}d"))
+    **{function: _plain(getattr(nn, f"MaxPool{axes}d"), *_MAXIMUM)
        for axes in (1, 2, 3) for function in named(f"max_pool{axes}d")},
-    functional.interpolate: _plain(nn.Upsample, "size", "scale_factor", "mode", "align_corners"),
+    functional.interpolate: _plain(
+        nn.Upsample, "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"
+    ),
 }
 
 WITH_WEIGHTS = {functional.linear, *named(*(f"conv{kind}{axes}d" for kind in ("", "_transpose") for axes in (1, 2, 3)))}

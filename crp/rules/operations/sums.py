@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from crp.rules.operations.call import Operation
+from crp.rules.operations.descent import descent_of, is_number, joined
 from crp.rules.operations.elementwise import Scaling
+from crp.rules.operations.products import Uniform
 from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks, total
 
 REVERSED_SUBTRACTIONS: set[Callable] = {torch.rsub, Tensor.__rsub__}
@@ -77,6 +79,28 @@ class Addition(OperationRule):
         return found
 
 
+class Shift(Addition):
+    """A sum with a number, which gets a share as a bias does, unless the sum is part of an activation function.
+
+    Attributes
+    ----------
+    is_in_activation : bool
+        Found out in the forward pass, by what is done with the sum.
+    """
+
+    is_in_activation = False
+
+    def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
+        """All of it within an activation function."""
+        return [relevance.sum_to_size(inputs[0].shape)] if self.is_in_activation else super().send(
+            relevance, inputs, output
+        )
+
+    def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
+        """None within an activation function."""
+        return {} if self.is_in_activation else super().sinks(relevance, inputs, output)
+
+
 class Linear(OperationRule):
     """An operation that is linear in its input, up to what it adds: ``R = x df/dx(R / stabilized(z))``.
 
@@ -118,9 +142,23 @@ def sum_rule(first: float, second: float) -> Callable[[Operation], OperationRule
         coefficients = [first * alpha, second] if reverse else [first, second * alpha]
         constants = [c * v for c, v in zip(coefficients, (x, y)) if not carries(v)]
         coefficients = [c for c, v in zip(coefficients, (x, y)) if carries(v)]
-        if constants and not isinstance(constants[0], Tensor) and constants[0] == 0:
-            return Scaling(None, operation.inputs[0].shape)
         constant, kind = constants[0] if constants else None, torch.result_type(x, y)
-        return Addition(coefficients, constant, "parameters", operation.stabilize, kind)
+        is_shift = bool(constants) and is_number(constant)
+        if is_shift and (_is_zero(constant) or descent_of(operation.inputs[0]).is_activation):
+            return Scaling(None, operation.inputs[0].shape)
+        if not constants and _are_of_activation(operation.inputs):
+            return Uniform([x.shape, y.shape], [True, True])
+        choose = Shift if is_shift else Addition
+        return choose(coefficients, constant, "parameters", operation.stabilize, kind)
 
     return rule
+
+
+def _is_zero(number: Any) -> bool:
+    return not isinstance(number, Tensor) and number == 0
+
+
+def _are_of_activation(summands: list[Tensor]) -> bool:
+    """Whether summands are parts of one activation function."""
+    descents = [descent_of(x) for x in summands]
+    return any(descent.is_activation for descent in descents) and joined(descents) is not None

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from crp.rules.operations.call import Operation, named
+from crp.rules.operations.descent import Descent, descent_of, is_number, joined
 from crp.rules.operations.elementwise import elementwise_rule, normalised_rule
 from crp.rules.operations.normalisation import (
     batch_norm_rule,
@@ -19,13 +21,21 @@ from crp.rules.operations.normalisation import (
     softmax_rule,
 )
 from crp.rules.operations.products import matrix_product_rule, power_rule, product_rule, quotient_rule
-from crp.rules.operations.rule import OperationRule, is_constant_factor
-from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, sum_rule
+from crp.rules.operations.rule import OperationRule, carries, is_constant_factor
+from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, Shift, sum_rule
 from crp.rules.padding import inside_of_padding
 
 SOFTMAX, LOG_SOFTMAX = named("softmax", "_softmax", "_safe_softmax"), named("log_softmax")
+_ROOTS = named("pow", "__pow__")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
-_POWERS = named("pow", "__pow__")
+_ADDITIONS = named("add", "__add__", "__radd__", "__iadd__")
+_SUBTRACTIONS = named("sub", "subtract", "__sub__", "__isub__")
+_SUMS = _ADDITIONS | _SUBTRACTIONS | REVERSED_SUBTRACTIONS
+_PRODUCTS = named("mul", "multiply", "__mul__", "__rmul__", "__imul__")
+_QUOTIENTS = named("div", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__", "__idiv__")
+_POWERS = named("__rdiv__", "__rtruediv__", "pow", "float_power", "__pow__", "__rpow__")
+_EXTREMA = named("maximum", "minimum", "fmax", "fmin", "max", "min")
+_COPIES = named("clone", "contiguous", "to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda")
 _SHAPED_LIKE_ANOTHER = named("expand_as", "view_as", "reshape_as", "type_as")
 
 RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
@@ -36,14 +46,12 @@ RULES: dict[Callable, Callable[[Operation], OperationRule | None]] = {
         "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "erf", "erfc",
         "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "arctan", "expit", "logit", "sinc",
     ), elementwise_rule),
-    **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), sum_rule(1, 1)),
-    **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), sum_rule(1, -1)),
+    **dict.fromkeys(_ADDITIONS, sum_rule(1, 1)),
+    **dict.fromkeys(_SUBTRACTIONS, sum_rule(1, -1)),
     **dict.fromkeys(REVERSED_SUBTRACTIONS, sum_rule(-1, 1)),
-    **dict.fromkeys(named("mul", "multiply", "__mul__", "__rmul__", "__imul__"), product_rule),
-    **dict.fromkeys(
-        named("div", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__", "__idiv__"), quotient_rule
-    ),
-    **dict.fromkeys(named("__rdiv__", "__rtruediv__", "pow", "float_power", "__pow__", "__rpow__"), power_rule),
+    **dict.fromkeys(_PRODUCTS, product_rule),
+    **dict.fromkeys(_QUOTIENTS, quotient_rule),
+    **dict.fromkeys(_POWERS, power_rule),
     **dict.fromkeys(named("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"), matrix_product_rule),
     **dict.fromkeys(SOFTMAX, softmax_rule),
     **dict.fromkeys(LOG_SOFTMAX, log_softmax_rule),
@@ -61,7 +69,7 @@ def normalises(operation: Operation) -> bool:
 
     Such factors count as constants (AttnLRP, section 3.3.4), and so does what is computed from them alone.
     """
-    exponent = operation.argument(1, "exponent") if operation.function in _POWERS else None
+    exponent = operation.argument(1, "exponent") if operation.function in _ROOTS else None
     is_root = isinstance(exponent, float) and abs(exponent) == 0.5
     inputs = operation.inputs[:1] if operation.function in _SHAPED_LIKE_ANOTHER else operation.inputs
     return operation.function in _NORMALISERS or is_root or all(map(is_constant_factor, inputs))
@@ -69,10 +77,50 @@ def normalises(operation: Operation) -> bool:
 
 def activates(operation: Operation) -> bool:
     """Whether an operation is a nonlinear function of each element, as gates are."""
-    return RULES.get(operation.function) is elementwise_rule and operation.function not in _NEGATIONS
+    return gives_activation(operation.function)
+
+
+def gives_activation(function: Callable) -> bool:
+    """Whether a function is nonlinear, and of each element by itself."""
+    return RULES.get(function) is elementwise_rule and function not in _NEGATIONS
+
+
+def pools(function: Callable) -> bool:
+    """Whether a function gives values of its input, at other places, or means of them."""
+    return function in ROUTING or function in _MEANS
+
+
+_MEANS = named(*(f"{kind}avg_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)))
 
 
 _NEGATIONS = named("neg", "negative")
+_KEEPING = _COPIES | _NEGATIONS
+_NOT_LINEAR = _PRODUCTS | _QUOTIENTS | _POWERS | _EXTREMA
+
+
+def descent_of_output(operation: Operation, rule: OperationRule | None) -> Descent | None:
+    """How what an operation gives will have been computed from one tensor; None if not element by element.
+
+    Parameters
+    ----------
+    operation : Operation
+        That has not run yet.
+    rule : OperationRule or None
+        That it gets.
+    """
+    function, inputs = operation.function, operation.inputs
+    is_sum = function in _SUMS and all(map(is_number, operation.constants))
+    is_multiple = function in _PRODUCTS or function in _QUOTIENTS and carries(operation.first)
+    is_linear = is_sum or function in _KEEPING or is_multiple and len(inputs) == 1
+    if not is_linear and function not in _NOT_LINEAR and not activates(operation):
+        return None
+    descent = joined(map(descent_of, inputs))
+    if descent is None:
+        return None
+    if descent.is_activation or not is_linear:
+        return descent.activated()
+    return replace(descent, shifts=(*descent.shifts, rule)) if isinstance(rule, Shift) else descent
+
 
 PADDING = named("pad", "constant_pad_nd")
 
