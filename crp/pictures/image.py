@@ -10,7 +10,6 @@ from PIL import Image
 from zennit.image import gridify, palette
 
 from crp.pictures.heatmaps import check_threshold, get_crop_range, in_pairs, smooth
-from crp.pictures.signals import vis_features, vis_signal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +174,8 @@ def vis_opaque_img(
 
 def vis_img_heatmap(
     data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1, kernel_size: int = 19,
-    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True,
+    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True, *,
+    common_scale: bool = False,
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """Show images and their heatmaps.
 
@@ -193,6 +193,8 @@ def vis_img_heatmap(
         Width of the smoothing in pixels, an odd number.
     cmap, vmin, vmax, symmetric
         Colours of the heatmaps, as for :func:`imgify`.
+    common_scale : bool, default False
+        Give colours one meaning in all heatmaps: where ``vmin`` and ``vmax`` are not given, they are those of all.
 
     Returns
     -------
@@ -205,6 +207,8 @@ def vis_img_heatmap(
         not odd.
     """
     check_threshold("crop_th", crop_th)
+    if common_scale:
+        vmin, vmax = _common_limits(heatmaps, vmin, vmax, symmetric)
     images, maps = [], []
     for image, heatmap in in_pairs(data_batch, heatmaps):
         if rf:
@@ -213,6 +217,16 @@ def vis_img_heatmap(
         images.append(imgify(image, cmap="gray", padding=True))
         maps.append(imgify(heatmap, cmap=cmap, vmin=vmin, vmax=vmax, symmetric=symmetric, padding=True))
     return images, maps
+
+
+def _common_limits(
+    heatmaps: torch.Tensor, vmin: float | None, vmax: float | None, symmetric: bool
+) -> tuple[float | None, float | None]:
+    low, high = min(float(heatmap.min()) for heatmap in heatmaps), max(float(heatmap.max()) for heatmap in heatmaps)
+    if symmetric:
+        high = max(-low, high)
+        low = -high
+    return low if vmin is None else vmin, high if vmax is None else vmax
 
 
 def upsample_patches(
@@ -254,21 +268,6 @@ def upsample_patches(
         )
     grid = values[:, values.shape[1] - rows * columns:].reshape(-1, 1, rows, columns)
     return torch.nn.functional.interpolate(grid, tuple(image_size), mode=mode)[:, 0]
-
-
-def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
-    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T] of up to 8 channels, feature vectors [F]."""
-    pictures = []
-    for sample in data_batch:
-        if not isinstance(sample, torch.Tensor):
-            raise TypeError("inputs of several parts have no picture: give a plot_fn, or plot_fn=None for the inputs")
-        if sample.ndim == 3 or sample.ndim == 2 and sample.shape[0] > 8:
-            pictures.append(imgify(sample, cmap="gray", padding=True))
-        elif sample.ndim == 2:
-            pictures += vis_signal(sample[None], torch.zeros(1, sample.shape[1]))
-        else:
-            pictures += vis_features(sample[None], torch.zeros(1, *sample.shape))
-    return pictures
 
 
 def plot_grid(

@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
-from crp.pictures.heatmaps import check_threshold
+from crp.pictures.heatmaps import check_threshold, scale_limits
 from crp.pictures.plotting import NEGATIVE, POSITIVE
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
@@ -92,7 +92,7 @@ class TokenHeatmap:
 
 def vis_tokens(
     data_batch: Any, heatmaps: Any, rf: bool = False, decode: Callable[[int], str] = str, crop_th: float = 0.1,
-    width: int = 480, key: str | int | None = None,
+    width: int = 480, key: str | int | None = None, *, common_scale: bool = False,
 ) -> list[Image.Image]:
     """Draw texts with the relevance of their tokens; a ``plot_fn`` for references and ``plot_grid``.
 
@@ -109,6 +109,8 @@ def vis_tokens(
         In pixels.
     key : str or int, optional
         Which of several inputs is drawn; by default "input_ids", or the only one with a heatmap.
+    common_scale : bool, default False
+        Give colours one meaning in all pictures, instead of the strongest to the strongest relevance of each.
 
     Returns
     -------
@@ -121,11 +123,13 @@ def vis_tokens(
     """
     check_threshold("crop_th", crop_th)
     ids, heatmap = _tokens_of(data_batch, heatmaps, key)
-    pictures = []
+    texts, shown = [], []
     for tokens, values in zip(spaced([[decode(int(token)) for token in text] for text in ids]), heatmap):
-        shown = _relevant_range(values, crop_th) if rf else slice(None)
-        pictures += TokenHeatmap([_Spaced(tokens[shown])], [values[shown]]).to_images(width)
-    return pictures
+        part = _relevant_range(values, crop_th) if rf else slice(None)
+        texts.append(_Spaced(tokens[part]))
+        shown.append(values[part])
+    limit = scale_limits(shown, common_scale)[0] if common_scale and shown else None
+    return TokenHeatmap(texts, shown, limit).to_images(width)
 
 
 def _tokens_of(data: Any, heatmaps: Any, key: str | int | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from crp.model.layers import unknown_layer_message
 from crp.model.samples import join_samples
 from crp.model.successors import Successor, is_overridden
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+from crp.pictures.kinds import suiting
 from crp.store.files import QUANTITIES
 from crp.store.legacy import LegacyResults
 from crp.store.reader import ReferenceStore, StoreError
@@ -164,9 +165,10 @@ class FeatureVisualization(SweptDataset, Successor):
         rf : bool, default False
             Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
         plot_fn : callable or None
-            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. With None, the inputs and
-            heatmaps themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come
-            back instead.
+            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. The default is for images;
+            inputs of other kinds are shown by :func:`crp.image.vis_by_kind` instead. With None, the inputs and heatmaps
+            themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come back
+            instead.
         batch_size : int, default 32
         targets : int or list of int, optional
             Start the heatmaps at these outputs instead of at the layer: what the concept contributes to them.
@@ -326,7 +328,7 @@ class FeatureVisualization(SweptDataset, Successor):
             found = References(patterns.samples[rows], patterns.probability[rows], np.zeros_like(rows))
             references[pattern] = (concepts, found)
         targets = None if targets is None else as_ids(targets)
-        return self._pictures(layer_name).draw(references, composite, False, plot_fn, batch_size, targets)
+        return self._pictures(layer_name).draw(references, composite, False, suiting(plot_fn), batch_size, targets)
 
     def precompute_ref(
         self,
@@ -425,7 +427,7 @@ class FeatureVisualization(SweptDataset, Successor):
         self._check_reference_arguments(layer, mode)
         first, stop = _check_range(r_range)
         _check_count("batch_size", batch_size)
-        targets = None if targets is None else as_ids(targets)
+        targets, plot_fn = None if targets is None else as_ids(targets), suiting(plot_fn)
         results = self._results(mode, composite)
         cache = self.cache if plot_fn is not None else None
         found: dict[Any, Any] = {}

@@ -13,7 +13,7 @@ from crp.concepts.channels import PositionError
 from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.samples import join_samples
 from crp.model.successors import is_overridden
-from crp.pictures.image import vis_inputs
+from crp.pictures.kinds import vis_inputs
 from crp.store.folder import StoreError
 from crp.store.references import References
 
