@@ -1,12 +1,12 @@
 """Pictures of images and their heatmaps, and grids of pictures."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from zennit.image import gridify, palette
 
 from crp.pictures.heatmaps import check_threshold, get_crop_range, in_pairs, smooth
@@ -120,6 +120,23 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
     square = Image.new("RGB", (side, side), (255, 255, 255))
     square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def _without_padding(parts: list[list[Image.Image]]) -> list[list[Image.Image]]:
+    """Pictures of a row without the white above and below, or beside them, that made squares of all of them."""
+    pictures = [picture for part in parts for picture in part]
+    boxes = [(picture.size, ImageChops.invert(picture.convert("RGB")).getbbox()) for picture in pictures]
+    margins = [(min(x1, w - x2) / w, min(y1, h - y2) / h) for (w, h), (x1, y1, x2, y2) in (
+        (size, box) for size, box in boxes if box is not None
+    )]
+    beside, above = map(min, zip(*margins)) if margins else (0., 0.)
+    is_padded = all(width == height for (width, height), _ in boxes) and (beside == 0) != (above == 0)
+    return [[_cut(picture, beside, above) for picture in part] for part in parts] if is_padded else parts
+
+
+def _cut(picture: Image.Image, beside: float, above: float) -> Image.Image:
+    x, y = int(beside * picture.width), int(above * picture.height)
+    return picture.crop((x, y, picture.width - x, picture.height - y))
 
 
 def vis_opaque_img(
@@ -272,7 +289,8 @@ def upsample_patches(
 
 def plot_grid(
     ref_c: Mapping, cmap_dim: int | None = 1, cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None,
-    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6),
+    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6), *,
+    captions: Mapping[Any, Sequence[str]] | None = None, title: str = "",
 ) -> Figure:
     """Show references in a grid: a row per concept, or two where there are images and heatmaps.
 
@@ -283,15 +301,23 @@ def plot_grid(
     cmap_dim : int or None, default 1
         Which item of the tuple holds heatmaps, to be coloured if they are tensors; None for none.
     cmap, vmin, vmax, symmetric, resize, padding
-        As for :func:`imgify`.
+        As for :func:`imgify`. White that all pictures of a row have been padded with takes no room.
     figsize : tuple of float, default (6, 6)
-        In inches; flat grids are lower.
+        In inches; flat grids are lower, and grids of so many rows that none would be half an inch high are higher.
+    captions : dict, optional
+        Concept id -> a text for each of its pictures, which stands above it.
+    title : str, default ""
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show, or not one caption for each picture.
     """
-    from crp.pictures.plotting import draw_grid
+    from crp.pictures.grids import GridRow, draw_grid
 
     if cmap_dim not in (None, 0, 1):
         raise ValueError(f"cmap_dim is None, 0 or 1, not {cmap_dim!r}")
@@ -305,5 +331,9 @@ def plot_grid(
     rows = []
     for concept, references in ref_c.items():
         parts = references if isinstance(references, tuple) else (references,)
-        rows.append((str(concept), [pictures(items, position) for position, items in enumerate(parts)]))
-    return draw_grid(rows, figsize)
+        shown = _without_padding([pictures(items, position) for position, items in enumerate(parts)])
+        texts = [] if captions is None else captions[concept]
+        if captions is not None and len(texts) != len(shown[0]):
+            raise ValueError(f"{concept} has {len(shown[0])} pictures and {len(texts)} captions")
+        rows.append(GridRow(str(concept), shown, texts))
+    return draw_grid(rows, figsize, title)

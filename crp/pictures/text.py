@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
 from crp.pictures.heatmaps import check_threshold, scale_limits
-from crp.pictures.plotting import NEGATIVE, POSITIVE
+from crp.pictures.plotting import NEGATIVE, POSITIVE, ink_on
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
 _SPACES = (" ", "Ġ", "▁")  # how tokenizers mark a token that begins a word
@@ -60,7 +60,7 @@ class TokenHeatmap:
             limit = self.limit or float(finite.abs().max() if len(values) else 0) or 1.
             strengths = (finite / limit).clamp(-1, 1)
             yield [
-                (token, float(value), to_hex(COLOURS(float(strength) / 2 + .5)), _ink(float(strength)))
+                (token, float(value), ground := to_hex(COLOURS(float(strength) / 2 + .5)), ink_on(ground))
                 for token, value, strength in zip(tokens, values, strengths)
             ]
 
@@ -182,10 +182,6 @@ def _printable(token: str) -> str:
     """A token without what cannot be drawn; ``Ċ`` alone is how byte-level tokenizers write a line break."""
     token = "\n" * len(token) if token and not token.strip("Ċ") else token
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in token)
-
-
-def _ink(strength: float) -> str:
-    return "white" if abs(strength) > .6 else "black"
 
 
 def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
