@@ -14,8 +14,8 @@ from crp.pictures.plotting import new_figure
 
 # in inches
 _GAP, _MARGIN, _LEAST_HEIGHT = 0.04, 0.06, 0.5
-_LABEL_LETTER, _CAPTION_LETTER, _CAPTION_LINE, _TITLE_LINE = 0.08, 0.06, 0.115, 0.2
-_LABEL_SIZE, _CAPTION_SIZE, _TITLE_SIZE = 9, 7, 10  # in points
+_LABEL_LETTER, _CAPTION_LETTER, _TITLE_LETTER, _CAPTION_LINE, _TITLE_LINE = 0.08, 0.06, 0.08, 0.115, 0.19
+_LABEL_SIZE, _CAPTION_SIZE, _TITLE_SIZE = 9, 7, 9  # in points
 _LABEL_LETTERS, _LABEL_LINES = 16, 4
 
 
@@ -61,18 +61,17 @@ def draw_grid(rows: list[GridRow], figsize: tuple[float, float], title: str = ""
     cell = (figsize[0] - left - _MARGIN) / columns
     captions = [[_wrapped(caption, max(4, int(cell / _CAPTION_LETTER))) for caption in row.captions] for row in rows]
     above = [_CAPTION_LINE * max((text.count("\n") + 1 for text in texts), default=0) for texts in captions]
+    title = _wrapped(title, int(figsize[0] / _TITLE_LETTER))
     head = _TITLE_LINE * (title.count("\n") + 1) if title else 0.
     ratios = [[max((p.height / p.width for p in part), default=1.) for part in row.parts] for row in rows]
 
     lines = sum(map(len, ratios))
-    room = figsize[1] - head - sum(above) - _GAP * lines - 2 * _MARGIN
-    widest = cell - _GAP
-    highest = widest * sum(map(sum, ratios))
-    width = widest * min(1, max(room, _LEAST_HEIGHT * lines) / highest)
+    around = head + sum(above) + _GAP * lines + 2 * _MARGIN
+    widest, heights_of_all = cell - _GAP, sum(map(sum, ratios))
+    width = min(widest, max(figsize[1] - around, _LEAST_HEIGHT * lines) / heights_of_all)
     if not any(captions):
         cell = width + _GAP
-
-    height = figsize[1] - room + width * sum(map(sum, ratios))
+    height = around + width * heights_of_all
     figure = new_figure((figsize[0], height), layout="none")
     if title:
         figure.text(_MARGIN / figsize[0], 1 - _MARGIN / height, title, fontsize=_TITLE_SIZE, va="top")
@@ -92,7 +91,8 @@ def draw_grid(rows: list[GridRow], figsize: tuple[float, float], title: str = ""
 
 def _fill(line: list[Axes], pictures: list[Image.Image], label: str, captions: list[str]) -> None:
     for axis, picture in zip(line, pictures):
-        axis.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+        has_letters = "dpi" in picture.info
+        axis.imshow(np.asarray(picture.convert("RGB")), interpolation="hanning" if has_letters else "nearest")
     for axis in line[1:]:
         axis.set_axis_off()
     line[0].set(xticks=[], yticks=[], facecolor="none")

@@ -122,6 +122,14 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
     return square
 
 
+def _alike(parts: list[list[Image.Image]], padding: bool) -> list[list[Image.Image]]:
+    """Pictures of a row as a grid shows them: padded to squares if that is wished for and their sizes differ."""
+    sizes = {picture.size for part in parts for picture in part}
+    if padding and len(sizes) > 1:
+        parts = [[_pad_to_square(picture) for picture in part] for part in parts]
+    return _without_padding(parts)
+
+
 def _without_padding(parts: list[list[Image.Image]]) -> list[list[Image.Image]]:
     """Pictures of a row without the white above and below, or beside them, that made squares of all of them."""
     pictures = [picture for part in parts for picture in part]
@@ -301,7 +309,8 @@ def plot_grid(
     cmap_dim : int or None, default 1
         Which item of the tuple holds heatmaps, to be coloured if they are tensors; None for none.
     cmap, vmin, vmax, symmetric, resize, padding
-        As for :func:`imgify`. White that all pictures of a row have been padded with takes no room.
+        As for :func:`imgify`; pictures of a row that have one size need no padding, and white that all of them were
+        padded with before is left out.
     figsize : tuple of float, default (6, 6)
         In inches; flat grids are lower, and grids of so many rows that none would be half an inch high are higher.
     captions : dict, optional
@@ -326,12 +335,12 @@ def plot_grid(
         colours: dict[str, Any] = {"cmap": "gray"}
         if position == cmap_dim:
             colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
-        return [imgify(item, **colours, resize=resize, padding=padding) for item in items]
+        return [imgify(item, **colours, resize=resize) for item in items]
 
     rows = []
     for concept, references in ref_c.items():
         parts = references if isinstance(references, tuple) else (references,)
-        shown = _without_padding([pictures(items, position) for position, items in enumerate(parts)])
+        shown = _alike([pictures(items, position) for position, items in enumerate(parts)], padding)
         texts = [] if captions is None else captions[concept]
         if captions is not None and len(texts) != len(shown[0]):
             raise ValueError(f"{concept} has {len(shown[0])} pictures and {len(texts)} captions")

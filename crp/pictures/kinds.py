@@ -16,7 +16,7 @@ _MOST_FEATURES, _MOST_CHANNELS = 64, 8
 _SEVERAL_PARTS = "inputs of several parts have no picture: give a plot_fn, or plot_fn=None for the inputs themselves"
 
 
-def suiting(plot_fn: Callable | None) -> Callable | None:
+def suiting(plot_fn: Any) -> Any:
     """What to draw references with: the default of ``plot_fn`` stands for the picture that suits the kind of input."""
     return vis_by_kind if plot_fn is vis_img_heatmap else plot_fn
 

@@ -16,7 +16,7 @@ from crp.pictures.plotting import NEGATIVE, POSITIVE, ink_on
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
 _SPACES = (" ", "Ġ", "▁")  # how tokenizers mark a token that begins a word
-_FONT_SIZE, _LINE_HEIGHT, _MARGIN = 15, 22, 6
+_FONT_SIZE, _LINE_HEIGHT, _MARGIN, _DPI = 15, 22, 6, 150
 
 
 class TokenHeatmap:
@@ -198,6 +198,7 @@ def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
             places.append((x, y, piece, ground, ink))
             x += font.getlength(piece)
     picture = Image.new("RGB", (width, y + _LINE_HEIGHT + _MARGIN), "white")
+    picture.info["dpi"] = (_DPI, _DPI)
     draw = ImageDraw.Draw(picture)
     for x, y, piece, ground, ink in places:
         draw.rectangle((x, y, x + font.getlength(piece), y + _LINE_HEIGHT - 3), fill=ground)

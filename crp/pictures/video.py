@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from crp.pictures.heatmaps import check_threshold, divide_by_maximum, get_crop_range, in_pairs, scale_limits
 from crp.pictures.image import imgify
 
-_HEADER = 12  # pixels, for the number of a frame
+_HEADER, _LEAST_HEIGHT = 12, 64  # pixels: of the number of a frame, and about those of a frame
 
 
 def vis_frames(
@@ -66,11 +66,14 @@ def _chosen(heatmap: torch.Tensor, count: int, crop_th: float | None) -> list[in
 
 
 def _strip(pictures: list[Image.Image], numbers: list[int]) -> Image.Image:
-    """Pictures of frames side by side, under their numbers."""
+    """Pictures of frames side by side, under their numbers; small ones enlarged."""
     width, height, gap = pictures[0].width, pictures[0].height, 2
+    factor = max(1, round(_LEAST_HEIGHT / height))
+    width, height = factor * width, factor * height
     strip = Image.new("RGB", (len(pictures) * (width + gap) - gap, height + _HEADER), "white")
     draw = ImageDraw.Draw(strip)
     for place, (picture, number) in enumerate(zip(pictures, numbers)):
-        strip.paste(picture.convert("RGB"), (place * (width + gap), _HEADER))
+        frame = picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        strip.paste(frame, (place * (width + gap), _HEADER))
         draw.text((place * (width + gap), 0), str(number), fill="black")
     return strip
