@@ -1,6 +1,6 @@
 """Drawing: images, signals, text, grids, plots of results.
 
-``image``, ``signals``, ``features``, ``video``, ``text``   pictures of inputs and heatmaps
+``image``, ``signals``, ``sound``, ``features``, ``video``, ``text``   pictures of inputs and heatmaps
 ``kinds``                                           which of them suits which input
 ``small_figures``                                   pictures that are small plots
 ``plotting``, ``grids``                             figures that notebooks show, and grids of pictures
