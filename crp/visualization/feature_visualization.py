@@ -28,7 +28,7 @@ from crp.store.references import References
 from crp.visualization.arguments import check_count, check_range
 from crp.visualization.picture_cache import Cache
 from crp.visualization.reading import picture_key, results_of
-from crp.visualization.reference_figures import ReferenceRow, draw_references, said_of_value
+from crp.visualization.reference_figures import ReferenceRow, draw_references
 from crp.visualization.reference_pictures import ReferencePictures
 from crp.visualization.results import OWN_ANALYSIS, Maximization, Results, ResultsAttribute, Statistics
 from crp.visualization.swept_dataset import SweptDataset
@@ -191,6 +191,11 @@ class FeatureVisualization(SweptDataset, Successor):
         StoreError
             If the sweep was of another model, dataset or concept, or, where mode is "relevance", with other rules; the
             message names what differs.
+
+        Warns
+        -----
+        UserWarning
+            If a concept is never active or never relevant: its references are samples like any other.
         """
         wanted: dict[int, tuple[int, int | None]] = {concept: (concept, None) for concept in as_ids(concept_ids)}
         return self._references(
@@ -502,7 +507,7 @@ class FeatureVisualization(SweptDataset, Successor):
             if not overwrite:
                 found, missing = cache.load(missing, key)
         references = self._strongest(results, {each: wanted[each] for each in missing}, layer, mode, first, stop)
-        empty = [str(each) for each, (_, top) in references.items() if said_of_value(top.values[0], mode)]
+        empty = [str(each) for each, (_, top) in references.items() if not abs(top.values[0]) > 0]
         if empty:
             warnings.warn(
                 f"in no sample have these concepts of layer {layer!r} a positive {mode}: {', '.join(empty)}; their "
