@@ -161,6 +161,7 @@ def test_lines_are_as_full_as_they_can_be_and_begin_without_a_space():
     (["▁un", "believ", "able", "▁cat", "s", "</s>"], [" unbelievable", " cats", "</s>"], [6, 9, 6]),
     (["Un", "believable", "Ġcat", "s", "Ċ", "A", "Ġdog", "<|endoftext|>"],
      ["Unbelievable", " cats", "\nA", " dog", "<|endoftext|>"], [3, 7, 11, 7, 8]),
+    (["<s>", "Hell", "o", "▁cat"], ["<s>", "Hello", " cat"], [1, 5, 4]),
     ([], [], []),
 ])
 def test_tokens_are_merged_to_words_whose_relevance_is_the_sum(tokens, words, sums):
