@@ -71,11 +71,12 @@ class Synthesis:
         -------
         matplotlib.figure.Figure
         """
+        from crp.pictures.grids import GridRow, draw_grid
         from crp.pictures.image import imgify
-        from crp.pictures.plotting import draw_grid
 
         names = ["layer" if concept is None else f"{concept}" for concept in self.concepts]
-        rows = [(name, [[imgify(image, cmap="gray", vmin=0, vmax=1)]]) for name, image in zip(names, self.images)]
+        pictures = [imgify(image, cmap="gray", vmin=0, vmax=1) for image in self.images]
+        rows = [GridRow(name, [[picture]]) for name, picture in zip(names, pictures)]
         return draw_grid(rows, figsize or (2.2, 1.5 * len(rows)))
 
 

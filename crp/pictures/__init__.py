@@ -1,7 +1,9 @@
 """Drawing: images, signals, text, grids, plots of results.
 
-``image``, ``signals``, ``text``                    pictures of inputs and heatmaps
-``plotting``                                        figures that notebooks show, and grids of pictures
+``image``, ``signals``, ``sound``, ``features``, ``video``, ``text``   pictures of inputs and heatmaps
+``kinds``                                           which of them suits which input
+``small_figures``                                   pictures that are small plots
+``plotting``, ``grids``                             figures that notebooks show, and grids of pictures
 ``audit_plots``, ``graph_plots``, ``pattern_plots``, ``map_plots``   what results of that name draw themselves with
 
 Users import ``crp.image`` and ``crp.text``. Nothing is imported here: most of this needs matplotlib.

@@ -46,7 +46,7 @@ def draw_concept_graph(
             )
             axes.text(
                 x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), f"{relevance:.0%}", fontsize=9, zorder=3,
-                ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                ha="center", va="center", bbox={"facecolor": figure.get_facecolor(), "edgecolor": "none", "pad": 0.8},
             )
     pictures = _node_pictures(nodes, feature_visualization, reference_arguments)
     for node, (x, y) in place.items():

@@ -1,7 +1,7 @@
 """Heatmaps as numbers: their scale, their smoothing, the part of them to show."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from scipy.ndimage import gaussian_filter
@@ -60,6 +60,17 @@ def check_threshold(name: str, value: float) -> None:
     """Raise a ValueError for what is no share of the largest relevance that something can exceed."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} is a share of the largest relevance, from 0 to below 1, not {value}")
+
+
+def scale_limits(heatmaps: Iterable[torch.Tensor], common_scale: bool) -> list[float]:
+    """Value of the strongest colour of each heatmap: its largest absolute value, or with a common scale that of all.
+
+    It is 1 where there is no relevance; NaN and infinity do not count.
+    """
+    limits = [float(heatmap.nan_to_num(0, 0, 0).abs().max()) if heatmap.numel() else 0. for heatmap in heatmaps]
+    if common_scale and limits:
+        limits = [max(limits)] * len(limits)
+    return [limit or 1. for limit in limits]
 
 
 def in_pairs(data_batch: torch.Tensor, heatmaps: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,16 +1,15 @@
 """Pictures of images and their heatmaps, and grids of pictures."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from zennit.image import gridify, palette
 
 from crp.pictures.heatmaps import check_threshold, get_crop_range, in_pairs, smooth
-from crp.pictures.signals import vis_features, vis_signal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,6 +122,31 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
     return square
 
 
+def _alike(parts: list[list[Image.Image]], padding: bool) -> list[list[Image.Image]]:
+    """Pictures of a row as a grid shows them: padded to squares if that is wished for and their sizes differ."""
+    sizes = {picture.size for part in parts for picture in part}
+    if padding and len(sizes) > 1:
+        parts = [[_pad_to_square(picture) for picture in part] for part in parts]
+    return _without_padding(parts)
+
+
+def _without_padding(parts: list[list[Image.Image]]) -> list[list[Image.Image]]:
+    """Pictures of a row without the white above and below, or beside them, that made squares of all of them."""
+    pictures = [picture for part in parts for picture in part]
+    boxes = [(picture.size, ImageChops.invert(picture.convert("RGB")).getbbox()) for picture in pictures]
+    margins = [(min(x1, w - x2) / w, min(y1, h - y2) / h) for (w, h), (x1, y1, x2, y2) in (
+        (size, box) for size, box in boxes if box is not None
+    )]
+    beside, above = map(min, zip(*margins)) if margins else (0., 0.)
+    is_padded = all(width == height for (width, height), _ in boxes) and (beside == 0) != (above == 0)
+    return [[_cut(picture, beside, above) for picture in part] for part in parts] if is_padded else parts
+
+
+def _cut(picture: Image.Image, beside: float, above: float) -> Image.Image:
+    x, y = int(beside * picture.width), int(above * picture.height)
+    return picture.crop((x, y, picture.width - x, picture.height - y))
+
+
 def vis_opaque_img(
     data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, alpha: float = 0.3, vis_th: float = 0.2,
     crop_th: float = 0.1, kernel_size: int = 19,
@@ -175,7 +199,8 @@ def vis_opaque_img(
 
 def vis_img_heatmap(
     data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1, kernel_size: int = 19,
-    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True,
+    cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None, symmetric: bool = True, *,
+    common_scale: bool = False,
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """Show images and their heatmaps.
 
@@ -193,6 +218,8 @@ def vis_img_heatmap(
         Width of the smoothing in pixels, an odd number.
     cmap, vmin, vmax, symmetric
         Colours of the heatmaps, as for :func:`imgify`.
+    common_scale : bool, default False
+        Give colours one meaning in all heatmaps: where ``vmin`` and ``vmax`` are not given, they are those of all.
 
     Returns
     -------
@@ -205,6 +232,8 @@ def vis_img_heatmap(
         not odd.
     """
     check_threshold("crop_th", crop_th)
+    if common_scale:
+        vmin, vmax = _common_limits(heatmaps, vmin, vmax, symmetric)
     images, maps = [], []
     for image, heatmap in in_pairs(data_batch, heatmaps):
         if rf:
@@ -213,6 +242,16 @@ def vis_img_heatmap(
         images.append(imgify(image, cmap="gray", padding=True))
         maps.append(imgify(heatmap, cmap=cmap, vmin=vmin, vmax=vmax, symmetric=symmetric, padding=True))
     return images, maps
+
+
+def _common_limits(
+    heatmaps: torch.Tensor, vmin: float | None, vmax: float | None, symmetric: bool
+) -> tuple[float | None, float | None]:
+    low, high = min(float(heatmap.min()) for heatmap in heatmaps), max(float(heatmap.max()) for heatmap in heatmaps)
+    if symmetric:
+        high = max(-low, high)
+        low = -high
+    return low if vmin is None else vmin, high if vmax is None else vmax
 
 
 def upsample_patches(
@@ -256,24 +295,10 @@ def upsample_patches(
     return torch.nn.functional.interpolate(grid, tuple(image_size), mode=mode)[:, 0]
 
 
-def vis_inputs(data_batch: Iterable) -> list[Image.Image]:
-    """Pictures of inputs alone: images [C, H, W] or [H, W], signals [C, T] of up to 8 channels, feature vectors [F]."""
-    pictures = []
-    for sample in data_batch:
-        if not isinstance(sample, torch.Tensor):
-            raise TypeError("inputs of several parts have no picture: give a plot_fn, or plot_fn=None for the inputs")
-        if sample.ndim == 3 or sample.ndim == 2 and sample.shape[0] > 8:
-            pictures.append(imgify(sample, cmap="gray", padding=True))
-        elif sample.ndim == 2:
-            pictures += vis_signal(sample[None], torch.zeros(1, sample.shape[1]))
-        else:
-            pictures += vis_features(sample[None], torch.zeros(1, *sample.shape))
-    return pictures
-
-
 def plot_grid(
     ref_c: Mapping, cmap_dim: int | None = 1, cmap: str = "bwr", vmin: float | None = None, vmax: float | None = None,
-    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6),
+    symmetric: bool = True, resize: int | None = None, padding: bool = True, figsize: tuple[float, float] = (6, 6), *,
+    captions: Mapping[Any, Sequence[str]] | None = None, title: str = "",
 ) -> Figure:
     """Show references in a grid: a row per concept, or two where there are images and heatmaps.
 
@@ -284,15 +309,24 @@ def plot_grid(
     cmap_dim : int or None, default 1
         Which item of the tuple holds heatmaps, to be coloured if they are tensors; None for none.
     cmap, vmin, vmax, symmetric, resize, padding
-        As for :func:`imgify`.
+        As for :func:`imgify`; pictures of a row that have one size need no padding, and white that all of them were
+        padded with before is left out.
     figsize : tuple of float, default (6, 6)
-        In inches; flat grids are lower.
+        In inches; flat grids are lower, and grids of so many rows that none would be half an inch high are higher.
+    captions : dict, optional
+        Concept id -> a text for each of its pictures, which stands above it.
+    title : str, default ""
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to show, or not one caption for each picture.
     """
-    from crp.pictures.plotting import draw_grid
+    from crp.pictures.grids import GridRow, draw_grid
 
     if cmap_dim not in (None, 0, 1):
         raise ValueError(f"cmap_dim is None, 0 or 1, not {cmap_dim!r}")
@@ -301,10 +335,14 @@ def plot_grid(
         colours: dict[str, Any] = {"cmap": "gray"}
         if position == cmap_dim:
             colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
-        return [imgify(item, **colours, resize=resize, padding=padding) for item in items]
+        return [imgify(item, **colours, resize=resize) for item in items]
 
     rows = []
     for concept, references in ref_c.items():
         parts = references if isinstance(references, tuple) else (references,)
-        rows.append((str(concept), [pictures(items, position) for position, items in enumerate(parts)]))
-    return draw_grid(rows, figsize)
+        shown = _alike([pictures(items, position) for position, items in enumerate(parts)], padding)
+        texts = [] if captions is None else captions[concept]
+        if captions is not None and len(texts) != len(shown[0]):
+            raise ValueError(f"{concept} has {len(shown[0])} pictures and {len(texts)} captions")
+        rows.append(GridRow(str(concept), shown, texts))
+    return draw_grid(rows, figsize, title)

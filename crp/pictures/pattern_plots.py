@@ -4,12 +4,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from crp.pictures.image import imgify
-from crp.pictures.plotting import new_figure, show_picture
+from crp.pictures.plotting import ink_on, new_figure, show_picture
 
 COLOUR, BEHIND = "#3050b0", "#bbbbbb"
 
@@ -22,11 +24,11 @@ def draw_counts(classes: np.ndarray, counts: np.ndarray, figsize: tuple[float, f
     for pattern, column in zip(*np.nonzero(counts)):
         side = 0.9 * np.sqrt(counts[pattern, column] / counts.max())
         axis.add_patch(_square(column, pattern, side))
-        is_wide = side > 0.5
-        axis.text(
-            column, pattern, str(counts[pattern, column]), ha="center", va="center", fontsize=7,
-            color="white" if is_wide else "black",
-        )
+        text = axis.text(column, pattern, str(counts[pattern, column]), ha="center", va="center", fontsize=7)
+        if side > 0.6:
+            text.set_color(ink_on(COLOUR))
+        else:  # wider than its square
+            text.set_path_effects([withStroke(linewidth=2.5, foreground=figure.get_facecolor())])
     axis.set(
         xlim=(-0.6, len(classes) - 0.4), ylim=(len(counts) - 0.4, -0.6), aspect="equal", xlabel="class",
         ylabel="pattern", xticks=range(len(classes)), yticks=range(len(counts)), yticklabels=range(len(counts)),
@@ -41,7 +43,7 @@ def draw_units(own: Any, everything: Any, units: np.ndarray, label: str, figsize
     """Draw a box per unit from two ``UnitStatistics``: in front those of a pattern, behind them those of all rows."""
     _need(len(units), "there are no units to draw")
     figure = new_figure(figsize or (1.5 + 0.38 * len(units), 3.2))
-    axis = figure.subplots()
+    axis, ink = figure.subplots(), plt.rcParams["text.color"]
     for statistics, width, colour, order in ((everything, 0.75, BEHIND, 1), (own, 0.4, COLOUR, 2)):
         boxes = [
             {"med": statistics.median[i], "q1": statistics.q1[i], "q3": statistics.q3[i], "whislo": statistics.lower[i],
@@ -51,11 +53,11 @@ def draw_units(own: Any, everything: Any, units: np.ndarray, label: str, figsize
             boxes, positions=range(len(units)), widths=width, showfliers=False, showmeans=True, patch_artist=True,
             zorder=order, boxprops={"facecolor": colour, "edgecolor": "none", "alpha": 0.9},
             medianprops={"color": "white"}, whiskerprops={"color": colour}, capprops={"color": colour},
-            meanprops={"marker": "o", "markersize": 3, "markerfacecolor": "black", "markeredgecolor": "none"},
+            meanprops={"marker": "o", "markersize": 3, "markerfacecolor": ink, "markeredgecolor": "none"},
         )
     axis.plot([], [], "s", color=COLOUR, label=label)
     axis.plot([], [], "s", color=BEHIND, label="all rows")
-    axis.plot([], [], "o", color="black", markersize=3, label="mean")
+    axis.plot([], [], "o", color=ink, markersize=3, label="mean")
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     axis.set(xticks=range(len(units)), xticklabels=units, xlabel="unit", ylabel="value")
     _plain(axis)

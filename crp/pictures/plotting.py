@@ -1,12 +1,14 @@
-"""Figures that notebooks show once, and grids of pictures."""
+"""Figures that notebooks show once, on a ground that can be read."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from PIL import Image
 
 POSITIVE, NEGATIVE = "#c03028", "#3050b0"
@@ -25,41 +27,22 @@ class NotebookFigure(Figure):
         plt.close(self)  # at the end of the cell the backend shows what is still open
 
 
-def new_figure(figsize: tuple[float, float]) -> Figure:
-    """An empty :class:`NotebookFigure` with a constrained layout; ``figsize`` in inches."""
-    return plt.figure(FigureClass=NotebookFigure, figsize=figsize, layout="compressed")
+def new_figure(figsize: tuple[float, float], layout: Literal["compressed", "none"] = "compressed") -> Figure:
+    """An empty :class:`NotebookFigure`; ``figsize`` in inches.
 
-
-def draw_grid(rows: list[tuple[str, list[list[Any]]]], figsize: tuple[float, float]) -> Figure:
-    """Draw pictures in a grid.
-
-    Parameters
-    ----------
-    rows : list of (label, parts)
-        Each part is a line of pictures; the label stands beside the first.
-    figsize : tuple of float
-        In inches; the height at most.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    Its ground is that of the user's style, unless that is transparent: then it is one on which the style's letters can
+    be read, whatever lies behind.
     """
-    lines = [(label if i == 0 else "", part) for label, parts in rows for i, part in enumerate(parts)]
-    columns = max((len(part) for _, part in lines), default=0)
-    if columns == 0:
-        raise ValueError("there is nothing to plot: the references are empty")
-    width, height = figsize
-    ratios = [max((picture.height / picture.width for picture in part), default=1.) for _, part in lines]
-    figure = new_figure((width, min(height, width / columns * sum(ratios) + 0.2)))
-    axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=ratios)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for (label, part), line in zip(lines, axes):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for axis, picture in zip(line, part):
-            show_picture(axis, picture)
-    return figure
+    ground = plt.rcParams["figure.facecolor"]
+    if to_rgba(ground)[3] < 1:
+        ground = ink_on(plt.rcParams["text.color"])
+    return plt.figure(FigureClass=NotebookFigure, figsize=figsize, layout=layout, facecolor=ground)
+
+
+def ink_on(colour: ColorType) -> str:
+    """Black or white, whichever can be read on a colour."""
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
 def show_picture(axis: Axes, picture: Image.Image) -> None:

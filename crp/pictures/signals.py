@@ -1,34 +1,43 @@
-"""Pictures of signals and feature vectors with their heatmaps."""
+"""Pictures of signals with their heatmaps."""
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from crp.pictures.heatmaps import check_threshold, divide_by_maximum, get_crop_range, in_pairs
+from crp.pictures.heatmaps import check_threshold, divide_by_maximum, get_crop_range, in_pairs, scale_limits
+from crp.pictures.small_figures import draw_small, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+_COLUMNS = 300  # about as many as such a picture has pixels
 
 
 def vis_signal(
-    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1
+    data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False, crop_th: float = 0.1, *,
+    common_scale: bool = False,
 ) -> list[Image.Image]:
-    """Draw signals as lines over their relevance: red for positive, blue for negative.
+    """Draw signals with their relevance: red for positive, blue for negative.
+
+    Signals of up to 600 values are lines over the colours. Of longer ones a picture has too few pixels: it shows the
+    range of values of each stretch, in the colour of its mean relevance, and grey where there is none.
 
     Parameters
     ----------
     data_batch : torch.Tensor
-        [N, C, T]; each channel is a line.
+        [N, T], or [N, C, T]; each channel is a line.
     heatmaps : torch.Tensor
         [N, T]
     rf : bool, default False
         Crop to where the absolute relevance exceeds ``crop_th`` of its maximum.
     crop_th : float, default 0.1
+    common_scale : bool, default False
+        Give colours one meaning in all pictures, instead of the strongest to the strongest relevance of each.
 
     Returns
     -------
@@ -37,76 +46,76 @@ def vis_signal(
     Raises
     ------
     ValueError
-        If heatmaps are not [N, T], or ``crop_th`` is not from 0 to below 1.
+        If data and heatmaps have other axes, or ``crop_th`` is not from 0 to below 1.
     """
     check_threshold("crop_th", crop_th)
-    if heatmaps.ndim != 2:
-        raise ValueError(f"heatmaps of signals are [N, T], not {tuple(heatmaps.shape)}: sum over the channels")
-
-    def draw(axes: Axes, signal: torch.Tensor, relevance: torch.Tensor) -> None:
-        first, stop = 0, len(relevance)
-        if rf:
-            _, _, first, stop = get_crop_range(divide_by_maximum(relevance.abs())[None], crop_th)
-        limit = float(relevance.abs().max()) or 1
-        times = np.arange(first, stop)
-        axes.imshow(
-            relevance[None, first:stop].numpy(), cmap="bwr", vmin=-limit, vmax=limit, aspect="auto",
-            extent=(first - 0.5, stop - 0.5, 0, 1), transform=axes.get_xaxis_transform(), alpha=0.6,
-        )
-        axes.plot(times, signal[:, first:stop].T.numpy(), color="black", linewidth=1)
-        axes.set_xlim(first - 0.5, stop - 0.5)
-
-    return [_draw_small(draw, *pair) for pair in in_pairs(_plain(data_batch), _plain(heatmaps))]
+    check_signals(data_batch, heatmaps)
+    stretches = [_Stretches(*pair, crop_th if rf else None) for pair in in_pairs(data_batch, heatmaps)]
+    limits = scale_limits([torch.from_numpy(part.relevance) for part in stretches], common_scale)
+    return [draw_small(_draw, part, limit) for part, limit in zip(stretches, limits)]
 
 
-def vis_features(data_batch: torch.Tensor, heatmaps: torch.Tensor, rf: bool = False) -> list[Image.Image]:
-    """Draw feature vectors as bars, coloured by their relevance: red for positive, blue for negative.
+def check_signals(data_batch: Iterable[torch.Tensor], heatmaps: Iterable[torch.Tensor]) -> None:
+    """Raise a ValueError for what is no signal [T] or [C, T] with a heatmap [T]."""
+    for signal in data_batch:
+        if signal.ndim not in (1, 2):
+            raise ValueError(f"signals are [N, T] or [N, C, T]: one of them is {tuple(signal.shape)}")
+    for heatmap in heatmaps:
+        if heatmap.ndim == 0:
+            raise ValueError("heatmaps of signals are [N, T], not [N]: keep the axis of time with "
+                             "CondAttribution(model, heatmap_axis=None)")
+        if heatmap.ndim > 1:
+            raise ValueError(f"heatmaps of signals are [N, T]; one of them is {tuple(heatmap.shape)}: sum over the "
+                             "channels")
 
-    The attribution must keep the feature axis: ``CondAttribution(model, heatmap_axis=None)``. Take a composite whose
-    rule for the first layer tells features apart: the Flat rule, as in ``EpsilonPlusFlat``, gives all of them the same.
 
-    Parameters
+class _Stretches:
+    """A signal and its relevance, value by value, or, where there are too many, stretch by stretch.
+
+    Attributes
     ----------
-    data_batch, heatmaps : torch.Tensor
-        [N, F]
-    rf : bool
-        Has no meaning here.
-
-    Returns
-    -------
-    list of PIL.Image.Image
+    edges : numpy.ndarray
+        [S + 1] where stretches begin and end.
+    low, high : numpy.ndarray
+        [C, S] the range of values.
+    relevance : numpy.ndarray
+        [S] mean over each stretch.
     """
-    if heatmaps.shape != data_batch.shape:
-        raise ValueError(
-            f"features {tuple(data_batch.shape)} and heatmaps {tuple(heatmaps.shape)} differ in shape: "
-            "keep the feature axis with CondAttribution(model, heatmap_axis=None)"
-        )
 
-    def draw(axes: Axes, features: torch.Tensor, relevance: torch.Tensor) -> None:
-        from matplotlib import colormaps
-
-        limit = float(relevance.abs().max()) or 1
-        axes.bar(
-            np.arange(len(features)), features.numpy(), color=colormaps["bwr"](relevance.numpy() / limit / 2 + 0.5),
-            edgecolor="black", linewidth=0.4,
-        )
-        axes.axhline(0, color="black", linewidth=0.6)
-
-    return [_draw_small(draw, *pair) for pair in zip(_plain(data_batch), _plain(heatmaps))]
+    def __init__(self, signal: torch.Tensor, heatmap: torch.Tensor, crop_th: float | None):
+        first, stop = 0, len(heatmap)
+        if crop_th is not None:
+            _, _, first, stop = get_crop_range(divide_by_maximum(heatmap.abs())[None], crop_th)
+        values, relevance = plain(torch.atleast_2d(signal)[:, first:stop]).numpy(), plain(heatmap[first:stop]).numpy()
+        self.is_dense = len(relevance) > 2 * _COLUMNS
+        starts = np.linspace(0, len(relevance), (_COLUMNS if self.is_dense else len(relevance)) + 1).astype(int)
+        self.edges = first + starts
+        self.low = np.minimum.reduceat(values, starts[:-1], axis=1)
+        self.high = np.maximum.reduceat(values, starts[:-1], axis=1)
+        self.relevance = np.add.reduceat(relevance, starts[:-1]) / np.diff(starts)
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().float()
+def _draw(axes: Axes, part: _Stretches, limit: float) -> None:
+    low, high = float(part.low.min()), float(part.high.max())
+    margin = 0.05 * (high - low) or 0.5
+    extent = (part.edges[0] - 0.5, part.edges[-1] - 0.5, low - margin, high + margin)
+    colours: dict[str, Any] = {
+        "vmin": -limit, "vmax": limit, "aspect": "auto", "extent": extent, "interpolation": "nearest",
+    }
+    axes.imshow(part.relevance[None], cmap="bwr", alpha=0.3 if part.is_dense else 0.6, **colours)
+    if not part.is_dense:
+        axes.plot(part.edges[:-1], part.low.T, color="black", linewidth=1)
+    else:
+        middles = (part.edges[:-1] + part.edges[1:] - 1) / 2
+        for lowest, highest in zip(part.low, part.high):
+            band = axes.fill_between(middles, lowest, highest, facecolor="none", edgecolor="black", linewidth=0.4)
+            image = axes.imshow(part.relevance[None], cmap=_on_grey(), **colours)
+            image.set_clip_path(band.get_paths()[0], axes.transData)
+    axes.axis(extent)
 
 
-def _draw_small(draw: Callable[..., None], *arguments: torch.Tensor) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _on_grey() -> Colormap:
+    """From blue over grey to red: no relevance can be seen on white."""
+    from matplotlib.colors import LinearSegmentedColormap
 
-    figure = Figure(figsize=(2, 1.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.tick_params(labelsize=5)
-    draw(axes, *arguments)
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content, pil_kwargs={"compress_level": 1})
-    return Image.open(content).convert("RGB")
+    return LinearSegmentedColormap.from_list("relevance", ["blue", "#b4b4b4", "red"])

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,12 +12,13 @@ from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
-from crp.pictures.heatmaps import check_threshold
-from crp.pictures.plotting import NEGATIVE, POSITIVE
+from crp.pictures.heatmaps import check_threshold, scale_limits
+from crp.pictures.plotting import NEGATIVE, POSITIVE, ink_on
 
 COLOURS = LinearSegmentedColormap.from_list("relevance", [NEGATIVE, "white", POSITIVE], N=255)
 _SPACES = (" ", "Ġ", "▁")  # how tokenizers mark a token that begins a word
-_FONT_SIZE, _LINE_HEIGHT, _MARGIN = 15, 22, 6
+_BRACKETED = re.compile(r"\s*(\[\w+\]|<[^<>]+>)")  # how tokenizers write tokens that are no text
+_FONT_SIZE, _LINE_HEIGHT, _MARGIN, _DPI = 15, 22, 6, 150
 
 
 class TokenHeatmap:
@@ -33,14 +35,19 @@ class TokenHeatmap:
         A value for each token.
     limit : float, optional
         Value of the strongest colour; by default the largest absolute value of each text.
+    merge : {"words"}, optional
+        Join tokens that no space divides to words, whose relevance is the sum. Tokens in brackets, such as ``[CLS]``
+        and ``</s>``, are words of their own.
 
     Raises
     ------
     ValueError
-        If there is not one value for each token.
+        If there is not one value for each token, or ``merge`` is something else.
     """
 
-    def __init__(self, tokens: Sequence, heatmap: Any, limit: float | None = None):
+    def __init__(self, tokens: Sequence, heatmap: Any, limit: float | None = None, merge: str | None = None):
+        if merge not in (None, "words"):
+            raise ValueError(f"merge is None or 'words', not {merge!r}")
         if len(tokens) and isinstance(tokens[0], str):
             tokens, heatmap = [tokens], [heatmap]
         self.tokens = spaced(tokens)
@@ -52,6 +59,9 @@ class TokenHeatmap:
                 f"a heatmap has one value for each token: there are texts of {[len(text) for text in self.tokens]} "
                 f"tokens and heatmaps {shapes}"
             )
+        if merge == "words":
+            merged = [_merged(*text) for text in zip(self.tokens, self.values)]
+            self.tokens, self.values = [words for words, _ in merged], [values for _, values in merged]
 
     def coloured(self) -> Iterator[list[tuple[str, float, str, str]]]:
         """For each text its tokens, with spaces: (token, value, colour of the ground, colour of the letters)."""
@@ -60,7 +70,7 @@ class TokenHeatmap:
             limit = self.limit or float(finite.abs().max() if len(values) else 0) or 1.
             strengths = (finite / limit).clamp(-1, 1)
             yield [
-                (token, float(value), to_hex(COLOURS(float(strength) / 2 + .5)), _ink(float(strength)))
+                (token, float(value), ground := to_hex(COLOURS(float(strength) / 2 + .5)), ink_on(ground))
                 for token, value, strength in zip(tokens, values, strengths)
             ]
 
@@ -92,7 +102,7 @@ class TokenHeatmap:
 
 def vis_tokens(
     data_batch: Any, heatmaps: Any, rf: bool = False, decode: Callable[[int], str] = str, crop_th: float = 0.1,
-    width: int = 480, key: str | int | None = None,
+    width: int = 480, key: str | int | None = None, *, merge: str | None = None, common_scale: bool = False,
 ) -> list[Image.Image]:
     """Draw texts with the relevance of their tokens; a ``plot_fn`` for references and ``plot_grid``.
 
@@ -109,6 +119,10 @@ def vis_tokens(
         In pixels.
     key : str or int, optional
         Which of several inputs is drawn; by default "input_ids", or the only one with a heatmap.
+    merge : {"words"}, optional
+        Join tokens to words, as :class:`TokenHeatmap` does.
+    common_scale : bool, default False
+        Give colours one meaning in all pictures, instead of the strongest to the strongest relevance of each.
 
     Returns
     -------
@@ -121,11 +135,15 @@ def vis_tokens(
     """
     check_threshold("crop_th", crop_th)
     ids, heatmap = _tokens_of(data_batch, heatmaps, key)
-    pictures = []
+    texts, shown = [], []
     for tokens, values in zip(spaced([[decode(int(token)) for token in text] for text in ids]), heatmap):
-        shown = _relevant_range(values, crop_th) if rf else slice(None)
-        pictures += TokenHeatmap([_Spaced(tokens[shown])], [values[shown]]).to_images(width)
-    return pictures
+        part = _relevant_range(values, crop_th) if rf else slice(None)
+        texts.append(_Spaced(tokens[part]))
+        shown.append(values[part])
+    drawn = TokenHeatmap(texts, shown, merge=merge)
+    if common_scale and texts:
+        drawn.limit = scale_limits(drawn.values, common_scale)[0]
+    return drawn.to_images(width)
 
 
 def _tokens_of(data: Any, heatmaps: Any, key: str | int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,14 +192,23 @@ def _with_spaces(tokens: list[str], is_marked: bool) -> list[str]:
     ]
 
 
+def _merged(tokens: list[str], values: torch.Tensor) -> tuple[list[str], torch.Tensor]:
+    """Words of a running text, and the sums of the values of their tokens."""
+    begins = [
+        i == 0 or token[:1].isspace() or bool(_BRACKETED.fullmatch(token) or _BRACKETED.fullmatch(before))
+        for i, (before, token) in enumerate(zip(["", *tokens], tokens))
+    ]
+    word_of = torch.tensor(begins, dtype=torch.long).cumsum(0) - 1
+    words = [""] * sum(begins)
+    for word, token in zip(word_of.tolist(), tokens):
+        words[word] += token
+    return _Spaced(words), torch.zeros(len(words), dtype=values.dtype).index_add(0, word_of, values)
+
+
 def _printable(token: str) -> str:
     """A token without what cannot be drawn; ``Ċ`` alone is how byte-level tokenizers write a line break."""
     token = "\n" * len(token) if token and not token.strip("Ċ") else token
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in token)
-
-
-def _ink(strength: float) -> str:
-    return "white" if abs(strength) > .6 else "black"
 
 
 def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
@@ -198,6 +225,7 @@ def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
             places.append((x, y, piece, ground, ink))
             x += font.getlength(piece)
     picture = Image.new("RGB", (width, y + _LINE_HEIGHT + _MARGIN), "white")
+    picture.info["dpi"] = (_DPI, _DPI)
     draw = ImageDraw.Draw(picture)
     for x, y, piece, ground, ink in places:
         draw.rectangle((x, y, x + font.getlength(piece), y + _LINE_HEIGHT - 3), fill=ground)

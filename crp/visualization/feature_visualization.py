@@ -1,10 +1,11 @@
 """Feature visualization: the samples of a dataset that show what a concept stands for."""
 from __future__ import annotations
 
-import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,15 +21,21 @@ from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.model.samples import join_samples
 from crp.model.successors import Successor, is_overridden
 from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+from crp.pictures.kinds import suiting
 from crp.store.files import QUANTITIES
 from crp.store.legacy import LegacyResults
 from crp.store.reader import ReferenceStore, StoreError
 from crp.store.references import References
+from crp.visualization.arguments import check_count, check_range
 from crp.visualization.picture_cache import Cache
 from crp.visualization.reading import picture_key, results_of
+from crp.visualization.reference_figures import ReferenceRow, draw_references
 from crp.visualization.reference_pictures import ReferencePictures
 from crp.visualization.results import OWN_ANALYSIS, Maximization, Results, ResultsAttribute, Statistics
 from crp.visualization.swept_dataset import SweptDataset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class FeatureVisualization(SweptDataset, Successor):
@@ -173,9 +180,10 @@ class FeatureVisualization(SweptDataset, Successor):
         rf : bool, default False
             Heatmaps of the concept's strongest neuron only, and pictures cropped to it: its receptive field.
         plot_fn : callable or None
-            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. With None, the inputs and
-            heatmaps themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come
-            back instead.
+            ``(inputs, heatmaps, rf) -> pictures``, such as ``crp.image.vis_opaque_img``. The default is for images;
+            inputs of other kinds are shown by :func:`crp.image.vis_by_kind` instead. With None, the inputs and heatmaps
+            themselves come back. Without composite there are no heatmaps to show: pictures of the inputs come back
+            instead.
         batch_size : int, default 32
         targets : int or list of int, optional
             Start the heatmaps at these outputs instead of at the layer: what the concept contributes to them.
@@ -192,6 +200,11 @@ class FeatureVisualization(SweptDataset, Successor):
         StoreError
             If the sweep was of another model, dataset or concept, or, where mode is "relevance", with other rules; the
             message names what differs.
+
+        Warns
+        -----
+        UserWarning
+            If a concept is never active or never relevant: its references are samples like any other.
         """
         wanted: dict[int, tuple[int, int | None]] = {concept: (concept, None) for concept in as_ids(concept_ids)}
         return self._references(
@@ -232,6 +245,65 @@ class FeatureVisualization(SweptDataset, Successor):
         wanted = {f"{concept}:{target}": (concept, target) for target in as_ids(targets)}
         return self._references(wanted, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, None, overwrite)
 
+    def plot_references(
+        self,
+        concept_ids: Any,
+        layer_name: str,
+        mode: str = "relevance",
+        r_range: tuple[int, int] = (0, 8),
+        composite: Composite | None = None,
+        rf: bool = False,
+        plot_fn: Callable = vis_img_heatmap,
+        batch_size: int = 32,
+        *,
+        targets: Any = None,
+        common_scale: bool = False,
+    ) -> Figure:
+        """A figure of references, with what a reader needs beside the pictures.
+
+        Above each sample stand its index in the dataset, its targets, the value of the concept there, and the largest
+        absolute relevance of its heatmap. A concept that is never active, or has no positive value in any sample, says
+        so. Pictures are made anew, also those that a cache holds.
+
+        Parameters
+        ----------
+        concept_ids, layer_name, mode, r_range, composite, rf, plot_fn, batch_size, targets
+            As for :meth:`get_max_reference`.
+        common_scale : bool, default False
+            Give colours one meaning in all heatmaps of a concept; ``plot_fn`` is then called with
+            ``common_scale=True``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A row per concept, or two where there are images and heatmaps.
+
+        Raises
+        ------
+        StoreError
+            As from :meth:`get_max_reference`.
+        """
+        self._check_reference_arguments(layer_name, mode)
+        first, stop = check_range(r_range)
+        check_count("batch_size", batch_size)
+        concepts = {concept: (concept, None) for concept in as_ids(concept_ids)}
+        found = self._strongest(self._results(mode, composite), concepts, layer_name, mode, first, stop)
+        material = self._pictures(layer_name).draw(
+            found, composite, rf, None, batch_size, None if targets is None else as_ids(targets)
+        )
+        rows = [
+            ReferenceRow(
+                f"concept {concept}", mode, top, [self._targets_of(sample) for sample in top.samples.tolist()],
+                *(material[concept] if composite is not None else (material[concept], None)),
+            ) for concept, (_, top) in found.items()
+        ]
+        plot_fn = partial(suiting(plot_fn), common_scale=True) if common_scale else suiting(plot_fn)
+        is_share = self._ranking(mode, of_classes=False).abs_norm
+        return draw_references(rows, layer_name, plot_fn, rf, common_scale, is_share)
+
+    def _targets_of(self, sample: int) -> list[int]:
+        return self.multitarget_to_single(self.get_data_sample(sample, preprocessing=False)[1])
+
     def compute_stats(
         self, concept_id: int, layer_name: str, mode: str = "relevance", top_N: int = 5, mean_N: int = 10,  # noqa: N803
         norm: bool = False,
@@ -258,8 +330,8 @@ class FeatureVisualization(SweptDataset, Successor):
             [top_N]
         """
         self._check_reference_arguments(layer_name, mode)
-        _check_count("top_N", top_N)
-        _check_count("mean_N", mean_N)
+        check_count("top_N", top_N)
+        check_count("mean_N", mean_N)
         targets, means = self._results(mode).class_means(
             layer_name, as_id(concept_id), mode, mean_N, **self._ranking(mode, of_classes=True).selection()
         )
@@ -322,8 +394,8 @@ class FeatureVisualization(SweptDataset, Successor):
             Pattern -> as in :meth:`get_max_reference`.
         """
         self._check_reference_arguments(layer_name, mode)
-        first, stop = _check_range(r_range)
-        _check_count("batch_size", batch_size)
+        first, stop = check_range(r_range)
+        check_count("batch_size", batch_size)
         store = self._matrices(mode, composite)
         patterns = Patterns.load(store, layer=layer_name, quantity=mode)
         concepts = list(store.concepts(layer_name))
@@ -335,7 +407,7 @@ class FeatureVisualization(SweptDataset, Successor):
             found = References(patterns.samples[rows], patterns.probability[rows], np.zeros_like(rows))
             references[pattern] = (concepts, found)
         targets = None if targets is None else as_ids(targets)
-        return self._pictures(layer_name).draw(references, composite, False, plot_fn, batch_size, targets)
+        return self._pictures(layer_name).draw(references, composite, False, suiting(plot_fn), batch_size, targets)
 
     def precompute_ref(
         self,
@@ -435,9 +507,9 @@ class FeatureVisualization(SweptDataset, Successor):
     ) -> dict[Any, Any]:
         """References by key: {key: (concept, class or None)}."""
         self._check_reference_arguments(layer, mode)
-        first, stop = _check_range(r_range)
-        _check_count("batch_size", batch_size)
-        targets = None if targets is None else as_ids(targets)
+        first, stop = check_range(r_range)
+        check_count("batch_size", batch_size)
+        targets, plot_fn = None if targets is None else as_ids(targets), suiting(plot_fn)
         results = self._results(mode, composite)
         cache = self.cache if plot_fn is not None else None
         found: dict[Any, Any] = {}
@@ -446,41 +518,29 @@ class FeatureVisualization(SweptDataset, Successor):
             key = picture_key(self, results, layer, mode, r_range, composite, rf, plot_fn, targets)
             if not overwrite:
                 found, missing = cache.load(missing, key)
-        references = {}
-        for reference_id in missing:
-            concept, target = wanted[reference_id]
-            ranking = self._ranking(mode, of_classes=target is not None)
-            top = results.top(layer, concept, mode, stop, target, **ranking.selection())
-            if len(top.samples) <= first:
-                where = "" if target is None else f" of class {target}"
-                raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")
-            references[reference_id] = ([concept], References(*(part[first:] for part in top)))
+        references = self._strongest(results, {each: wanted[each] for each in missing}, layer, mode, first, stop)
+        empty = [str(each) for each, (_, top) in references.items() if not abs(top.values[0]) > 0]
+        if empty:
+            warnings.warn(
+                f"in no sample have these concepts of layer {layer!r} a positive {mode}: {', '.join(empty)}; their "
+                "references are samples like any other", stacklevel=3,
+            )
         made = self._pictures(layer).draw(references, composite, rf, plot_fn, batch_size, targets)
         if cache is not None:
             cache.save(made, key)
             made = cache.extend_dict(found, made)
         return {reference_id: made[reference_id] for reference_id in wanted}
 
-
-def _check_range(r_range: Any) -> tuple[int, int]:
-    try:
-        first, stop = r_range
-    except (TypeError, ValueError):
-        raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}") from None
-    if not (_is_integer(first) and _is_integer(stop)):
-        raise TypeError(f"r_range is a pair of integers (first, stop), not {r_range!r}")
-    first, stop = operator.index(first), operator.index(stop)
-    if not 0 <= first < stop:
-        raise ValueError(f"r_range is (first, stop) with 0 <= first < stop, not {r_range}")
-    return first, stop
-
-
-def _is_integer(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _check_count(name: str, count: Any) -> None:
-    if not _is_integer(count):
-        raise TypeError(f"{name} is an integer, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{name} is at least 1, not {count}")
+    def _strongest(
+        self, results: ReferenceStore | LegacyResults, wanted: Mapping[Any, tuple[int, int | None]], layer: str,
+        mode: str, first: int, stop: int,
+    ) -> dict[Any, tuple[list[int], References]]:
+        references = {}
+        for reference_id, (concept, target) in wanted.items():
+            ranking = self._ranking(mode, of_classes=target is not None)
+            top = results.top(layer, concept, mode, stop, target, **ranking.selection())
+            if len(top.samples) <= first:
+                where = "" if target is None else f" of class {target}"
+                raise ValueError(f"r_range starts at {first}, but there are {len(top.samples)} references{where}")
+            references[reference_id] = ([concept], References(*(part[first:] for part in top)))
+        return references

@@ -14,7 +14,7 @@ from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.positions import PositionMask
 from crp.model.samples import join_samples, kind_of
 from crp.model.successors import is_overridden
-from crp.pictures.image import vis_inputs
+from crp.pictures.kinds import vis_inputs
 from crp.store.folder import StoreError
 from crp.store.references import References
 from crp.visualization.reference_positions import CountingPositions

@@ -151,3 +151,36 @@ def test_lines_are_as_full_as_they_can_be_and_begin_without_a_space():
     assert coloured[:, :6].sum() == 0 and coloured[:, -6:].sum() == 0
     columns = [line[6:12].any() for line in coloured if line.any()]
     assert all(columns)
+
+
+# Words
+
+@pytest.mark.parametrize("tokens, words, sums", [
+    (["[CLS]", "un", "##believ", "##able", "cat", "##s", "[SEP]"], ["[CLS]", " unbelievable", " cats", " [SEP]"],
+     [1, 9, 11, 7]),
+    (["▁un", "believ", "able", "▁cat", "s", "</s>"], [" unbelievable", " cats", "</s>"], [6, 9, 6]),
+    (["Un", "believable", "Ġcat", "s", "Ċ", "A", "Ġdog", "<|endoftext|>"],
+     ["Unbelievable", " cats", "\nA", " dog", "<|endoftext|>"], [3, 7, 11, 7, 8]),
+    (["<s>", "Hell", "o", "▁cat"], ["<s>", "Hello", " cat"], [1, 5, 4]),
+    ([], [], []),
+])
+def test_tokens_are_merged_to_words_whose_relevance_is_the_sum(tokens, words, sums):
+    values = torch.arange(1., len(tokens) + 1)
+    found = TokenHeatmap([tokens], [values], merge="words")
+    assert found.tokens == [words] and found.values[0].tolist() == sums
+    assert found.values[0].sum() == values.sum()
+
+
+def test_pictures_of_words_have_the_colours_of_words():
+    pieces = {0: "cat", 1: "##s", 2: "dog"}
+    ids, heatmaps = torch.tensor([[0, 1, 2]]), torch.tensor([[1., 1., -1.]])
+    merged, = vis_tokens(ids, heatmaps, decode=pieces.get, merge="words")
+    expected, = TokenHeatmap(["cats", "dog"], [2., -1.]).to_images()
+    assert merged.tobytes() == expected.tobytes()
+    split, = vis_tokens(ids, heatmaps, decode=pieces.get)
+    assert split.tobytes() != merged.tobytes()
+
+
+def test_another_way_to_merge_is_refused():
+    with pytest.raises(ValueError, match="'words', not 'lines'"):
+        TokenHeatmap(["a"], [1.], merge="lines")
