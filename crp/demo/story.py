@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,31 @@ INTRODUCTION = (
 )
 
 
-def run_demo(folder: str | Path = "crp-demo") -> Path:
+class Demo(NamedTuple):
+    """What the demo made.
+
+    Attributes
+    ----------
+    page : Path
+        ``index.html``
+    store : Path
+        Folder of the store.
+    accuracy : float
+        Share of the held-out digits that the network reads correctly.
+    layer : str
+        The layer whose concepts are shown.
+    concepts : list of int
+        Which, the most relevant first.
+    """
+
+    page: Path
+    store: Path
+    accuracy: float
+    layer: str
+    concepts: list[int]
+
+
+def run_demo(folder: str | Path = "crp-demo") -> Demo:
     """Train a network on digits, explain it, and write pictures and a page that shows them.
 
     Parameters
@@ -47,14 +71,14 @@ def run_demo(folder: str | Path = "crp-demo") -> Path:
 
     Returns
     -------
-    Path
-        The page.
+    Demo
     """
     folder = Path(folder)
     training, held_out = digit_datasets()
     print(f"training a network on {len(training)} scanned digits ...")
     model = train_digit_network(training)
-    print(f"  {accuracy(model, held_out):.1%} of {len(held_out)} held-out digits are read correctly")
+    correct = accuracy(model, held_out)
+    print(f"  {correct:.1%} of {len(held_out)} held-out digits are read correctly")
     story = Story(model, training, held_out, folder / "store")
     page = Page(folder, "What has a network learned that reads digits?", INTRODUCTION)
 
@@ -75,9 +99,7 @@ def run_demo(folder: str | Path = "crp-demo") -> Path:
     page.add("8-patterns", f"How {LAYER} responds as a whole: patterns", *story.patterns())
     page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
     page.add("10-response-maps", "A map of all neurons for each digit", *story.response_maps())
-    index = page.write()
-    print(f"pictures are in {folder}; open {index.resolve()}")
-    return index
+    return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)
 
 
 class Story:
