@@ -1,10 +1,9 @@
 """The demo: what a network that reads digits has learned, in pictures."""
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from crp.analysis import ResponseMap, TopographicMap, contrast, group_profiles
+from crp.analysis import ClassShares, ResponseMap, TopographicMap, class_shares, contrast, group_profiles
 from crp.attribution.conditional import AttributionGraph, CondAttribution
 from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 from crp.demo.page import Page
+from crp.demo.sentences import describe, in_words
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
 from crp.pictures.plotting import new_figure, show_picture
 from crp.rules.composites import default_composite
@@ -27,6 +27,7 @@ from crp.visualization.feature_visualization import FeatureVisualization
 
 LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
 LAYER = LAYERS[-1]
+SPOTLIGHT = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
 INTRODUCTION = (
     "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are "
     "the channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which "
@@ -82,19 +83,18 @@ def run_demo(folder: str | Path = "crp-demo") -> Demo:
     story = Story(model, training, held_out, folder / "store")
     page = Page(folder, "What has a network learned that reads digits?", INTRODUCTION)
 
-    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
-    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
     print(f"sweeping {len(training)} training digits ...")
     story.sweep()
-    concepts, shares = story.main_concepts(count=4)
+    concepts, shares = story.clear_concepts(count=4)
     target = story.explained_class
-    print(f"  a held-out {target} is read as {target} mostly for these concepts of {LAYER}:")
+    page.add("0-story", f"Why is this read as {target}?", *story.overview(concepts[:3], shares[:3]))
+    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
+    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
+    print(f"  a held-out {target} is read as {target} for these concepts of {LAYER}, among others:")
     for number, (concept, share) in enumerate(zip(concepts, shares), 3):
         caption, figure = story.portrait(concept, share)
         page.add(f"{number}-concept-{concept}", f"Concept {concept} of {LAYER}", caption, figure)
-        classes, _ = story.references.compute_stats(concept, LAYER, top_N=3)
-        served = ", ".join(map(str, classes))
-        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {served}")
+        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; {story.sentence(concept)}")
     page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
     page.add("8-patterns", f"How {LAYER} responds as a whole: patterns", *story.patterns())
     page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
@@ -149,6 +149,58 @@ class Story:
         top = shares.topk(count)
         return top.indices.tolist(), top.values.tolist()
 
+    def clear_concepts(self, count: int) -> tuple[list[int], list[float]]:
+        """The clearest of the concepts that are most relevant for the explained digit, the most relevant first.
+
+        Of twice as many as are wanted, those that serve the fewest digits.
+        """
+        concepts, shares = self.main_concepts(2 * count)
+        clarity = self.shares_of_digits.clarity[concepts]
+        clearest = np.sort(np.argsort(-clarity, kind="stable")[:count])
+        return [concepts[i] for i in clearest], [shares[i] for i in clearest]
+
+    @cached_property
+    def shares_of_digits(self) -> ClassShares:
+        """What the concepts hold of each digit."""
+        return class_shares(ReferenceStore(self.references.path), LAYER)
+
+    def sentence(self, concept: int) -> str:
+        """What a concept stands for, by the digits that it serves and its place in them."""
+        _, heatmaps = self.references.get_max_reference(concept, LAYER, composite=self.composite, plot_fn=None)[concept]
+        return describe(self.shares_of_digits, concept, heatmaps)
+
+    def overview(self, concepts: list[int], shares: list[float], count: int = 5) -> tuple[str, Figure]:
+        """One prediction, its heatmap, and what some of its concepts stand for."""
+        digit, image = self.explained_class, self.example(self.explained_class)
+        conditions = [{"y": [digit]}] + [{LAYER: [concept], "y": [digit]} for concept in concepts]
+        heatmaps = self.attribution(image, conditions, self.composite).heatmap
+        figure = new_figure((7.5, 1.75 * len(concepts) + 0.2))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.1, 4))[0]
+        for axis, picture, title in zip(
+            left.subplots(2, 1), (imgify(image[0], cmap="gray"), imgify(heatmaps[0], symmetric=True)),
+            (f"read as {digit}", "where it looks"),
+        ):
+            show_picture(axis, picture)
+            axis.set_title(title, fontsize=12)
+        for part, concept, share, heatmap in zip(
+            right.subfigures(len(concepts), 1, squeeze=False)[:, 0], concepts, shares, heatmaps[1:]
+        ):
+            part.suptitle(f"{share:.0%} is concept {concept}: {self.sentence(concept)}", fontsize=11)
+            axes = part.subplots(1, count + 1)
+            show_picture(axes[0], imgify(heatmap, symmetric=True))
+            references = self.references.get_max_reference(
+                concept, LAYER, "relevance", (0, count), self.composite, plot_fn=SPOTLIGHT
+            )[concept]
+            for axis, picture in zip(axes[1:], references):
+                show_picture(axis, picture)
+        caption = (
+            f"At the left a digit that the network had not seen, and the relevance of its pixels. At the right that "
+            f"relevance is taken apart: {len(concepts)} concepts of {LAYER} that made the prediction, each with its "
+            f"share and its own heatmap, and the {count} training digits at which it is most relevant, lit where it "
+            "is. They show what the concept stands for."
+        )
+        return caption, figure
+
     def class_heatmaps(self) -> tuple[str, Figure]:
         """One held-out digit of each class, and the relevance of its pixels."""
         images = torch.cat([self.example(digit) for digit in range(10)])
@@ -187,12 +239,11 @@ class Story:
 
     def portrait(self, concept: int, share: float) -> tuple[str, Figure]:
         """What a concept stands for: where it is in the explained digit, its reference samples, its classes."""
-        crop = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
         lines = []
         for mode, name in (("relevance", "most relevant"), ("activation", "most active")):
             arguments = (concept, LAYER, mode, (0, 8), self.composite)
             images, heatmaps = self.references.get_max_reference(*arguments)[concept]
-            spots = self.references.get_max_reference(*arguments, rf=True, plot_fn=crop)[concept]
+            spots = self.references.get_max_reference(*arguments, rf=True, plot_fn=SPOTLIGHT)[concept]
             lines += [
                 (f"the digits at which it is\n{name}", images), ("where it is in them", heatmaps),
                 ("the spot alone", spots),
@@ -207,13 +258,12 @@ class Story:
             axis[0].text(1, 0.5, label, ha="right", va="center", fontsize=8, transform=axis[0].transAxes)
             for place, picture in zip(axis[1:], pictures):
                 show_picture(place, picture)
-        classes, values = self.references.compute_stats(concept, LAYER, top_N=3)
         caption = (
-            f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
+            f"Concept {concept}: {self.sentence(concept)}.\n\n"
+            f"It holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
             "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits "
             "at which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
-            "concept), and the spot its strongest neuron sees. "
-            f"It serves the {_in_words(classes[(values > 0.5 * values[0]).numpy()])}."
+            "concept), and the spot its strongest neuron sees."
         )
         return caption, figure
 
@@ -261,7 +311,7 @@ class Story:
         figure = found.plot_exemplars(self.training, range(min(count, len(found))), n=6)
         classes, counts = found.label_counts(self.training.tensors[1][found.samples])
         mixed = [
-            f"pattern {pattern} holds " + _in_words([f"{counts[pattern, c]} x {classes[c]}" for c in np.flatnonzero(
+            f"pattern {pattern} holds " + in_words([f"{counts[pattern, c]} x {classes[c]}" for c in np.flatnonzero(
                 counts[pattern]
             )]) for pattern in range(min(count, len(found)))
         ]
@@ -296,13 +346,9 @@ class Story:
             axis.axis("off")
         figure.colorbar(drawn, ax=figure.axes, shrink=0.8).ax.tick_params(labelsize=8)
         caption = (
-            f"{len(response_map.neurons)} neurons of the layers {_in_words(layers)} on one map. Neurons lie side by "
+            f"{len(response_map.neurons)} neurons of the layers {in_words(layers)} on one map. Neurons lie side by "
             "side if they rise and fall together over the training digits. The colour is their mean response, from the "
             "lowest (0) to the highest (1) that each has shown in training."
         )
         return caption, figure
 
-
-def _in_words(classes: Iterable[Any]) -> str:
-    words = [str(c) for c in classes]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}"
