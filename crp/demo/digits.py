@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -10,6 +11,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from crp.rules.composites import default_composite
+
+DIGIT_LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU: a concept is active or not, but never negative
 CONTRAST = 1.5  # enlarged strokes are blurred
 SPARSITY = 0.015
 _CONCEPTS = 8  # modules up to relu3
@@ -94,6 +98,24 @@ def train_digit_network(training: TensorDataset, epochs: int = 30, random_state:
                 optimizer.step()
                 schedule.step()
     return model.eval()
+
+
+def digit_sweep() -> dict[str, Any]:
+    """The specification of the demo's sweep: ``crp run crp.demo.digits:digit_sweep``, ``crp audit`` the same.
+
+    Trains the network first.
+
+    Returns
+    -------
+    dict
+        With model, dataset, layers, composite and path.
+    """
+    training, _ = digit_datasets()
+    model = train_digit_network(training)
+    return {
+        "model": model, "dataset": training, "layers": DIGIT_LAYERS, "composite": default_composite(model),
+        "path": "crp-digits",
+    }
 
 
 def accuracy(model: nn.Module, dataset: TensorDataset) -> float:

@@ -24,11 +24,13 @@ def describe(shares: ClassShares, concept: int, heatmaps: torch.Tensor) -> str:
         [N, H, W], of the concept in its reference samples.
     """
     classes, portion = shares.served(concept)
+    if len(classes) == 0:
+        return "dead"
     return f"in {in_words(classes)}: {portion:.0%} of its relevance; {place_of(heatmaps)}"
 
 
 def place_of(heatmaps: torch.Tensor) -> str:
-    """Where the relevance of several images is, such as ``upper right``, if it is at one place.
+    """Where what is relevant in several images is, such as ``upper right``, if it is at one place.
 
     Parameters
     ----------
@@ -36,7 +38,10 @@ def place_of(heatmaps: torch.Tensor) -> str:
         [N, H, W]
     """
     amounts = heatmaps.double().clamp(min=0)
-    amounts = amounts / amounts.sum((1, 2), keepdim=True).clamp(min=1e-300)
+    amounts = amounts[amounts.sum((1, 2)) > 0]
+    if len(amounts) == 0:
+        return "nowhere"
+    amounts = amounts / amounts.sum((1, 2), keepdim=True)
     down, right = (
         (amounts.sum(other) * torch.linspace(-0.5, 0.5, amounts.shape[axis], dtype=torch.float64)).sum(1)
         for axis, other in ((1, 2), (2, 1))

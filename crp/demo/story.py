@@ -16,7 +16,7 @@ from crp.analysis import ClassShares, ResponseMap, TopographicMap, class_shares,
 from crp.attribution.conditional import AttributionGraph, CondAttribution
 from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
-from crp.demo.digits import accuracy, digit_datasets, train_digit_network
+from crp.demo.digits import DIGIT_LAYERS, accuracy, digit_datasets, train_digit_network
 from crp.demo.page import Page
 from crp.demo.sentences import describe, in_words
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
@@ -25,8 +25,7 @@ from crp.rules.composites import default_composite
 from crp.store import ReferenceStore
 from crp.visualization.feature_visualization import FeatureVisualization
 
-LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
-LAYER = LAYERS[-1]
+LAYER = DIGIT_LAYERS[-1]
 SPOTLIGHT = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
 INTRODUCTION = (
     "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are "
@@ -126,7 +125,7 @@ class Story:
         self.attribution = CondAttribution(model)
         self.concept = ChannelConcept()
         self.references = FeatureVisualization(
-            self.attribution, training, {layer: self.concept for layer in LAYERS}, path=store
+            self.attribution, training, {layer: self.concept for layer in DIGIT_LAYERS}, path=store
         )
 
     def sweep(self) -> None:
@@ -134,12 +133,13 @@ class Story:
         self.references.run(self.composite, 0, len(self.training), overwrite=True)
 
     def example(self, digit: int) -> torch.Tensor:
-        """The held-out image [1, 1, H, W] of a class that the network is surest of."""
+        """The most typical held-out image [1, 1, H, W] of a class: the nearest to the mean of those read correctly."""
         images, classes = self.held_out.tensors
         images = images[classes == digit]
         with torch.no_grad():
-            surest = self.attribution.model(images).softmax(1)[:, digit].argmax()
-        return images[surest:surest + 1]
+            images = images[self.attribution.model(images).argmax(1) == digit]
+        typical = (images - images.mean(0)).square().sum((1, 2, 3)).argmin()
+        return images[typical:typical + 1]
 
     def main_concepts(self, count: int, digit: int | None = None) -> tuple[list[int], list[float]]:
         """The concepts most relevant for reading a digit, and their shares of the relevance."""
@@ -150,14 +150,11 @@ class Story:
         return top.indices.tolist(), top.values.tolist()
 
     def clear_concepts(self, count: int) -> tuple[list[int], list[float]]:
-        """The clearest of the concepts that are most relevant for the explained digit, the most relevant first.
-
-        Of twice as many as are wanted, those that serve the fewest digits.
-        """
+        """Concepts that are relevant for the explained digit and serve few digits, by share times clarity."""
         concepts, shares = self.main_concepts(2 * count)
-        clarity = self.shares_of_digits.clarity[concepts]
-        clearest = np.sort(np.argsort(-clarity, kind="stable")[:count])
-        return [concepts[i] for i in clearest], [shares[i] for i in clearest]
+        worth = np.array(shares) * self.shares_of_digits.clarity[concepts]
+        chosen = np.argsort(-worth, kind="stable")[:count]
+        return [concepts[i] for i in chosen], [shares[i] for i in chosen]
 
     @cached_property
     def shares_of_digits(self) -> ClassShares:
@@ -174,7 +171,7 @@ class Story:
         digit, image = self.explained_class, self.example(self.explained_class)
         conditions = [{"y": [digit]}] + [{LAYER: [concept], "y": [digit]} for concept in concepts]
         heatmaps = self.attribution(image, conditions, self.composite).heatmap
-        figure = new_figure((7.5, 1.75 * len(concepts) + 0.2))
+        figure = new_figure((7.5, 1.4 * len(concepts)))
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.1, 4))[0]
         for axis, picture, title in zip(
             left.subplots(2, 1), (imgify(image[0], cmap="gray"), imgify(heatmaps[0], symmetric=True)),
@@ -335,7 +332,7 @@ class Story:
 
     def response_maps(self, digits: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[str, Figure]:
         """The neurons of all layers on one map, coloured by their responses to digits."""
-        layers = [*LAYERS, "relu4"]
+        layers = [*DIGIT_LAYERS, "relu4"]
         response_map = ResponseMap().fit(self.attribution.model, self.training.tensors[0], layers).round()
         images, classes = self.held_out.tensors
         figure = new_figure((10, 2.9))
