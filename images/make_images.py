@@ -28,7 +28,6 @@ def main() -> None:
         story = Story(train_digit_network(training), training, held_out, Path(store))
         story.sweep()
         concepts, shares = story.clear_concepts(count=3)
-        print({concept: story.sentence(concept) for concept in concepts})
         figures = {
             "story": story.overview(concepts, shares),
             "predictions": story.concepts_of_predictions((4, 7), count=5),

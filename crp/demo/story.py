@@ -28,13 +28,15 @@ from crp.visualization.feature_visualization import FeatureVisualization
 LAYER = DIGIT_LAYERS[-1]
 SPOTLIGHT = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
 INTRODUCTION = (
-    "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are "
-    "the channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which "
-    "concepts made a prediction, where they are in the image, and what each stands for: the training images at which "
-    "it is strongest.\n\n"
-    "In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in percent are of the "
-    "relevance that all concepts of a layer hold together, without regard to sign."
+    "A small convolutional network was trained on scanned handwritten digits. What has it learned, and which of it "
+    "made a prediction?"
 )
+READING = (
+    "The concepts on this page are the channels of the network's layers; relu1 to relu3 are what its three "
+    "convolutions give. In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in "
+    "percent are of the relevance that all concepts of a layer hold together, without regard to sign.\n\n"
+)
+
 
 
 class Demo(NamedTuple):
@@ -182,7 +184,8 @@ class Story:
         for part, concept, share, heatmap in zip(
             right.subfigures(len(concepts), 1, squeeze=False)[:, 0], concepts, shares, heatmaps[1:]
         ):
-            part.suptitle(f"{share:.0%} is concept {concept}: {self.sentence(concept)}", fontsize=11)
+            title = f"{share:.0%} of this {digit} is concept {concept}; {self.sentence(concept)}"
+            part.suptitle(title, fontsize=10.5)
             axes = part.subplots(1, count + 1)
             show_picture(axes[0], imgify(heatmap, symmetric=True))
             references = self.references.get_max_reference(
@@ -208,7 +211,7 @@ class Story:
             axes[0, digit].set_title(f"read as {digit}", fontsize=9)
             for axis, picture in zip(axes[:, digit], pair):
                 show_picture(axis, picture)
-        caption = "One held-out digit of each class, and below it the relevance of each pixel for that class."
+        caption = READING + "One held-out digit of each class, and below it the relevance of each pixel for that class."
         return caption, figure
 
     def concepts_of_predictions(self, digits: tuple[int, ...] = (0, 3, 4, 7), count: int = 5) -> tuple[str, Figure]:
