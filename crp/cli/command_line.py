@@ -57,11 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
         By default those of the process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in arguments
     try:
         options = build_parser().parse_args(arguments)
     except _NoSenseError as error:
-        _fail(str(error), 2, as_json)
+        _fail(str(error), 2, "--json" in arguments)
+    as_json = options.json
     try:
         with printable_warnings(), nothing_on_standard_output() if as_json else nullcontext():
             answer = options.function(options)

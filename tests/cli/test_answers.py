@@ -98,6 +98,11 @@ def test_errors_are_answers_too(arguments, code, message, capsys, tmp_path, monk
     assert (ended, found["code"]) == (code, code) and message in found["error"]
 
 
+def test_flags_may_be_shortened(store, capsys):
+    main(["verify", str(store), "--js"])
+    assert json.loads(capsys.readouterr().out)["sound"]
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--concept", "5"], "concept id 5 is out of range: those of layer 'conv' are 0 to 4"),
     (["--concept", "1", "--target", "9"], "there is no sample of class 9"),
