@@ -156,6 +156,8 @@ class PatternsOfLayer(Part):
     """How many of them belong to no pattern."""
     patterns: list[Pattern]
     """All patterns, the most persistent first."""
+    counted: int
+    """Of how many patterns, the most persistent first, the picture by class has a line."""
     drawn: int
     """Of how many patterns, the most persistent first, there is a picture of typical concepts."""
     pictures: list[File]
@@ -182,7 +184,9 @@ def _in_words(found: PatternsOfLayer) -> list[str]:
     if not found.patterns:
         return [first]
     return [
-        first, f"  pictures: typical concepts of {found.drawn} of {len(found.patterns)} patterns, the most persistent",
+        first,
+        f"  pictures of the most persistent: classes of {found.counted} of {len(found.patterns)} patterns, typical "
+        f"concepts of {found.drawn}",
         *(f"  {picture}" for picture in found.pictures),
     ]
 

@@ -16,7 +16,7 @@ from crp.cli.concept_answers import MapOfLayer, MapsAnswer, Pattern, PatternsAns
 from crp.cli.questions import ClassNames
 from crp.store import ReferenceStore, StoreError
 
-MOST_DRAWN, MOST_SAMPLES = 5, 8
+MOST_COUNTED, MOST_DRAWN, MOST_SAMPLES = 20, 5, 8
 
 
 def report_patterns(
@@ -48,7 +48,8 @@ def report_patterns(
         pictures = _draw(patterns, classes, Path(folder), _stem(store, layer, quantity)) if len(patterns) else []
         found.append(PatternsOfLayer(
             layer=layer, rows=len(patterns.labels), noise=int(np.sum(patterns.labels < 0)),
-            patterns=_describe(patterns, classes), drawn=min(MOST_DRAWN, len(patterns)), pictures=pictures,
+            patterns=_describe(patterns, classes), counted=min(MOST_COUNTED, len(patterns)),
+            drawn=min(MOST_DRAWN, len(patterns)), pictures=pictures,
         ))
     return PatternsAnswer(store=store.path, quantity=quantity, layers=found)
 
@@ -68,7 +69,7 @@ def _describe(patterns: Patterns, classes: np.ndarray | None) -> list[Pattern]:
 
 def _draw(patterns: Patterns, classes: np.ndarray | None, folder: Path, stem: str) -> list[Path]:
     return [
-        _save(patterns.plot(classes), folder, f"{stem}-patterns"),
+        _save(patterns.plot(classes, MOST_COUNTED), folder, f"{stem}-patterns"),
         *(_save(patterns.plot_units(i), folder, f"{stem}-pattern-{i}") for i in range(min(MOST_DRAWN, len(patterns)))),
     ]
 

@@ -37,6 +37,7 @@ def test_patterns(store, tmp_path, quantity, capsys):
     read = ReferenceStore(store)
     for key, layer in (("L0000-0", "0"), ("L0001-1", "1")):
         patterns = Patterns.load(read, layer=layer, quantity=quantity)
+        assert f"classes of {len(patterns)} of {len(patterns)} patterns" in printed
         assert f"{layer}: {len(patterns)} patterns of 60 rows" in printed and patterns.options["min_pattern_size"] == 10
         assert (tmp_path / f"{key}-{quantity}-patterns.png").is_file()
         assert len(list(tmp_path.glob(f"{key}-{quantity}-pattern-*.png"))) == min(5, len(patterns)) > 0
