@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from docutils import nodes
 from numpydoc import xref
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
@@ -21,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from crp import __version__  # noqa: E402
 from crp.cli.command_line import build_parser  # noqa: E402
+from crp.cli.schemas import ANSWERS, schema  # noqa: E402
 
 project = "crp"
 author = "the authors of crp"
@@ -77,8 +80,8 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 PAGES = [
-    "start", "attributions", "concepts", "references", "analysis", "any_model", "large_runs", "command_line", "moving",
-    "speed", "tutorials", "api/index", "house", "security", "changes",
+    "start", "attributions", "concepts", "references", "analysis", "any_model", "large_runs", "command_line", "agents",
+    "moving", "speed", "tutorials", "api/index", "house", "security", "changes",
 ]
 AMBIGUOUS = {"abs_norm", "accelerate", "accuracy", "project", "smooth", "spaced", "verify"}  # not only public names
 OUTSIDE = {  # files that GitHub shows elsewhere than the documentation does
@@ -110,6 +113,14 @@ def remove_entries_of_old() -> None:
             page.unlink()
 
 
+def write_for_agents(app: Sphinx, error: Exception | None) -> None:
+    """``llms.txt`` is the page for agents, with links to pages; ``schemas.json`` has the schemas of all answers."""
+    if error is None and app.builder.name == "html":
+        folder, text = Path(app.outdir), (HERE / "agents.md").read_text(encoding="utf-8")
+        (folder / "llms.txt").write_text(re.sub(r"\]\((\w+)\.md\)", r"](\1.html)", text), encoding="utf-8")
+        (folder / "schemas.json").write_text(json.dumps({name: schema(name) for name in ANSWERS}), encoding="utf-8")
+
+
 def describe_commands() -> str:
     """The commands of the command line in Markdown, from the parsers that read their arguments."""
     parser = build_parser()
@@ -129,6 +140,32 @@ def _describe_command(name: str, command: argparse.ArgumentParser, summary: str)
     for action in command._actions:
         if not isinstance(action, argparse._HelpAction):
             yield from (_argument(action), f": {_explain(action)}", "")
+    for answer in ANSWERS[name]:
+        yield from _describe_answer(answer)
+
+
+def _describe_answer(answer: type[BaseModel]) -> Iterator[str]:
+    """The fields of an answer as a table, and below it those of its parts."""
+    yield from (f"**JSON**: {answer.__doc__}", "", "| field | type | |", "| --- | --- | --- |")
+    described = answer.model_json_schema(mode="serialization")
+    for fields in (described, *described.get("$defs", {}).values()):
+        of = "" if fields is described else f"{fields['title']}."
+        yield from (
+            f"| `{of}{name}` | {_type(field)} | {field['description']} |"
+            for name, field in fields["properties"].items()
+        )
+    yield ""
+
+
+def _type(field: dict[str, Any]) -> str:
+    """The type of a field in a schema, such as ``list of integer``."""
+    if "anyOf" in field:
+        return " or ".join(map(_type, field["anyOf"]))
+    if "$ref" in field:
+        return f"{field['$ref'].rpartition('/')[2]}"
+    inner = {"array": "items", "object": "additionalProperties"}.get(field.get("type", ""), "")
+    of = field.get(inner)
+    return field.get("type", "any") + (f" of {_type(of)}" if isinstance(of, dict) else "")
 
 
 def _argument(action: argparse.Action) -> str:
@@ -230,3 +267,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", skip_what_says_nothing)
     app.connect("missing-reference", refuse_unknown_names)
     app.connect("doctree-resolved", link_names)
+    app.connect("build-finished", write_for_agents)

@@ -27,8 +27,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as store:
         story = Story(train_digit_network(training), training, held_out, Path(store))
         story.sweep()
-        concepts, shares = story.main_concepts(count=1)
+        concepts, shares = story.clear_concepts(count=3)
         figures = {
+            "story": story.overview(concepts, shares),
             "predictions": story.concepts_of_predictions((4, 7), count=5),
             "concept": story.portrait(concepts[0], shares[0]),
             "graph": story.graph(concepts[0]),

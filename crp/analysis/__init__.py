@@ -2,6 +2,8 @@
 
 ``patterns``, ``pattern_search``, ``clustering``, ``unit_statistics``
     groups of samples to which a layer responds alike
+``class_shares``
+    which classes concepts serve
 ``prototypes``
     typical ways to be recognised as a class
 ``profiles``, ``grouping``, ``profile_sources``
@@ -13,6 +15,7 @@
 ``arrays``
     arrays of any framework
 """
+from crp.analysis.class_shares import ClassShares, class_shares
 from crp.analysis.grouping import group_profiles
 from crp.analysis.layouts import project
 from crp.analysis.pattern_search import find_patterns
@@ -24,6 +27,7 @@ from crp.analysis.synthesis import Synthesis, synthesize
 from crp.analysis.topomap import TopographicMap, plot_projection
 
 __all__ = [
-    "ClassPrototypes", "GroupProfiles", "NeuralResponseMap", "Patterns", "ResponseMap", "Synthesis", "TopographicMap",
-    "class_prototypes", "contrast", "find_patterns", "group_profiles", "plot_projection", "project", "synthesize",
+    "ClassPrototypes", "ClassShares", "GroupProfiles", "NeuralResponseMap", "Patterns", "ResponseMap", "Synthesis",
+    "TopographicMap", "class_prototypes", "class_shares", "contrast", "find_patterns", "group_profiles",
+    "plot_projection", "project", "synthesize",
 ]

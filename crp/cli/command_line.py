@@ -1,30 +1,49 @@
 """The command line: ``crp`` or ``python -m crp``.
 
 Exit codes: 0 if all is well, 1 if something is wrong (standard error says what), 2 for arguments that make no sense.
+With ``--json`` standard output holds nothing but the answer, or a :class:`crp.cli.answers.Failure`.
 """
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from crp import __version__
-from crp.cli.terminal import print_lines, printable_message, printable_warnings
+from crp.cli.terminal import in_flags, nothing_on_standard_output, print_lines, printable_message, printable_warnings
 
 if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    from crp.cli.answers import Answer, Conservation, DemoPage, Estimate, Export, StoreInfo, Verification
+    from crp.cli.concept_answers import Classes, Concepts, References
+
+    Commands: TypeAlias = argparse._SubParsersAction[Any]
+
+INTERRUPTED = 128 + signal.SIGINT  # as shells have it
+ERRORS = ValueError, TypeError, IndexError, RuntimeError, ImportError, OSError
+
+
+class _NoSenseError(Exception):
+    """Arguments that make no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _NoSenseError(f"{self.format_usage()}{self.prog}: error: {message}")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="crp", description="Concept attribution for PyTorch models.")
+    parser = _Parser(prog="crp", description="Concept attribution for PyTorch models.")
     parser.add_argument("--version", action="version", version=f"crp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_demo, _add_run, _add_merge, _add_info, _add_verify, _add_export, _add_patterns, _add_maps):
+    for add in (
+        _add_demo, _add_run, _add_merge, _add_audit, _add_info, _add_verify, _add_export, _add_concepts, _add_classes,
+        _add_references, _add_patterns, _add_maps,
+    ):
         add(commands)
     return parser
 
@@ -37,18 +56,37 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         By default those of the process.
     """
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with printable_warnings():
-            options.function(options)
-    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
-        parser.exit(1, printable_message(f"crp {options.command}: {error}") + "\n")
+        options = build_parser().parse_args(arguments)
+    except _NoSenseError as error:
+        _fail(str(error), 2, "--json" in arguments)
+    as_json = options.json
+    try:
+        with printable_warnings(), nothing_on_standard_output() if as_json else nullcontext():
+            answer = options.function(options)
+    except ERRORS as error:
+        _fail(f"crp {options.command}: {_told(error, vars(options))}", 1, as_json)
     except KeyboardInterrupt:
-        parser.exit(_INTERRUPTED, f"crp {options.command}: interrupted\n")
+        _fail(f"crp {options.command}: interrupted", INTERRUPTED, as_json)
+    print_lines([answer.as_json()] if as_json else answer.in_words())
+    if answer.exit_code:
+        sys.exit(answer.exit_code)
 
 
-_INTERRUPTED = 128 + signal.SIGINT  # as shells have it
+def _told(error: Exception, options: Mapping[str, Any]) -> str:
+    from crp.cli.specs import SpecError
+
+    return str(error) if isinstance(error, SpecError) else in_flags(str(error), options)
+
+
+def _fail(message: str, code: int, as_json: bool) -> NoReturn:
+    from crp.cli.answers import Failure
+
+    print(printable_message(message), file=sys.stderr)
+    if as_json:
+        print_lines([Failure(error=message, code=code).as_json()])
+    sys.exit(code)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -56,14 +94,16 @@ def _add_demo(commands: Commands) -> None:
         "demo", help="train a small network on digits and show what it has learned, in pictures"
     )
     demo.add_argument("--out", default="crp-demo", metavar="FOLDER", help="where the pictures go (default: crp-demo)")
+    _add_json(demo)
     demo.set_defaults(function=_demo)
 
 
-def _demo(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> DemoPage:
+    from crp.cli.answers import DemoPage
     from crp.demo.story import run_demo
 
     _draw_into_files()
-    run_demo(options.out)
+    return DemoPage.model_validate(run_demo(options.out)._asdict())
 
 
 def _add_run(commands: Commands) -> None:
@@ -103,6 +143,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int] | None:
     from crp.cli.runs import parse_shard
 
@@ -112,7 +158,7 @@ def _shard(text: str) -> tuple[int, int] | None:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> StoreInfo | Estimate:
     import torch
 
     from crp.cli.runs import parse_shard, run
@@ -122,11 +168,10 @@ def _run(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     how = {name: getattr(options, name) for name in
            ("batch_size", "checkpoint", "num_workers", "on_error", "keep", "dtype")}
-    found = run(
+    return run(
         options.spec, store=options.store, start=options.start, stop=options.stop, shard=shard,
         workers=options.workers, overwrite=options.overwrite, dry_run=options.dry_run, **how,
     )
-    _print(found, options.json, _estimate_in_words if options.dry_run else _info_in_words)
 
 
 def _add_merge(commands: Commands) -> None:
@@ -138,10 +183,29 @@ def _add_merge(commands: Commands) -> None:
     merge.set_defaults(function=_merge)
 
 
-def _merge(options: argparse.Namespace) -> None:
+def _merge(options: argparse.Namespace) -> StoreInfo:
     from crp.cli.runs import merge
 
-    _print(merge(options.store, options.start, options.stop), options.json, _info_in_words)
+    return merge(options.store, options.start, options.stop)
+
+
+def _add_audit(commands: Commands) -> None:
+    audit = commands.add_parser(
+        "audit", help="measure whether relevance is conserved in a model", description="Measure on a few samples, "
+        "operation by operation, whether relevance is conserved on its way from the output to the input. The exit code "
+        "is 1 if it is not. The file or module that says what to sweep is executed: run only what you trust.",
+    )
+    audit.add_argument("spec", metavar="SPEC", help="as for crp run")
+    audit.add_argument("--start", type=int, default=0, metavar="N", help="first sample (default: 0)")
+    audit.add_argument("--samples", type=_positive, default=8, metavar="N", help="how many samples (default: 8)")
+    _add_json(audit)
+    audit.set_defaults(function=_audit)
+
+
+def _audit(options: argparse.Namespace) -> Conservation:
+    from crp.cli.runs import audit
+
+    return audit(options.spec, start=options.start, samples=options.samples)
 
 
 def _add_info(commands: Commands) -> None:
@@ -151,10 +215,10 @@ def _add_info(commands: Commands) -> None:
     info.set_defaults(function=_info)
 
 
-def _info(options: argparse.Namespace) -> None:
+def _info(options: argparse.Namespace) -> StoreInfo:
     from crp.cli.runs import info
 
-    _print(info(options.store), options.json, _info_in_words)
+    return info(options.store)
 
 
 def _add_verify(commands: Commands) -> None:
@@ -164,14 +228,12 @@ def _add_verify(commands: Commands) -> None:
     verify.set_defaults(function=_verify)
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(options: argparse.Namespace) -> Verification:
+    from crp.cli.answers import Verification
     from crp.store import verify
 
     problems = verify(options.store)
-    _print({"store": options.store, "problems": problems}, options.json,
-           lambda found: found["problems"] or [f"{options.store} is sound"])
-    if problems:
-        sys.exit(1)
+    return Verification(store=Path(options.store), sound=not problems, problems=problems)
 
 
 def _add_export(commands: Commands) -> None:
@@ -180,15 +242,78 @@ def _add_export(commands: Commands) -> None:
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument("--zarr", metavar="FOLDER", help="one group per layer, for xarray")
     kind.add_argument("--parquet", metavar="FOLDER", help="one file per layer and quantity")
+    _add_json(export)
     export.set_defaults(function=_export)
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: argparse.Namespace) -> Export:
+    from crp.cli.answers import Export
     from crp.store import ReferenceStore, export_parquet, export_zarr
 
     store = ReferenceStore(options.store)
-    items = export_zarr(store, options.zarr) if options.zarr else export_parquet(store, options.parquet)
-    print_lines(map(str, items))
+    written = export_zarr(store, options.zarr) if options.zarr else map(str, export_parquet(store, options.parquet))
+    return Export(folder=Path(options.zarr or options.parquet), written=list(written))
+
+
+def _add_concepts(commands: Commands) -> None:
+    concepts = commands.add_parser(
+        "concepts", help="say which concepts of a layer matter most, and which are dead", description="Say which "
+        "concepts of a layer matter most in all classes, in a class or in a sample, which classes each serves, and "
+        "which concepts are dead.",
+    )
+    _add_question(concepts)
+    concepts.add_argument("--target", type=_not_negative, metavar="N", help="a class (default: all count alike)")
+    concepts.add_argument("--sample", type=_not_negative, metavar="N", help="a sample, by its place in the dataset")
+    concepts.add_argument("--most", type=_positive, default=10, metavar="N", help="how many concepts (default: 10)")
+    _add_class_names(concepts)
+    concepts.set_defaults(function=_concepts)
+
+
+def _concepts(options: argparse.Namespace) -> Concepts:
+    from crp.cli.questions import ClassNames, rank_concepts
+    from crp.store import ReferenceStore
+
+    return rank_concepts(
+        ReferenceStore(options.store), options.layer, options.quantity, ClassNames(options.class_names),
+        target=options.target, sample=options.sample, most=options.most,
+    )
+
+
+def _add_classes(commands: Commands) -> None:
+    classes = commands.add_parser("classes", help="say which classes a concept serves")
+    _add_question(classes)
+    classes.add_argument("--concept", type=_not_negative, required=True, metavar="ID", help="the concept")
+    _add_class_names(classes)
+    classes.set_defaults(function=_classes)
+
+
+def _classes(options: argparse.Namespace) -> Classes:
+    from crp.cli.questions import ClassNames, classes_of_concept
+    from crp.store import ReferenceStore
+
+    return classes_of_concept(
+        ReferenceStore(options.store), options.layer, options.concept, options.quantity,
+        ClassNames(options.class_names),
+    )
+
+
+def _add_references(commands: Commands) -> None:
+    references = commands.add_parser("references", help="say at which samples a concept is strongest, and where")
+    _add_question(references)
+    references.add_argument("--concept", type=_not_negative, required=True, metavar="ID", help="the concept")
+    references.add_argument("--target", type=_not_negative, metavar="N", help="only samples of this class")
+    references.add_argument("--most", type=_positive, default=8, metavar="N", help="how many samples (default: 8)")
+    references.set_defaults(function=_references)
+
+
+def _references(options: argparse.Namespace) -> References:
+    from crp.cli.questions import references_of_concept
+    from crp.store import ReferenceStore
+
+    return references_of_concept(
+        ReferenceStore(options.store), options.layer, options.concept, options.quantity, target=options.target,
+        most=options.most,
+    )
 
 
 def _add_patterns(commands: Commands) -> None:
@@ -210,74 +335,56 @@ def _add_maps(commands: Commands) -> None:
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_store(parser)
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
-    parser.add_argument("--quantity", choices=["activation", "relevance"], default="activation", help="of which matrix")
+    _add_quantity(parser)
+    _add_class_names(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: crp-patterns or crp-maps)")
+    _add_json(parser)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> Answer:
+    from crp.cli.questions import ClassNames
     from crp.cli.reports import report_maps, report_patterns
     from crp.store import ReferenceStore
 
     _draw_into_files()
-    arguments = ReferenceStore(options.store), options.out or f"crp-{options.command}", options.layer, options.quantity
-    if options.command == "patterns":
-        lines = report_patterns(
-            *arguments, min_pattern_size=options.min_pattern_size, min_samples=options.min_samples,
-            method=options.method,
-        )
-    else:
-        lines = report_maps(*arguments, options.method)
-    print_lines(lines)
+    arguments = (
+        ReferenceStore(options.store), options.out or f"crp-{options.command}", options.layer, options.quantity,
+        ClassNames(options.class_names),
+    )
+    if options.command == "maps":
+        return report_maps(*arguments, options.method)
+    return report_patterns(
+        *arguments, min_pattern_size=options.min_pattern_size, min_samples=options.min_samples, method=options.method,
+    )
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="the folder of a sweep")
 
 
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    parser.add_argument("--layer", required=True, metavar="NAME", help="the layer; crp info lists them")
+    _add_quantity(parser)
+    _add_json(parser)
+
+
+def _add_quantity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantity", choices=["relevance", "activation"], default="relevance", help="of which matrix "
+        "(default: relevance)",
+    )
+
+
+def _add_class_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--class-names", metavar="FILE", help="a text file with a class name per line, from class 0 on")
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON, and nothing else")
 
 
 def _draw_into_files() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-
-
-def _print(found: dict[str, Any], as_json: bool, in_words: Callable[[dict[str, Any]], list[str]]) -> None:
-    print_lines([json.dumps(found)] if as_json else in_words(found))
-
-
-def _info_in_words(info: dict[str, Any]) -> list[str]:
-    ranges = ", ".join(f"{first} to {stop - 1}" for first, stop in info["ranges"][:6])
-    ranges += f" and {len(info['ranges']) - 6} more ranges" if len(info["ranges"]) > 6 else ""
-    options = ", ".join(f"{name} {value}" for name, value in info["options"].items())
-    return [
-        f"{info['store']}: {'finished' if info['finished'] else 'not finished'}",
-        f"samples: {info['samples']:,} of {info['of']:,}" + (f" ({ranges})" if ranges else ""),
-        f"skipped: {len(info['skipped'])}", *(f"  {i}: {why}" for i, why in info["skipped"].items()),
-        f"layers: {', '.join(f'{name} ({count})' for name, count in info['layers'].items())}",
-        f"size: {_size(info['bytes'])} in {info['shards']} shards",
-        f"model: {info['model']}; composite: {info['composite']}",
-        f"options: {options}", *(f"note: {note}" for note in info["notes"]),
-    ]
-
-
-def _estimate_in_words(found: dict[str, Any]) -> list[str]:
-    layers = ", ".join(f"{name} ({count})" for name, count in found["layers"].items())
-    return [
-        f"store: {found['store']}", f"samples: {found['samples']:,}",
-        f"shards: {found['shards']} of {found['shards_of_all']}", f"concepts: {found['concepts']:,} in {layers}",
-        f"space: {_size(found['bytes'])} of {_size(found['free_bytes'])} that are free",
-        f"time: about {_duration(found['seconds'])} in one process, by one batch",
-    ]
-
-
-def _size(count: float) -> str:
-    power = min(int(math.log10(max(count, 1)) / 3), 4)
-    return f"{count / 1000 ** power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.3g} s" if seconds < 100 else f"{minutes:.3g} minutes" if minutes < 100 else f"{hours:.3g} hours"

@@ -11,20 +11,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crp.cli.answers import Conservation, Estimate, Fault, StoreInfo
 from crp.cli.specs import errors_of_users, load_spec
+from crp.model.samples import join_samples
 from crp.store.folder import opened, walk
 from crp.store.place import Place, place_of_store
 from crp.store.sealing import seal_store
 from crp.store.shards import check_complete, contents_of, finished_shards, strays
 
 if TYPE_CHECKING:
+    from zennit.core import Composite
+
     from crp.sweeps.sweep import Sweep
+    from crp.visualization.swept_dataset import SweptDataset
 
 
 def run(
     spec: str, *, store: str | None = None, start: int = 0, stop: int | None = None,
     shard: tuple[int, int] | None = None, workers: int = 0, overwrite: bool = False, dry_run: bool = False, **how: Any,
-) -> dict[str, Any]:
+) -> StoreInfo | Estimate:
     """Sweep what a function specifies (see :mod:`crp.cli.specs`). Its file is executed, for a dry run as well.
 
     Parameters
@@ -44,20 +49,16 @@ def run(
 
     Returns
     -------
-    dict
-        Of a dry run what it would take, otherwise what the store holds then.
+    StoreInfo or Estimate
+        What the store holds then; of a dry run, what it would take.
     """
     from crp.sweeps.workers import Workers  # of which reading a store has no need
-    from crp.visualization import FeatureVisualization
 
-    function = load_spec(spec)
-    with errors_of_users(spec):
-        made = function()
-    visualization, composite = FeatureVisualization.from_spec(made)
+    visualization, composite = _specified(spec)
     visualization.path = Path(store or visualization.path)
     sweep = visualization.sweep(composite, **how)
     if overwrite and shard is not None:
-        raise ValueError("overwrite replaces a whole store: run it without a shard, or delete the folder first")
+        raise ValueError("overwrite=True replaces a whole store: run it without a shard, or delete the folder first")
     stop = len(visualization.dataset) if stop is None else stop
     parts = sweep.parts(start, stop)
     chosen = parts if shard is None else parts[shard[0]::shard[1]]
@@ -90,7 +91,7 @@ def _without_current_folder() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, Any]:
+def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> Estimate:
     """What shards would take: space by the numbers of concepts, time by a batch."""
     samples = sum(stop - first for first, stop in parts)
     batch = next(batch for batch in sweep.load(0, sweep.length, sweep.batch_size) if batch.samples)
@@ -98,15 +99,53 @@ def _estimate(sweep: Sweep, parts: list[tuple[int, int]], of: int) -> dict[str, 
     begin = time.perf_counter()
     sweep.try_batch(batch)
     seconds = (time.perf_counter() - begin) / len(batch.samples)
-    return {
-        "store": str(sweep.path), "samples": samples, "shards": len(parts), "shards_of_all": of,
-        "layers": {entry.name: entry.concepts for entry in sweep.layers},
-        "concepts": sum(entry.concepts for entry in sweep.layers),
-        "bytes": sweep.bytes_of(parts), "free_bytes": sweep.free_bytes(), "seconds": seconds * samples,
-    }
+    return Estimate(
+        store=sweep.path, samples=samples, shards=len(parts), shards_of_all=of,
+        layers={entry.name: entry.concepts for entry in sweep.layers},
+        concepts=sum(entry.concepts for entry in sweep.layers),
+        bytes=sweep.bytes_of(parts), free_bytes=sweep.free_bytes(), seconds=seconds * samples,
+    )
 
 
-def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+def audit(spec: str, *, start: int = 0, samples: int = 8) -> Conservation:
+    """Measure on a few samples whether relevance is conserved in what a function specifies. Its file is executed.
+
+    Parameters
+    ----------
+    spec : str
+    start : int, default 0
+        The first of the samples.
+    samples : int, default 8
+    """
+    visualization, composite = _specified(spec)
+    length = len(visualization.dataset)
+    if not 0 <= start < length:
+        raise ValueError(f"start is from 0 to {length - 1}, the last sample of the dataset, not {start}")
+    numbers = list(range(start, min(start + samples, length)))
+    data = join_samples([visualization.get_data_sample(number)[0] for number in numbers], numbers)
+    found = visualization.attribution.audit(data, composite)
+    return Conservation(
+        samples=len(numbers), model=type(visualization.attribution.model).__name__, composite=type(composite).__name__,
+        conserved=not found.faults and abs(found.accounted - 1) <= found.tolerance, total=found.total,
+        accounted=found.accounted, sinks=dict(found.sinks), faults=[
+            Fault(operation=fault.operation, module=fault.module, arriving=fault.arriving, imbalance=fault.imbalance)
+            for fault in found.faults
+        ],
+        notes=[note for note in (found.vanishing, *found.notes) if note], table=str(found).splitlines(),
+    )
+
+
+def _specified(spec: str) -> tuple[SweptDataset, Composite]:
+    """What a function specifies; its file is executed."""
+    from crp.visualization import FeatureVisualization
+
+    function = load_spec(spec)
+    with errors_of_users(spec):
+        made = function()
+    return FeatureVisualization.from_spec(made)
+
+
+def merge(store: str | Path, start: int = 0, stop: int | None = None) -> StoreInfo:
     """Finish a store whose shards are all there.
 
     Raises
@@ -121,7 +160,7 @@ def merge(store: str | Path, start: int = 0, stop: int | None = None) -> dict[st
     return info(store)
 
 
-def info(store: str | Path) -> dict[str, Any]:
+def info(store: str | Path) -> StoreInfo:
     """What a store holds, finished or not."""
     place = place_of_store(store)
     settings, finished = place.manifest.settings, place.is_sealed()
@@ -130,15 +169,14 @@ def info(store: str | Path) -> dict[str, Any]:
     if finished:
         seal, _ = place.seal()
         samples, skipped = seal.samples, seal.skipped
-    return {
-        "store": str(place.path), "finished": finished, "samples": sum(stop - first for first, stop in samples),
-        "ranges": samples, "of": settings.dataset.length, "shards": len(records), "skipped": skipped,
-        "notes": [note for record in records.values() for note in record.notes] + _notes(place),
-        "layers": {entry.name: entry.concepts for entry in settings.layers},
-        "bytes": _bytes_in(place.path),
-        "model": settings.model.class_name, "composite": settings.composite.class_name,
-        "options": settings.options.model_dump(), "made_with": place.manifest.made_with.model_dump(),
-    }
+    return StoreInfo(
+        store=place.path, finished=finished, samples=sum(stop - first for first, stop in samples), ranges=samples,
+        of=settings.dataset.length, shards=len(records), skipped=skipped,
+        notes=[note for record in records.values() for note in record.notes] + _notes(place),
+        layers={entry.name: entry.concepts for entry in settings.layers}, bytes=_bytes_in(place.path),
+        model=settings.model.class_name, composite=settings.composite.class_name,
+        options=settings.options.model_dump(), made_with=place.manifest.made_with.model_dump(),
+    )
 
 
 def _notes(place: Place) -> list[str]:

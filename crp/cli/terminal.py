@@ -1,9 +1,12 @@
 """Text on its way to a terminal, which obeys some characters instead of showing them."""
 from __future__ import annotations
 
+import os
+import re
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 
@@ -41,3 +44,37 @@ def printable_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = format_warning
+
+
+@contextmanager
+def nothing_on_standard_output() -> Iterator[None]:
+    """Let what is printed within the context, here or by processes that begin in it, go to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def in_flags(message: str, options: Mapping[str, object]) -> str:
+    """A message in terms of flags, such as ``--min-samples 9``, in the place of arguments: ``min_samples=9``.
+
+    Parameters
+    ----------
+    message : str
+    options : mapping
+        Names of the arguments that have a flag -> their values, which are truth values where a flag takes none.
+    """
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if value is None and "_" not in name:
+            return found[0]  # a word, such as method
+        takes_value = value and not isinstance(options[name], bool)
+        return f"--{name.replace('_', '-')}" + (f" {value.strip(chr(39))}" if takes_value else "")
+
+    names = "|".join(map(re.escape, options))
+    return re.sub(rf"(?<![\w.])(?P<name>{names})(?:=(?P<value>'[^']*'|[\w.-]*[\w-]))?(?!\w)", flag, message)

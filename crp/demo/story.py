@@ -1,10 +1,9 @@
 """The demo: what a network that reads digits has learned, in pictures."""
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,31 +12,58 @@ from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from crp.analysis import ResponseMap, TopographicMap, contrast, group_profiles
+from crp.analysis import ClassShares, ResponseMap, TopographicMap, class_shares, contrast, group_profiles
 from crp.attribution.conditional import AttributionGraph, CondAttribution
 from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
-from crp.demo.digits import accuracy, digit_datasets, train_digit_network
+from crp.demo.digits import DIGIT_LAYERS, accuracy, digit_datasets, train_digit_network
 from crp.demo.page import Page
+from crp.demo.sentences import describe, in_words
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
 from crp.pictures.plotting import new_figure, show_picture
 from crp.rules.composites import default_composite
 from crp.store import ReferenceStore
 from crp.visualization.feature_visualization import FeatureVisualization
 
-LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU, so that a concept is active or not, but never negative
-LAYER = LAYERS[-1]
+LAYER = DIGIT_LAYERS[-1]
+SPOTLIGHT = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
 INTRODUCTION = (
-    "A small convolutional network was trained on scanned handwritten digits. What has it learned? Its concepts are "
-    "the channels of its layers; relu1 to relu3 are what its three convolutions give. These pictures show which "
-    "concepts made a prediction, where they are in the image, and what each stands for: the training images at which "
-    "it is strongest.\n\n"
-    "In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in percent are of the "
-    "relevance that all concepts of a layer hold together, without regard to sign."
+    "A small convolutional network was trained on scanned handwritten digits. What has it learned, and which of it "
+    "made a prediction?"
+)
+READING = (
+    "The concepts on this page are the channels of the network's layers; relu1 to relu3 are what its three "
+    "convolutions give. In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in "
+    "percent are of the relevance that all concepts of a layer hold together, without regard to sign.\n\n"
 )
 
 
-def run_demo(folder: str | Path = "crp-demo") -> Path:
+
+class Demo(NamedTuple):
+    """What the demo made.
+
+    Attributes
+    ----------
+    page : Path
+        ``index.html``
+    store : Path
+        Folder of the store.
+    accuracy : float
+        Share of the held-out digits that the network reads correctly.
+    layer : str
+        The layer whose concepts are shown.
+    concepts : list of int
+        Which, the most relevant first.
+    """
+
+    page: Path
+    store: Path
+    accuracy: float
+    layer: str
+    concepts: list[int]
+
+
+def run_demo(folder: str | Path = "crp-demo") -> Demo:
     """Train a network on digits, explain it, and write pictures and a page that shows them.
 
     Parameters
@@ -47,37 +73,34 @@ def run_demo(folder: str | Path = "crp-demo") -> Path:
 
     Returns
     -------
-    Path
-        The page.
+    Demo
     """
     folder = Path(folder)
     training, held_out = digit_datasets()
     print(f"training a network on {len(training)} scanned digits ...")
     model = train_digit_network(training)
-    print(f"  {accuracy(model, held_out):.1%} of {len(held_out)} held-out digits are read correctly")
+    correct = accuracy(model, held_out)
+    print(f"  {correct:.1%} of {len(held_out)} held-out digits are read correctly")
     story = Story(model, training, held_out, folder / "store")
     page = Page(folder, "What has a network learned that reads digits?", INTRODUCTION)
 
-    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
-    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
     print(f"sweeping {len(training)} training digits ...")
     story.sweep()
-    concepts, shares = story.main_concepts(count=4)
+    concepts, shares = story.clear_concepts(count=4)
     target = story.explained_class
-    print(f"  a held-out {target} is read as {target} mostly for these concepts of {LAYER}:")
+    page.add("0-story", f"Why is this read as {target}?", *story.overview(concepts[:3], shares[:3]))
+    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
+    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
+    print(f"  a held-out {target} is read as {target} for these concepts of {LAYER}, among others:")
     for number, (concept, share) in enumerate(zip(concepts, shares), 3):
         caption, figure = story.portrait(concept, share)
         page.add(f"{number}-concept-{concept}", f"Concept {concept} of {LAYER}", caption, figure)
-        classes, _ = story.references.compute_stats(concept, LAYER, top_N=3)
-        served = ", ".join(map(str, classes))
-        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; serves the digits {served}")
+        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; {story.sentence(concept)}")
     page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
     page.add("8-patterns", f"How {LAYER} responds as a whole: patterns", *story.patterns())
     page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
     page.add("10-response-maps", "A map of all neurons for each digit", *story.response_maps())
-    index = page.write()
-    print(f"pictures are in {folder}; open {index.resolve()}")
-    return index
+    return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)
 
 
 class Story:
@@ -104,7 +127,7 @@ class Story:
         self.attribution = CondAttribution(model)
         self.concept = ChannelConcept()
         self.references = FeatureVisualization(
-            self.attribution, training, {layer: self.concept for layer in LAYERS}, path=store
+            self.attribution, training, {layer: self.concept for layer in DIGIT_LAYERS}, path=store
         )
 
     def sweep(self) -> None:
@@ -112,12 +135,13 @@ class Story:
         self.references.run(self.composite, 0, len(self.training), overwrite=True)
 
     def example(self, digit: int) -> torch.Tensor:
-        """The held-out image [1, 1, H, W] of a class that the network is surest of."""
+        """The most typical held-out image [1, 1, H, W] of a class: the nearest to the mean of those read correctly."""
         images, classes = self.held_out.tensors
         images = images[classes == digit]
         with torch.no_grad():
-            surest = self.attribution.model(images).softmax(1)[:, digit].argmax()
-        return images[surest:surest + 1]
+            images = images[self.attribution.model(images).argmax(1) == digit]
+        typical = (images - images.mean(0)).square().sum((1, 2, 3)).argmin()
+        return images[typical:typical + 1]
 
     def main_concepts(self, count: int, digit: int | None = None) -> tuple[list[int], list[float]]:
         """The concepts most relevant for reading a digit, and their shares of the relevance."""
@@ -126,6 +150,56 @@ class Story:
         shares = self.concept.attribute(result.relevances[LAYER], abs_norm=True)[0]
         top = shares.topk(count)
         return top.indices.tolist(), top.values.tolist()
+
+    def clear_concepts(self, count: int) -> tuple[list[int], list[float]]:
+        """Concepts that are relevant for the explained digit and serve few digits, by share times clarity."""
+        concepts, shares = self.main_concepts(2 * count)
+        worth = np.array(shares) * self.shares_of_digits.clarity[concepts]
+        chosen = np.argsort(-worth, kind="stable")[:count]
+        return [concepts[i] for i in chosen], [shares[i] for i in chosen]
+
+    @cached_property
+    def shares_of_digits(self) -> ClassShares:
+        """What the concepts hold of each digit."""
+        return class_shares(ReferenceStore(self.references.path), LAYER)
+
+    def sentence(self, concept: int) -> str:
+        """What a concept stands for, by the digits that it serves and its place in them."""
+        _, heatmaps = self.references.get_max_reference(concept, LAYER, composite=self.composite, plot_fn=None)[concept]
+        return describe(self.shares_of_digits, concept, heatmaps)
+
+    def overview(self, concepts: list[int], shares: list[float], count: int = 5) -> tuple[str, Figure]:
+        """One prediction, its heatmap, and what some of its concepts stand for."""
+        digit, image = self.explained_class, self.example(self.explained_class)
+        conditions = [{"y": [digit]}] + [{LAYER: [concept], "y": [digit]} for concept in concepts]
+        heatmaps = self.attribution(image, conditions, self.composite).heatmap
+        figure = new_figure((7.5, 1.4 * len(concepts)))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.1, 4))[0]
+        for axis, picture, title in zip(
+            left.subplots(2, 1), (imgify(image[0], cmap="gray"), imgify(heatmaps[0], symmetric=True)),
+            (f"read as {digit}", "where it looks"),
+        ):
+            show_picture(axis, picture)
+            axis.set_title(title, fontsize=12)
+        for part, concept, share, heatmap in zip(
+            right.subfigures(len(concepts), 1, squeeze=False)[:, 0], concepts, shares, heatmaps[1:]
+        ):
+            title = f"{share:.0%} of this {digit} is concept {concept}; {self.sentence(concept)}"
+            part.suptitle(title, fontsize=10.5)
+            axes = part.subplots(1, count + 1)
+            show_picture(axes[0], imgify(heatmap, symmetric=True))
+            references = self.references.get_max_reference(
+                concept, LAYER, "relevance", (0, count), self.composite, plot_fn=SPOTLIGHT
+            )[concept]
+            for axis, picture in zip(axes[1:], references):
+                show_picture(axis, picture)
+        caption = (
+            f"At the left a digit that the network had not seen, and the relevance of its pixels. At the right that "
+            f"relevance is taken apart: {len(concepts)} concepts of {LAYER} that made the prediction, each with its "
+            f"share and its own heatmap, and the {count} training digits at which it is most relevant, lit where it "
+            "is. They show what the concept stands for."
+        )
+        return caption, figure
 
     def class_heatmaps(self) -> tuple[str, Figure]:
         """One held-out digit of each class, and the relevance of its pixels."""
@@ -137,7 +211,7 @@ class Story:
             axes[0, digit].set_title(f"read as {digit}", fontsize=9)
             for axis, picture in zip(axes[:, digit], pair):
                 show_picture(axis, picture)
-        caption = "One held-out digit of each class, and below it the relevance of each pixel for that class."
+        caption = READING + "One held-out digit of each class, and below it the relevance of each pixel for that class."
         return caption, figure
 
     def concepts_of_predictions(self, digits: tuple[int, ...] = (0, 3, 4, 7), count: int = 5) -> tuple[str, Figure]:
@@ -165,12 +239,11 @@ class Story:
 
     def portrait(self, concept: int, share: float) -> tuple[str, Figure]:
         """What a concept stands for: where it is in the explained digit, its reference samples, its classes."""
-        crop = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
         lines = []
         for mode, name in (("relevance", "most relevant"), ("activation", "most active")):
             arguments = (concept, LAYER, mode, (0, 8), self.composite)
             images, heatmaps = self.references.get_max_reference(*arguments)[concept]
-            spots = self.references.get_max_reference(*arguments, rf=True, plot_fn=crop)[concept]
+            spots = self.references.get_max_reference(*arguments, rf=True, plot_fn=SPOTLIGHT)[concept]
             lines += [
                 (f"the digits at which it is\n{name}", images), ("where it is in them", heatmaps),
                 ("the spot alone", spots),
@@ -185,13 +258,12 @@ class Story:
             axis[0].text(1, 0.5, label, ha="right", va="center", fontsize=8, transform=axis[0].transAxes)
             for place, picture in zip(axis[1:], pictures):
                 show_picture(place, picture)
-        classes, values = self.references.compute_stats(concept, LAYER, top_N=3)
         caption = (
-            f"Concept {concept} holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
+            f"Concept {concept}: {self.sentence(concept)}.\n\n"
+            f"It holds {share:.0%} of the relevance when this {self.explained_class} is read. At the "
             "left: where it is in the image, and how strongly it serves each digit. At the right: the training digits "
             "at which it is most relevant and most active, where it is in each of them (heatmaps on condition of this "
-            "concept), and the spot its strongest neuron sees. "
-            f"It serves the {_in_words(classes[(values > 0.5 * values[0]).numpy()])}."
+            "concept), and the spot its strongest neuron sees."
         )
         return caption, figure
 
@@ -239,7 +311,7 @@ class Story:
         figure = found.plot_exemplars(self.training, range(min(count, len(found))), n=6)
         classes, counts = found.label_counts(self.training.tensors[1][found.samples])
         mixed = [
-            f"pattern {pattern} holds " + _in_words([f"{counts[pattern, c]} x {classes[c]}" for c in np.flatnonzero(
+            f"pattern {pattern} holds " + in_words([f"{counts[pattern, c]} x {classes[c]}" for c in np.flatnonzero(
                 counts[pattern]
             )]) for pattern in range(min(count, len(found)))
         ]
@@ -263,7 +335,7 @@ class Story:
 
     def response_maps(self, digits: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[str, Figure]:
         """The neurons of all layers on one map, coloured by their responses to digits."""
-        layers = [*LAYERS, "relu4"]
+        layers = [*DIGIT_LAYERS, "relu4"]
         response_map = ResponseMap().fit(self.attribution.model, self.training.tensors[0], layers).round()
         images, classes = self.held_out.tensors
         figure = new_figure((10, 2.9))
@@ -274,13 +346,9 @@ class Story:
             axis.axis("off")
         figure.colorbar(drawn, ax=figure.axes, shrink=0.8).ax.tick_params(labelsize=8)
         caption = (
-            f"{len(response_map.neurons)} neurons of the layers {_in_words(layers)} on one map. Neurons lie side by "
+            f"{len(response_map.neurons)} neurons of the layers {in_words(layers)} on one map. Neurons lie side by "
             "side if they rise and fall together over the training digits. The colour is their mean response, from the "
             "lowest (0) to the highest (1) that each has shown in training."
         )
         return caption, figure
 
-
-def _in_words(classes: Iterable[Any]) -> str:
-    words = [str(c) for c in classes]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" and {words[-1]}"

@@ -81,7 +81,7 @@ def test_info_and_verify_while_others_write(tmp_path):
     thread.start()
     try:
         for _ in range(100):
-            assert info(store)["samples"] == 40
+            assert info(store).samples == 40
             assert all(".99999999" in problem for problem in verify(store))
     finally:
         done.set()
@@ -93,7 +93,7 @@ def test_info_and_verify_while_others_write(tmp_path):
 def test_info_counts_what_is_left_when_a_file_is_removed_meanwhile(tmp_path, monkeypatch):
     store = tmp_path / "store"
     run(store, checkpoint=10)
-    expected, others = info(store)["bytes"], store / "shards" / f".99999999.other.{os.getpid()}.01234567"
+    expected, others = info(store).bytes, store / "shards" / f".99999999.other.{os.getpid()}.01234567"
     others.mkdir()
     (others / "rows.npy").write_bytes(b"gone")
     names = Folder.names
@@ -105,7 +105,7 @@ def test_info_counts_what_is_left_when_a_file_is_removed_meanwhile(tmp_path, mon
         return found
 
     monkeypatch.setattr(Folder, "names", names_and_then_gone)
-    assert info(store)["bytes"] == expected and not others.exists()
+    assert info(store).bytes == expected and not others.exists()
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def own_classes(tmp_path_factory, quick):
 @pytest.mark.slow
 def test_classes_of_a_specification_and_of_a_file_beside_it_reach_the_workers(own_classes):
     found = info(own_classes[1])
-    assert found["finished"] and found["samples"] == 40
+    assert found.finished and found.samples == 40
 
 
 @pytest.mark.slow

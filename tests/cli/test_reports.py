@@ -35,9 +35,10 @@ def test_patterns(store, tmp_path, quantity, capsys):
     main(["patterns", str(store), "--quantity", quantity, "--min-pattern-size", "10", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     read = ReferenceStore(store)
-    for key, layer in (("L0000", "0"), ("L0001", "1")):
+    for key, layer in (("L0000-0", "0"), ("L0001-1", "1")):
         patterns = Patterns.load(read, layer=layer, quantity=quantity)
-        assert f"{layer}: {patterns}" in printed and patterns.options["min_pattern_size"] == 10
+        assert f"classes of {len(patterns)} of {len(patterns)} patterns" in printed
+        assert f"{layer}: {len(patterns)} patterns of 60 rows" in printed and patterns.options["min_pattern_size"] == 10
         assert (tmp_path / f"{key}-{quantity}-patterns.png").is_file()
         assert len(list(tmp_path.glob(f"{key}-{quantity}-pattern-*.png"))) == min(5, len(patterns)) > 0
 
@@ -45,7 +46,7 @@ def test_patterns(store, tmp_path, quantity, capsys):
 def test_maps(store, tmp_path, capsys):
     main(["maps", str(store), "--layer", "1", "--method", "pca", "--out", str(tmp_path / "new")])
     pictures = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert pictures == ["L0001-activation-map.png", *(f"activation-responses-{i}.png" for i in range(3))]
+    assert pictures == ["L0001-1-relevance-map.png", *(f"relevance-responses-{i}.png" for i in range(3))]
     for name in pictures:
         with Image.open(tmp_path / "new" / name) as image:
             assert len(image.convert("L").getcolors()) > 5
@@ -58,11 +59,11 @@ def test_samples_with_several_targets(tmp_path, capsys):
     FeatureVisualization(
         CondAttribution(model, heatmap_axis=None), dataset, {"1": ChannelConcept()}, path=tmp_path / "store"
     ).run(EpsilonPlusFlat(), 0, 40)
-    main(["patterns", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
-    assert "1: Patterns(" in capsys.readouterr().out
+    main(["patterns", str(tmp_path / "store"), "--quantity", "activation", "--out", str(tmp_path / "out")])
+    assert " patterns of 40 rows" in capsys.readouterr().out
     main(["maps", str(tmp_path / "store"), "--quantity", "relevance", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
-        main(["maps", str(tmp_path / "store")])
+        main(["maps", str(tmp_path / "store"), "--quantity", "activation"])
     assert "relevance has a row for each" in capsys.readouterr().err
 
 
@@ -70,7 +71,7 @@ def test_errors_are_told_and_not_traced(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (["patterns", str(tmp_path)], "there is no store"), (["maps", str(store), "--layer", "7"], "no layer '7'"),
-        (["patterns", str(store), "--min-samples", "99"], "60 rows are too few"),
+        (["patterns", str(store), "--min-samples", "99"], "60 rows are too few for --min-samples 99, --min-pattern-"),
     ):
         monkeypatch.setattr(sys, "argv", ["crp", *arguments])
         with pytest.raises(SystemExit) as end:

@@ -6,7 +6,7 @@ import pytest
 from large_sweeps import Images, run
 
 from crp.cli import main
-from crp.cli.terminal import printable, printable_warnings
+from crp.cli.terminal import in_flags, printable, printable_warnings
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\r\x7f\x9b31m\u202egnp.\u2028\u200b"
 
@@ -60,3 +60,17 @@ def test_warnings():
         check_shown(text)
         assert text.startswith("a file:1: UserWarning: ") and text.endswith("\n  a line\n")
     assert warnings.formatwarning is before
+
+
+@pytest.mark.parametrize("message, expected", [
+    ("60 rows are too few for min_samples=99, min_pattern_size=5",
+     "60 rows are too few for --min-samples 99, --min-pattern-size 5"),
+    ("min_samples is at least 1, not 0", "--min-samples is at least 1, not 0"),
+    ("run with overwrite=True.", "run with --overwrite."), ("dtype='float16': no", "--dtype float16: no"),
+    ("the method of quantity theory", "the method of quantity theory"), ("dataset.dtype=3", "dataset.dtype=3"),
+    ("min_samples_of_mine=3", "min_samples_of_mine=3"),
+])
+def test_messages_name_flags(message, expected):
+    options = {"min_samples": 5, "min_pattern_size": 5, "overwrite": False, "dtype": "float32", "method": "leaf",
+               "quantity": "relevance"}
+    assert in_flags(message, options) == expected

@@ -14,7 +14,7 @@ from crp.cli import main
 from crp.demo import story
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
-PICTURES = 10
+PICTURES = 11
 FEWER_EPOCHS = 8
 
 pytestmark = pytest.mark.slow
@@ -57,12 +57,14 @@ def test_writes_pictures_and_a_page_that_holds_them(demo):
     page = (folder / "index.html").read_text()
     assert page.count("data:image/png;base64,") == PICTURES
     assert "src=\"http" not in page and page.count("<h2>") == PICTURES
+    assert page.index("Why is this read as 4?") < page.index("Where the network looks")
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
 
 
 def test_says_what_it_found_and_where(demo):
     folder, output = demo
     assert "held-out digits are read correctly" in output
-    assert output.count("% of the relevance; serves the digits") == 4
+    assert output.count("% of the relevance; in ") == output.count("% of its relevance; ") == 4
     assert str(folder / "index.html") in output
 
 

@@ -1,0 +1,23 @@
+"""Which answers each command gives with ``--json``."""
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from crp.cli.answers import Answer, Conservation, DemoPage, Estimate, Export, Failure, StoreInfo, Verification
+from crp.cli.concept_answers import Classes, Concepts, MapsAnswer, PatternsAnswer, References
+
+ANSWERS: dict[str, tuple[type[Answer], ...]] = {
+    "demo": (DemoPage,), "run": (StoreInfo, Estimate), "merge": (StoreInfo,), "audit": (Conservation,),
+    "info": (StoreInfo,), "verify": (Verification,), "export": (Export,), "concepts": (Concepts,),
+    "classes": (Classes,), "references": (References,), "patterns": (PatternsAnswer,), "maps": (MapsAnswer,),
+}
+
+
+def schema(command: str) -> dict[str, Any]:
+    """JSON Schema of all that a command may print with ``--json``."""
+    kinds: Any = Failure
+    for answer in ANSWERS[command]:
+        kinds |= answer
+    return TypeAdapter(kinds).json_schema(mode="serialization")
