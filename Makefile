@@ -42,7 +42,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(RUN) -m pip install --quiet --editable ".[test,dev]"
+	$(RUN) -m pip install --quiet --editable ".[test,tutorials,dev]"
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

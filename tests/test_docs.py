@@ -25,7 +25,8 @@ PUBLIC = [
     "crp.text", "crp.visualization",
 ]
 TABLES = [
-    ("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness"), ("any_model", "operations"),
+    ("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness"),
+    ("any_model", "words of sentences"), ("any_model", "operations"),
 ]
 
 pytestmark = pytest.mark.usefixtures("quick")
