@@ -85,7 +85,7 @@ def neighbour_ranks(distances: np.ndarray) -> np.ndarray:
 
 
 def spread_evenly(points: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Fill the unit disc evenly with points, neighbours side by side.
+    """Spread points evenly over the unit disc, neighbours side by side.
 
     Points go to evenly spread places with the least sum of squared ways, exchange them as long as that brings
     neighbours together, and those alike draw nearer, so that gaps open between those that are not.
@@ -100,7 +100,7 @@ def spread_evenly(points: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        [N, 2], none nearer to another than 0.75 of :func:`even_spacing`.
+        [N, 2], none nearer to another than 0.7 of :func:`even_spacing`.
     """
     places = exchange(spread_over_disc(points), ranks, beside=12, reward=0.5)
     places = exchange(places, ranks, beside=6, reward=0.5)
@@ -189,10 +189,11 @@ def _settle(points: np.ndarray, ranks: np.ndarray, manner: _Manner) -> np.ndarra
     if manner.grows:
         units[:_GROWING] = np.geomspace(0.01, 1, _GROWING)
     points = points.astype(np.float64) + 1e-6 * sunflower(len(points))  # sets those at one place apart
+    as_near_as = _lengths(points, alike) if manner.grows else 0.
     for unit in least * units:
         near, far = _nearer_than(_OF_OTHERS * unit, points), _lengths(points, alike)
         pushes = np.maximum(0, unit * sought[tuple(near.T)] - _lengths(points, near))
-        pulls = np.minimum(0, unit * sought[tuple(alike.T)] - far) * pull * (far < unit * reach)
+        pulls = np.minimum(0, np.maximum(as_near_as, unit * sought[tuple(alike.T)]) - far) * pull * (far < unit * reach)
         points = manner.hold(_stretched(points, np.concatenate([near, alike]), np.concatenate([pushes, pulls])))
     for _ in range(_PATIENCE):
         near = _nearer_than(least, points)
@@ -210,7 +211,7 @@ def _within_square(points: np.ndarray) -> np.ndarray:
     return points.clip(-1, 1)
 
 
-_EVENLY = _Manner(0.75, to_nearest=0.2, to_alike=0.2, reach_nearest=np.inf, reach_alike=2.2, hold=_within_disc,
+_EVENLY = _Manner(0.7, to_nearest=0.2, to_alike=0.2, reach_nearest=np.inf, reach_alike=2.2, hold=_within_disc,
                   grows=False)
 _APART = _Manner(0.5, to_nearest=0.5, to_alike=0.05, reach_nearest=4, reach_alike=2, hold=_within_square, grows=True)
 
