@@ -5,7 +5,7 @@ import numpy as np
 from common import Row, deviation, peak_memory
 from scipy.stats import spearmanr
 
-from crp.analysis.response_map import spearman
+from crp.analysis.rank_correlation import spearman
 
 SAMPLES, NEURONS, CHECKED = 50_000, 4_096, 8
 

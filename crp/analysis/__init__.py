@@ -8,8 +8,10 @@
     typical ways to be recognised as a class
 ``profiles``, ``grouping``, ``profile_sources``
     mean profiles of groups, from a store, a model, arrays or a folder
-``topomap``, ``response_map``, ``layouts``
+``topomap``, ``response_map``, ``neural_response_map``, ``layouts``, ``rank_correlation``
     maps of layers
+``spreading``, ``map_quality``
+    maps on which nothing overlaps and neighbours stay neighbours, and how well they do
 ``synthesis``
     images that excite a concept
 ``arrays``
@@ -18,16 +20,18 @@
 from crp.analysis.class_shares import ClassShares, class_shares
 from crp.analysis.grouping import group_profiles
 from crp.analysis.layouts import project
+from crp.analysis.map_quality import MapQuality
+from crp.analysis.neural_response_map import NeuralResponseMap
 from crp.analysis.pattern_search import find_patterns
 from crp.analysis.patterns import Patterns
 from crp.analysis.profiles import GroupProfiles, contrast
 from crp.analysis.prototypes import ClassPrototypes, class_prototypes
-from crp.analysis.response_map import NeuralResponseMap, ResponseMap
+from crp.analysis.response_map import ResponseMap
 from crp.analysis.synthesis import Synthesis, synthesize
 from crp.analysis.topomap import TopographicMap, plot_projection
 
 __all__ = [
-    "ClassPrototypes", "ClassShares", "GroupProfiles", "NeuralResponseMap", "Patterns", "ResponseMap", "Synthesis",
-    "TopographicMap", "class_prototypes", "class_shares", "contrast", "find_patterns", "group_profiles",
+    "ClassPrototypes", "ClassShares", "GroupProfiles", "MapQuality", "NeuralResponseMap", "Patterns", "ResponseMap",
+    "Synthesis", "TopographicMap", "class_prototypes", "class_shares", "contrast", "find_patterns", "group_profiles",
     "plot_projection", "project", "synthesize",
 ]

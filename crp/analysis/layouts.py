@@ -56,12 +56,16 @@ def project(values: Any, method: str = "tsne", *, random_state: int | None = 0) 
 
 def spread_over_disc(points: np.ndarray) -> np.ndarray:
     """Move points [N, 2] to evenly spread places on the unit disc, with the least sum of squared ways."""
-    centred = points - points.mean(0)
-    numbers = np.arange(len(points))
-    radius, angle = np.sqrt((numbers + 0.5) / len(points)), numbers * _GOLDEN_ANGLE
-    places = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    _, chosen = linear_sum_assignment(-centred @ places.T)
+    places = sunflower(len(points))
+    _, chosen = linear_sum_assignment(-(points - points.mean(0)) @ places.T)
     return places[chosen]
+
+
+def sunflower(count: int) -> np.ndarray:
+    """Evenly spread places on the unit disc, [N, 2], in a spiral from the centre."""
+    numbers = np.arange(count)
+    radius, angle = np.sqrt((numbers + 0.5) / count), numbers * _GOLDEN_ANGLE
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
 
 
 def scale_to_unit(points: np.ndarray) -> np.ndarray:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import rankdata
 from torch import nn
 
 from crp.analysis.arrays import as_float_array
 from crp.analysis.layouts import grid, interpolate, perplexity_for, scale_to_unit
+from crp.analysis.map_quality import MapQuality, measure
+from crp.analysis.rank_correlation import spearman
 from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.taps import LayerTaps
 from crp.concepts import aggregate
@@ -68,6 +69,8 @@ class ResponseMap:
     def __init__(self, axis: int = 1, random_state: int | None = 0):
         self.axis, self.random_state = axis, random_state
         self.model: nn.Module | None = None
+        self._distances: np.ndarray | None = None
+        self._before_rounding: np.ndarray | None = None
 
     def __repr__(self) -> str:
         size = f"{len(self.neurons)} neurons" if hasattr(self, "neurons") else "not fitted"
@@ -133,8 +136,9 @@ class ResponseMap:
         self.layers = list(values)
         self._channels = {layer: int(np.shape(array)[1]) for layer, array in values.items()}
         self._changing, self._low, self._high = changing, low[changing], high[changing]
-        distances = 1 - spearman(columns[:, changing])
+        distances = (1 - spearman(columns[:, changing])).clip(0)
         np.fill_diagonal(distances, 0)
+        self._distances, self._before_rounding = distances, None
         count = len(distances)
         if count < 4:
             points = np.stack([distances[0], np.zeros(count)], 1)
@@ -143,12 +147,14 @@ class ResponseMap:
 
             points = TSNE(
                 metric="precomputed", init="random", perplexity=perplexity_for(count), random_state=self.random_state
-            ).fit_transform(distances.clip(0))
+            ).fit_transform(distances)
         self.coordinates = 2 * scale_to_unit(np.asarray(points, np.float64)) - 1
         return self
 
     def round(self) -> ResponseMap:
         """Make the map round: in each of 36 sectors around the centre, divide by the radius of the outermost neuron.
+
+        Of fewer than 180 neurons about five share a sector; with fewer still, all would go to the rim.
 
         Returns
         -------
@@ -156,13 +162,39 @@ class ResponseMap:
             Itself.
         """
         self._check_fitted()
+        self._before_rounding = self.coordinates
         radius = np.linalg.norm(self.coordinates, axis=1)
         angle = np.arctan2(self.coordinates[:, 1], self.coordinates[:, 0])
-        sector = np.floor((angle + np.pi) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
-        outermost = np.zeros(SECTORS)
+        sectors = min(SECTORS, max(1, len(radius) // 5))
+        sector = np.floor((angle + np.pi) / (2 * np.pi) * sectors).astype(int) % sectors
+        outermost = np.zeros(sectors)
         np.maximum.at(outermost, sector, radius)
         self.coordinates = self.coordinates / np.maximum(outermost[sector], 1e-12)[:, None]
         return self
+
+    def quality(self, n_neighbors: int = 5) -> MapQuality:
+        """How well the map keeps neighbours: neurons whose responses are correlated side by side.
+
+        Parameters
+        ----------
+        n_neighbors : int, default 5
+            Neighbours that trustworthiness looks at; fewer than half of the neurons.
+
+        Returns
+        -------
+        MapQuality
+            Of the coordinates as they are now; after :meth:`round` also the trustworthiness before it.
+
+        Raises
+        ------
+        ValueError
+            If the map was loaded: files hold no correlations.
+        """
+        self._check_fitted()
+        if self._distances is None:
+            raise ValueError("the map was loaded, and its file holds no correlations to compare it with: measure it "
+                             "before save, or fit it again")
+        return measure(self.coordinates, self._distances, n_neighbors, self._before_rounding)
 
     def responses(self, inputs: Any) -> np.ndarray:
         """Mean response of each neuron to inputs, scaled as in :meth:`fit` and clipped to [0, 1]: [D].
@@ -192,9 +224,9 @@ class ResponseMap:
 
     def plot(
         self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
-        file: str | Path | None = None,
+        file: str | Path | None = None, *, title: str | None = None,
     ) -> Figure:
-        """Draw the mean responses to inputs.
+        """Draw the mean responses to inputs, with a colour bar.
 
         Parameters
         ----------
@@ -208,6 +240,8 @@ class ResponseMap:
             In inches.
         file : str or Path, optional
             Where to save the picture.
+        title : str, optional
+            What the inputs are; by default how many neurons of which layers the map shows.
 
         Returns
         -------
@@ -215,7 +249,9 @@ class ResponseMap:
         """
         from crp.pictures.map_plots import draw_response
 
-        figure = draw_response(self.interpolate(inputs, method), cmap, size)
+        picture = self.interpolate(inputs, method)
+        title = f"{len(self.neurons)} neurons of {', '.join(self.layers)}" if title is None else title
+        figure = draw_response(picture, title, cmap, size)
         if file is not None:
             figure.savefig(file)
         return figure
@@ -277,57 +313,6 @@ class ResponseMap:
     def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):
             raise ValueError("the map has no layout yet: call fit, fit_store or fit_values first")
-
-
-class NeuralResponseMap:
-    """A :class:`ResponseMap` of a model with the names that users of Neural Response Map know.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
-
-    def __init__(self, model: nn.Module):
-        self.model, self.map = model, ResponseMap()
-
-    def TrainMap(self, inputs: Any, layers: list[str] | None = None) -> ResponseMap:  # noqa: N802
-        """Lay out the neurons; see :meth:`ResponseMap.fit`."""
-        return self.map.fit(self.model, inputs, layers)
-
-    def GenerateMap(  # noqa: N802
-        self, inputs: Any, method: str = "nearest", cmap: str = "viridis", size: tuple[float, float] = (5, 5),
-        file: str | Path | None = None,
-    ) -> Figure:
-        """Draw the mean responses to inputs; see :meth:`ResponseMap.plot`."""
-        return self.map.plot(inputs, method, cmap, size, file)
-
-    def CircleProjection(self) -> ResponseMap:  # noqa: N802
-        """Make the map round; see :meth:`ResponseMap.round`."""
-        return self.map.round()
-
-
-def spearman(values: Any, block: int = 256) -> np.ndarray:
-    """Rank correlation between columns: Pearson's of their ranks, ties sharing their mean rank.
-
-    Parameters
-    ----------
-    values : array-like
-        [N, D]; no column may be constant.
-    block : int, default 256
-        Columns to rank at a time.
-
-    Returns
-    -------
-    numpy.ndarray
-        [D, D] float32
-    """
-    values = np.asarray(values)
-    ranks = np.empty(values.shape, np.float32)
-    for first in range(0, values.shape[1], block):
-        of_block = rankdata(values[:, first:first + block], axis=0)
-        of_block -= of_block.mean(0)
-        ranks[:, first:first + block] = of_block / np.linalg.norm(of_block, axis=0)
-    return (ranks.T @ ranks).clip(-1, 1)
 
 
 def inner_layers(model: nn.Module) -> list[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from crp.analysis.arrays import as_array, as_float_array
-from crp.analysis.layouts import check_method, grid, interpolate, project, scale_to_unit, spread_over_disc
+from crp.analysis.layouts import check_method, grid, interpolate, project, scale_to_unit
+from crp.analysis.map_quality import MapQuality, measure
+from crp.analysis.neural_response_map import NeuralResponseMap
 from crp.analysis.profiles import GroupProfiles
-from crp.analysis.response_map import NeuralResponseMap, ResponseMap
+from crp.analysis.response_map import ResponseMap
+from crp.analysis.spreading import check_spread, spread_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,9 +27,11 @@ class TopographicMap:
     ----------
     method : {"tsne", "umap", "pca"}, default "tsne"
         How channels with similar profiles come to lie side by side. UMAP needs ``pip install crp-concepts[umap]``.
-    spread : bool, default True
-        Spread the channels evenly over a disc, each as near as possible to where the method put it (with the least sum
-        of squared ways), so that none hides another.
+    spread : {"even", "apart", False}, default "even"
+        How channels are moved so that none hides another. "even" spreads them over a disc, neighbours by profile side by
+        side; "apart" leaves the layout as it is but for overlaps; False leaves them in. No two channels are nearer to
+        each other than 0.7 ("even") or half ("apart") of the distance that they would have in a hexagonal
+        grid that fills the disc. True means "even".
     random_state : int or None, default 0
         Of t-SNE and UMAP.
 
@@ -34,18 +40,24 @@ class TopographicMap:
     coordinates : numpy.ndarray
         [C, 2], in [0, 1]; after :meth:`fit`.
 
+    Notes
+    -----
+    Both spreads need memory for some [C, C] matrices. Neither is random.
+
     References
     ----------
     A. Krug, R. K. Ratul, C. Olson, S. Stober (2023). Visualizing Deep Neural Networks with Topographic Activation Maps.
     HHAI 2023.
     """
 
-    def __init__(self, method: str = "tsne", spread: bool = True, random_state: int | None = 0):
+    def __init__(
+        self, method: str = "tsne", spread: Literal["even", "apart"] | bool = "even", random_state: int | None = 0
+    ):
         check_method(method)
-        self.method, self.spread, self.random_state = method, spread, random_state
+        self.method, self.spread, self.random_state = method, check_spread(spread), random_state
 
     def __repr__(self) -> str:
-        return f"TopographicMap({self.method!r}, spread={self.spread}, random_state={self.random_state})"
+        return f"TopographicMap({self.method!r}, spread={self.spread!r}, random_state={self.random_state})"
 
     def fit(self, profiles: Any, layer: str | None = None) -> TopographicMap:
         """Lay out the channels of a layer.
@@ -70,10 +82,25 @@ class TopographicMap:
         strength = np.abs(channels).max(0)
         channels = channels[:, strength >= 1e-6 * strength.max()]
         points = project(channels, self.method, random_state=self.random_state)
-        if self.spread:
-            points = spread_over_disc(points)
-        self.coordinates = scale_to_unit(points)
+        self._distances, self._unspread = cdist(channels, channels), scale_to_unit(points)
+        self.coordinates = scale_to_unit(spread_points(points, self._distances, self.spread))
         return self
+
+    def quality(self, n_neighbors: int = 5) -> MapQuality:
+        """How well the map keeps neighbours: channels with similar profiles side by side.
+
+        Parameters
+        ----------
+        n_neighbors : int, default 5
+            Neighbours that trustworthiness looks at; fewer than half of the channels.
+
+        Returns
+        -------
+        MapQuality
+            Of the coordinates, and the trustworthiness of the layout before it was spread.
+        """
+        self._check_fitted()
+        return measure(self.coordinates, self._distances, n_neighbors, self._unspread if self.spread else None)
 
     def values(self, profiles: Any = None) -> np.ndarray:
         """Value of each channel in each group, [G, C]: the mean of the profiles over positions.

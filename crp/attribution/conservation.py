@@ -42,7 +42,7 @@ def _holds_what_it_started_from(
 ) -> bool:
     named = all(steps.MODEL_OUTPUT_NAME in condition for condition in conditions)
     targets = [condition[steps.MODEL_OUTPUT_NAME] for condition in conditions] if named else []
-    if not result.prediction.any() or _looks_like_softmax(result.prediction):
+    if not result.prediction.any() or looks_like_softmax(result.prediction):
         return False
     relevance = steps.relevance_init(result.prediction.clone(), targets, flow.init_rel)
     start, started = _sum_of_samples(relevance), float(relevance.abs().sum(dtype=torch.float64))
@@ -53,7 +53,7 @@ def _holds_what_it_started_from(
     return not abs(ratio) < float("inf") or 0.5 <= ratio <= 2
 
 
-def _looks_like_softmax(output: torch.Tensor) -> bool:
+def looks_like_softmax(output: torch.Tensor) -> bool:
     """Whether an output [B, classes] may be probabilities that a softmax gave, or their logarithms."""
     if output.ndim < 2 or output.shape[1] < 2:
         return False

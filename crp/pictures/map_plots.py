@@ -1,6 +1,8 @@
 """Figures of maps: topographic maps, response maps and projections."""
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -28,17 +30,23 @@ def _draw_panels(
         axis.set_axis_off()
     for axis, picture, name in zip(axes.flat, pictures, names):
         drawn = axis.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear")
-        axis.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20).ax.tick_params(labelsize=7)
+        axis.set_title(fill(name, 20), fontsize=9)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20)
+    bar.set_label("value in the group's profile", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def draw_response(picture: np.ndarray, cmap: str, size: tuple[float, float]) -> Figure:
-    """Draw a picture [H, W] of values from 0 to 1, NaN where there are none, without axes."""
+def draw_response(picture: np.ndarray, title: str, cmap: str, size: tuple[float, float]) -> Figure:
+    """Draw a picture [H, W] of values from 0 to 1, NaN where there are none, with a colour bar instead of axes."""
     figure = new_figure(size)
     axis = figure.subplots()
-    axis.imshow(picture, cmap=cmap, vmin=0, vmax=1, origin="lower")
+    drawn = axis.imshow(picture, cmap=cmap, vmin=0, vmax=1, origin="lower")
+    axis.set_title(fill(title, max(20, int(10 * size[0]))), fontsize=9)
     axis.set_axis_off()
+    bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.8, aspect=30)
+    bar.set_label("mean response\n(0 lowest, 1 highest seen in fit)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 

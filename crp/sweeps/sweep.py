@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
+from crp.attribution.conservation import looks_like_softmax
 from crp.concepts import Concept, check_max_target
 from crp.model.positions import PositionMask
 from crp.model.samples import SampleError, is_death_of_reader
@@ -365,6 +366,7 @@ class Sweep:
         self.first_batch, result = self._first_result()
         self._pass.proven, self._pass.output_shape = self.first_batch, result.prediction.shape
         self._pass.find_positions(self.first_batch)
+        self._warn_of_softmax(result)
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
@@ -373,6 +375,17 @@ class Sweep:
                 key=f"L{number:04d}", name=layer, concepts=concept.read(activation, layer).value.shape[1],
                 position_shape=shape, concept=ConceptEntry(**describe_concept(concept)),
             ))
+
+    def _warn_of_softmax(self, result: AttributionResult) -> None:
+        """Say that relevance stays in a softmax, if the model ends with one; sweeps have no heatmap to tell it from."""
+        if self._pass.starts.start_layer is not None or not looks_like_softmax(result.prediction):
+            return
+        try:
+            saturated = self.attribution.audit(self.first_batch.data, self.composite).saturated
+        except Exception:  # of a subclass, or of registered rules: the sweep itself goes well
+            return
+        if saturated:
+            warnings.warn(f"relevance tells little: {saturated}", stacklevel=2)
 
     def _describe_samples(self) -> dict[str, str | None]:
         """Hashes of a few samples and their targets; None for what differs each time even with the same seed."""

@@ -260,6 +260,9 @@ def test_pictures_of_responses(response_map, images, method, tmp_path):
         assert np.isin(picture[inside], responses).all()
     figure = response_map.plot(images, method, file=tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 0 and figure.axes[0].images[0].get_clim() == (0, 1)
+    assert figure.axes[0].get_title().startswith(f"{len(response_map.neurons)} neurons of 1, 2")
+    assert figure.axes[1].get_xlabel().startswith("mean response")
+    assert response_map.plot(images, title="all images").axes[0].get_title() == "all images"
     with pytest.raises(ValueError, match="'linear' or 'nearest'"):
         response_map.plot(images, "cubic")
 

@@ -59,7 +59,8 @@ def classes():
 
 
 @pytest.mark.parametrize("form", [
-    lambda x, y, i: (x, y), lambda x, y, i: [x, y], lambda x, y, i: (x, y, i), lambda x, y, i: (x, y, f"{i}.png", {"a": 1}),
+    lambda x, y, i: (x, y), lambda x, y, i: [x, y], lambda x, y, i: (x, y, i),
+    lambda x, y, i: (x, y, f"{i}.png", {"a": 1}),
     lambda x, y, i: (x, np.int64(y)), lambda x, y, i: (x, torch.tensor([y])), lambda x, y, i: (x, f"class {y}"),
     lambda x, y, i: (x.numpy(), y), lambda x, y, i: (x.tolist(), y),
 ], ids=["tuple", "list", "index", "name and more", "numpy", "length 1", "names", "array", "lists of numbers"])
@@ -75,7 +76,7 @@ def test_inputs_with_a_class(tmp_path, form):
 
 def test_names_of_classes_need_to_be_known(tmp_path):
     items = Items((x, "cat") for x in images(COUNT))
-    with pytest.raises(SampleError, match=r"class_names=\[...\] says which output"):
+    with pytest.raises(SampleError, match=r"class_names=.* says which output"):
         swept(tmp_path / "a", items)
     with pytest.raises(SampleError, match="'cat', which is none of the class_names dog, owl"):
         swept(tmp_path / "b", items, class_names=["dog", "owl"])
@@ -94,7 +95,8 @@ def test_what_targets_mean(target, expected):
 
 
 @pytest.mark.parametrize("target", [
-    -1, [0, 1], (1, 0, 0), [2, 2], [1, None], torch.tensor([3, 7]), torch.tensor([[.5, 1.]]), object(), [[1, 2]], [-2, 4],
+    -1, [0, 1], (1, 0, 0), [2, 2], [1, None], torch.tensor([3, 7]), torch.tensor([[.5, 1.]]), object(), [[1, 2]],
+    [-2, 4],
 ])
 def test_targets_that_could_be_misread_are_refused(target):
     with pytest.raises((TypeError, ValueError)):
@@ -168,7 +170,7 @@ def test_from_the_input_of_a_softmax(tmp_path):
         view(tmp_path / "logits", data, model, layers).get_max_reference(0, "0", composite=EpsilonPlusFlat())
     with pytest.raises(ValueError, match="'conv9'"):
         swept(tmp_path / "other", data, model, layers, start_layer="conv9")
-    with pytest.raises(SampleError, match="target 4 is out of range"):
+    with pytest.raises(SampleError, match="concept id 4 is out of range"):
         swept(tmp_path / "class", Items([(images(1)[0], 4)] * 2), model, layers, start_layer="6:in")
     free = swept(tmp_path / "free", Items(images(COUNT)), model, layers, start_layer="6:in")
     predicted = inner(images(COUNT)).argmax(1).tolist()
@@ -220,7 +222,7 @@ def test_what_is_wrong_with_a_stream_is_told(tmp_path):
         view(tmp_path / "a", Shards())
     with pytest.raises(TypeError, match=r"Stream\(dataset, length\)"):
         view(tmp_path / "b", (item for item in []))
-    with pytest.raises(SampleError, match="sample 9: IndexError: the stream ends after 9 samples, but its length is 12"):
+    with pytest.raises(SampleError, match="sample 9: IndexError: the stream ends after 9 .* its length is 12"):
         swept(tmp_path / "c", Stream(Shards(), 12))
     with pytest.raises(ValueError, match="num_workers=0"):
         swept(tmp_path / "d", Stream(Shards(), COUNT), run={"num_workers": 2})
@@ -255,14 +257,16 @@ def test_collate_fn_joins_what_the_dataset_gives(tmp_path):
 
 def test_samples_of_several_sizes_go_together_where_they_can(tmp_path):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    model = model.double().eval()
     inputs = [torch.rand(1, size, 7).double() for size in (5, 5, 6, 6, 5, 8, 6, 6, 6)]
     data, layers = Items(zip(inputs, classes())), {"0": ChannelConcept()}
-    fv = view(tmp_path, data, model.eval(), layers)
+    fv = view(tmp_path, data, model, layers)
     with pytest.warns(UserWarning, match="samples have different shapes.*sorted by size"):
         store = fv.run(EpsilonPlusFlat(), 0, COUNT, 4)
     check(store, classes(), [{"y": [y]} for y in classes()], "0", model=model, inputs=inputs)
-    found, heatmaps = fv.get_max_reference(1, "0", "activation", (0, COUNT), EpsilonPlusFlat(), rf=True, plot_fn=None)[1]
+    options = {"mode": "activation", "r_range": (0, COUNT), "composite": EpsilonPlusFlat(), "rf": True}
+    found, heatmaps = fv.get_max_reference(1, "0", plot_fn=None, **options)[1]
     top = store.top("0", 1, "activation", COUNT)
     for sample, position, heatmap in zip(top.samples, top.positions, heatmaps):
         expected = CondAttribution(model)(
@@ -271,12 +275,13 @@ def test_samples_of_several_sizes_go_together_where_they_can(tmp_path):
         ).heatmap[0]
         torch.testing.assert_close(heatmap, expected)
     pictures = fv.get_max_reference(1, "0", "activation", (0, 4), EpsilonPlusFlat())[1]
-    assert [len(part) for part in pictures] == [4, 4] if isinstance(pictures, tuple) else len(pictures) == 4
+    assert len(pictures) == 4
 
 
 def test_tables(tmp_path):
     pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame({"age": [3., 5., 8., 1.], "size": [1., 2., 0., 4.], "kind": list("abca"), "y": [0, 1, 1, 0]})
+    columns = {"age": [3., 5., 8., 1.], "size": [1., 2., 0., 4.], "kind": list("abca"), "y": [0, 1, 1, 0]}
+    table = pandas.DataFrame(columns)
     table["code"] = table["kind"].astype("category").cat.codes
 
     class Net(nn.Module):
@@ -288,7 +293,8 @@ def test_tables(tmp_path):
             return self.out(self.fc(torch.cat([numbers, self.kinds(code)], 1)).relu())
 
     rows = [
-        ({"numbers": row[["age", "size"]].to_numpy(np.float32), "code": row["code"]}, row["y"]) for _, row in table.iterrows()
+        ({"numbers": row[["age", "size"]].to_numpy(np.float32), "code": row["code"]}, row["y"])
+        for _, row in table.iterrows()
     ]
     store = swept(tmp_path / "rows", Items(rows), Net().eval(), {"fc": ChannelConcept()})
     assert store.targets.tolist() == [0, 1, 1, 0]
@@ -355,8 +361,8 @@ def test_other_forms_are_refused_with_what_would_work(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda x: x[0], "keeps that"), (lambda x: x.repeat(2, 1, 1, 1), "with a batch axis"), (lambda x: x[None], "axis of length 1"),
-    (lambda x: "no tensor", "gives a builtins.str"),
+    (lambda x: x[0], "batch axis is missing"), (lambda x: x.repeat(2, 1, 1, 1), "keeps that"),
+    (lambda x: x[None], "axis of length 1"), (lambda x: "no tensor", "gives a builtins.str"),
 ])
 def test_a_preprocess_fn_that_changes_the_batch_axis_is_told(tmp_path, change, message):
     with pytest.raises((SampleError, ValueError, TypeError), match=message):
