@@ -1,4 +1,4 @@
-"""How well maps keep neighbours: 64 channels in 32 pairs that are nearly alike, and the demo's network; and the time."""
+"""How well maps keep neighbours: 64 channels in 32 near-identical pairs, and the demo's network; the time."""
 import time
 
 import numpy as np
@@ -33,7 +33,8 @@ def main() -> None:
                 layout = TopographicMap(method, spread).fit(profiles)
                 quality = layout.quality()
                 rows.append((share_nearest(layout.coordinates, pair), quality.nearest_kept, quality.trustworthiness))
-            print(f"{method} {spread}: twin nearest, among six, trustworthiness {np.mean(rows, 0).round(3)}", flush=True)
+            means = np.mean(rows, 0).round(3)
+            print(f"{method} {spread}: twin nearest, among six, trustworthiness {means}", flush=True)
     for channels in (512, 2000):
         profiles, _ = twins(0, channels // 2)
         for method in ("tsne", "pca"):
@@ -42,7 +43,8 @@ def main() -> None:
                 TopographicMap(method, spread).fit(profiles)
                 print(f"{channels} channels, {method} {spread}: {time.perf_counter() - start:.1f} s", flush=True)
     training, _ = digit_datasets()
-    responses = layer_responses(train_digit_network(training), training.tensors[0], ["relu1", "relu2", "relu3", "relu4"])
+    layers = ["relu1", "relu2", "relu3", "relu4"]
+    responses = layer_responses(train_digit_network(training), training.tensors[0], layers)
     targets = training.tensors[1].numpy()
     for layer, values in responses.items():
         profiles = np.stack([values[targets == digit].mean(0) for digit in range(10)])

@@ -28,10 +28,10 @@ class TopographicMap:
     method : {"tsne", "umap", "pca"}, default "tsne"
         How channels with similar profiles come to lie side by side. UMAP needs ``pip install crp-concepts[umap]``.
     spread : {"even", "apart", False}, default "even"
-        How channels are moved so that none hides another. "even" spreads them over a disc, neighbours by profile side by
-        side; "apart" leaves the layout as it is but for overlaps; False leaves them in. No two channels are nearer to
-        each other than 0.7 ("even") or half ("apart") of the distance that they would have in a hexagonal
-        grid that fills the disc. True means "even".
+        How channels are moved so that none hides another. "even" spreads them over a disc, neighbours by profile side
+        by side; "apart" leaves the layout as it is but for overlaps; False leaves them in. No two channels are nearer
+        to each other than 0.7 ("even") or half ("apart") of the distance that they would have in a hexagonal grid that
+        fills the disc. True means "even".
     random_state : int or None, default 0
         Of t-SNE and UMAP.
 
