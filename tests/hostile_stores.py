@@ -284,7 +284,7 @@ def ask_slowly(path):
     yield lambda: load_statistics(visualization(path, Images(length=SAMPLES)).RelStats.PATH, "conv", 1)
 
     def run(**options):
-        keep = info(path)["options"]
+        keep = info(path).options
         visualization(path, Images(length=SAMPLES)).run(
             EpsilonPlusFlat(), 0, SAMPLES, 4, 1, keep=keep["keep"], dtype=keep["dtype"], **options
         )

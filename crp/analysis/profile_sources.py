@@ -216,7 +216,9 @@ def _single_targets(pairs: list[tuple[Any, Any]], groups: Any) -> list[int] | No
     if "target" not in _strings(groups):
         return None
     found = [list_targets(target) for _, target in pairs]
-    if any(len(targets) != 1 or targets[0] < 0 for targets in found):
-        raise ValueError("a sample has no single class as target: give one group per sample with groups=[...]")
+    several = any(len(targets) != 1 for targets in found)
+    if several or any(targets[0] < 0 for targets in found):
+        what = "several targets" if several else "no class as target"
+        raise ValueError(f"a sample has {what}: give one group per sample with groups=[...]")
     return [targets[0] for targets in found]
 

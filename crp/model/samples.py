@@ -104,7 +104,7 @@ def split_item(item: Any, target_key: str | None = "labels") -> tuple[Any, Any]:
         An input; (input, target), where numbers and names may follow, such as an index; or a dict in which
         ``target_key`` holds the target and the rest are model inputs.
     target_key : str or None
-        "labels" stands for "label" too. None where dicts hold inputs only.
+        None where dicts hold inputs only.
 
     Raises
     ------
@@ -130,13 +130,12 @@ def split_item(item: Any, target_key: str | None = "labels") -> tuple[Any, Any]:
 def _split_mapping(item: Mapping, target_key: str | None) -> tuple[Any, Any]:
     if target_key is None:
         return dict(item), None
-    found = next((key for key in (target_key, *["label"][:target_key == "labels"]) if key in item), None)
-    if found is None:
+    if target_key not in item:
         raise ValueError(
             f"the dataset gives dicts with {sorted(item)}: name the target's key with target_key=..., or "
             "target_key=None if there are no targets"
         )
-    return {key: value for key, value in item.items() if key != found}, item[found]
+    return {key: value for key, value in item.items() if key != target_key}, item[target_key]
 
 
 def _refuse(item: Any) -> Any:
@@ -158,8 +157,8 @@ def with_batch_axis(inputs: Any, name: str = "") -> Any:
     under = f" under {name!r}" if name else ""
     if isinstance(inputs, str):
         raise TypeError(
-            f"the dataset gives text{under}, which no model takes: turn it into numbers in the dataset (tokens of a "
-            "tokenizer, codes of categories), or leave it out"
+            f"the dataset gives text{under} (a str), which no model takes: turn it into numbers in the dataset (tokens "
+            "of a tokenizer, codes of categories), or leave it out"
         )
     try:
         array = inputs if isinstance(inputs, torch.Tensor) or not hasattr(inputs, "__array__") else np.asarray(inputs)

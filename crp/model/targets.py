@@ -90,7 +90,8 @@ def _class_number(number: int) -> int:
 def _place_of(name: str, class_names: Sequence[str] | None) -> int:
     if class_names is None:
         raise ValueError(
-            f"the target is the name {name!r}: FeatureVisualization(..., class_names=[...]) says which output each is"
+            f"the target is the name {name!r}: FeatureVisualization(..., class_names=[...]) says which output each is, "
+            "or override multitarget_to_single"
         )
     if name not in class_names:
         raise ValueError(f"the target is {name!r}, which is none of the class_names {', '.join(class_names)}")

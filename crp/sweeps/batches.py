@@ -17,7 +17,7 @@ from crp.concepts import Concept, Reading
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.layers import flatten_tensors
 from crp.model.positions import PositionMask, counting_positions
-from crp.model.samples import SampleError, describe_error, is_death_of_reader
+from crp.model.samples import SampleError, describe_difference, describe_error, is_death_of_reader
 from crp.model.targets import Start
 from crp.store.files import QUANTITIES, ROW_DTYPE, stored_statistics
 from crp.store.layout import columns_of
@@ -217,12 +217,20 @@ class BatchPass:
         A sample some of whose rows are done cannot be left out any more.
         """
         for place, error in broken.items():
-            sample = batch.samples[place]
+            sample, error = batch.samples[place], self._of_another_shape(batch, place, error)
             if self.on_error == "raise" or place in places[:done]:
                 raise SampleError(sample, error) from error
             writer.skipped[sample] = describe_error(error)
         kept = ~np.isin(places, list(broken))
         return places[kept], targets[kept]
+
+    def _of_another_shape(self, batch: Batch, place: int, error: Exception) -> Exception:
+        """The error of a sample, which also says so where the sample has another shape than one that the model took."""
+        if self.proven is None or _shapes(batch) == _shapes(self.proven):
+            return error
+        sample = map_tensors(lambda tensor: tensor[place:place + 1], batch.data)
+        difference = describe_difference(self.proven.samples[0], self.proven.data, batch.samples[place], sample)
+        return ValueError(f"{difference} ({describe_error(error)})")
 
     def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
         """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""

@@ -65,7 +65,7 @@ class FeatureVisualization(SweptDataset, Successor):
     cache : crp.cache.Cache, optional
         Keeps pictures of references.
     target_key : str or None, default "labels"
-        Where a dataset of dicts has the target ("label" is found too); None if there is none.
+        Where a dataset of dicts has the target; None if there is none.
     check : bool, default True
         Refuse to read a store that another model, dataset, concept, attribution or composite has made. With False
         it is read nonetheless: values are those of the sweep, pictures those of what is given now.

@@ -175,7 +175,8 @@ class ReferencePictures:
                 yield list(batch), join_samples(list(batch.values()), list(batch))
                 batch = {}
             batch[sample] = data
-        yield list(batch), join_samples(list(batch.values()), list(batch))
+        if batch:
+            yield list(batch), join_samples(list(batch.values()), list(batch))
 
     def _positions_in_words(self, items: Iterable, samples: list[int]) -> Iterator:
         """The items, with a StoreError if a position that was stored is none of its sample."""

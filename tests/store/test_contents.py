@@ -50,7 +50,7 @@ def refuse(store, question, message):
 
 @pytest.mark.parametrize("quantity, name, values", [
     ("relevance", "sample", [3, -2 ** 63, -2, 3]), ("activation", "sample", [2, -2 ** 63, -2, 3]),
-    ("activation", "sample", [0, 0]), ("relevance", "sample", [1, 0]), ("relevance", "target", [-1]),
+    ("activation", "sample", [0, 0]), ("relevance", "sample", [1, 0]), ("relevance", "target", [-2]),
 ])
 def test_rows_that_are_not_those_of_the_samples(store, quantity, name, values):
     change(store / "shards" / "00000000" / f"{quantity}.rows.npy", field(name, values))

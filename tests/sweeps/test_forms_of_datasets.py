@@ -170,7 +170,7 @@ def test_from_the_input_of_a_softmax(tmp_path):
         view(tmp_path / "logits", data, model, layers).get_max_reference(0, "0", composite=EpsilonPlusFlat())
     with pytest.raises(ValueError, match="'conv9'"):
         swept(tmp_path / "other", data, model, layers, start_layer="conv9")
-    with pytest.raises(SampleError, match="concept id 4 is out of range"):
+    with pytest.raises(IndexError, match="concept id 4 is out of range"):
         swept(tmp_path / "class", Items([(images(1)[0], 4)] * 2), model, layers, start_layer="6:in")
     free = swept(tmp_path / "free", Items(images(COUNT)), model, layers, start_layer="6:in")
     predicted = inner(images(COUNT)).argmax(1).tolist()
@@ -275,7 +275,7 @@ def test_samples_of_several_sizes_go_together_where_they_can(tmp_path):
         ).heatmap[0]
         torch.testing.assert_close(heatmap, expected)
     pictures = fv.get_max_reference(1, "0", "activation", (0, 4), EpsilonPlusFlat())[1]
-    assert len(pictures) == 4
+    assert [len(part) for part in pictures] == [4, 4]
 
 
 def test_tables(tmp_path):
@@ -318,17 +318,18 @@ def test_datasets_of_hugging_face(tmp_path):
         def forward(self, input_ids):
             return self.out(self.fc(self.words(input_ids)).relu().mean(1))
 
+    layers = {"fc": ChannelConcept(-1)}
     ids = torch.randint(9, (6, 5), generator=torch.Generator().manual_seed(0)).tolist()
     plain = datasets.Dataset.from_dict({"input_ids": ids, "label": [0, 1, 0, 1, 1, 0]})
     stores = [
-        swept(tmp_path / str(kind), plain.with_format(kind), Net().eval(), {"fc": ChannelConcept(-1)})
+        swept(tmp_path / str(kind), plain.with_format(kind), Net().eval(), layers, target_key="label")
         for kind in (None, "torch", "numpy")
     ]
     for store in stores:
         assert store.targets.tolist() == [0, 1, 0, 1, 1, 0]
         np.testing.assert_array_equal(store.values("fc")[:], stores[0].values("fc")[:])
     streamed = Stream(plain.to_iterable_dataset(), 6)
-    store = swept(tmp_path / "stream", streamed, Net().eval(), {"fc": ChannelConcept(-1)})
+    store = swept(tmp_path / "stream", streamed, Net().eval(), layers, target_key="label")
     np.testing.assert_array_equal(store.values("fc")[:], stores[0].values("fc")[:])
 
 

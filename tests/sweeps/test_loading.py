@@ -1,5 +1,4 @@
 """Samples and options that are refused."""
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,7 +38,7 @@ def test_pil_inputs_are_refused_with_advice(tmp_path):
 
 
 @pytest.mark.parametrize("target", [
-    1.5, torch.tensor(0.5), torch.tensor([0.2, 0.8]), "cat", torch.eye(2), np.float64(1), None
+    "cat", torch.eye(2), object(), torch.tensor([3, 7])
 ])
 def test_targets_that_name_no_class_are_refused(tmp_path, target):
     check_refused(tmp_path, SampleError, "multitarget_to_single", data=Items([(image, target) for image in images(3)]))
@@ -49,8 +48,8 @@ def test_a_target_beyond_the_outputs_is_refused(tmp_path):
     check_refused(tmp_path, IndexError, "0 to 2", data=Items([(image, 3) for image in images(3)]))
 
 
-@pytest.mark.parametrize("item", [images(1)[0], (1, 2, 3), [images(1)[0]]])
-def test_items_without_a_target_are_refused(tmp_path, item):
+@pytest.mark.parametrize("item", [(images(1)[0], images(1)[0], images(1)[0]), object(), ()])
+def test_items_of_other_forms_are_refused(tmp_path, item):
     check_refused(tmp_path, SampleError, "target", data=Items([item] * 2))
 
 

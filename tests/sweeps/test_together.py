@@ -94,7 +94,7 @@ def test_the_same_sweep_twice(tmp_path, file_system, keep, at):
 
 @pytest.mark.parametrize("read", [
     lambda path: make(path, keep="top").ranges, lambda path: swept_ranges(place_of_store(path)),
-    lambda path: merge(path)["ranges"],
+    lambda path: merge(path).ranges,
 ])
 def test_shards_that_are_merged_and_removed_while_they_are_read(tmp_path, monkeypatch, read):
     visualization(tmp_path, Images(length=SAMPLES)).sweep(

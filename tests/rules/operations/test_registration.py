@@ -95,7 +95,9 @@ def test_functions_of_single_elements_pass_relevance(function, twin):
     x = random(3, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, expected = (CondAttribution(net(f))(x, [{"y": [1]}], EpsilonPlus()).heatmap for f in (function, twin))
+        found, expected = (
+            CondAttribution(net(f), heatmap_axis=None)(x, [{"y": [1]}], EpsilonPlus()).heatmap for f in (function, twin)
+        )
     torch.testing.assert_close(found, expected)
     audit = CondAttribution(net(function)).audit(x, EpsilonPlus())
     assert audit.accounted == pytest.approx(1, abs=1e-3) and not audit.faults and not audit.notes
@@ -105,7 +107,7 @@ def test_other_functions_are_named_until_they_have_a_rule():
     torch.manual_seed(0)
     weight, x = random(6, 6), random(3, 8)
     model = net(lambda h: Kernel.apply(h, weight))
-    attribution = CondAttribution(model)
+    attribution = CondAttribution(model, heatmap_axis=None)
     with pytest.warns(UserWarning, match=r"relevance passes Kernel \(test_registration.py:\d+\) by its gradient.*"
                                          r"register_rule"):
         attribution(x, [{"y": [1]}], EpsilonPlus())
@@ -123,7 +125,7 @@ def test_other_functions_are_named_until_they_have_a_rule():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = attribution(x, [{"y": [1]}], EpsilonPlus()).heatmap
-    expected = CondAttribution(net(lambda h: torch.matmul(h, weight.T)))(x, [{"y": [1]}], EpsilonPlus()).heatmap
+    expected = CondAttribution(net(lambda h: h @ weight.T), heatmap_axis=None)(x, [{"y": [1]}], EpsilonPlus()).heatmap
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert not attribution.audit(x, EpsilonPlus()).faults
 
