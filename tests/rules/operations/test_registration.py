@@ -126,7 +126,7 @@ def test_other_functions_are_named_until_they_have_a_rule():
         warnings.simplefilter("error")
         found = attribution(x, [{"y": [1]}], EpsilonPlus()).heatmap
     expected = CondAttribution(net(lambda h: h @ weight.T), heatmap_axis=None)(x, [{"y": [1]}], EpsilonPlus()).heatmap
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.sum(1), expected.sum(1), rtol=1e-4, atol=1e-6)
     assert not attribution.audit(x, EpsilonPlus()).faults
 
 
