@@ -28,7 +28,7 @@ class MapQuality:
     References
     ----------
     J. Venna, S. Kaski (2001). Neighborhood Preservation in Nonlinear Projection Methods: An Experimental Study.
-    ICANN 2001. Trustworthiness is that of :func:`sklearn.manifold.trustworthiness`.
+    ICANN 2001. Trustworthiness is that of ``sklearn.manifold.trustworthiness``.
     """
 
     trustworthiness: float

@@ -28,13 +28,13 @@ def relevance_over_frequency(
     r"""Divide the relevance of each moment of signals among the frequencies that sound then.
 
     The signal is the output of a linear layer, the inverse short-time Fourier transform of its spectrogram, and the
-    relevance goes back through that layer: with the window :math:`w`, :math:`n` values long, and the sum :math:`N_t` of
-    its squares over the frames that hold :math:`t`,
+    relevance goes back through that layer: with a window ``w`` of ``n`` values, and the sum ``N[t]`` of its squares
+    over the frames that hold ``t``, ::
 
-    .. math:: R_{fk} = \mathrm{Re}\, X_{fk} \overline{Q_{fk}} / n,
-        \quad X = \mathrm{STFT}_w(x), \quad Q = \mathrm{STFT}_w(q / N), \quad q_t = R_t / x_t .
+        R[f, k] = real(X[f, k] * conj(Q[f, k])) / n
+        X = stft(x, w),  Q = stft(q / N, w),  q[t] = R[t] / x[t]
 
-    Relevance of moments of silence, where :math:`x_t` is close to zero, has no frequency and is divided evenly. In sum,
+    Relevance of moments of silence, where ``x[t]`` is close to zero, has no frequency and is divided evenly. In sum,
     relevance is that of the signal. Rules of the first layer should read the signal, as Epsilon and ZPlus do: where the
     relevance of small values is as large as that of others, as with Flat, frequencies get relevance of either sign that
     cancels.

@@ -84,7 +84,7 @@ class Sweep:
         Whether samples with which the model fails, or whose relevance is not finite, end the sweep with an error, or
         are left out.
     start_layer, y
-        As for :class:`crp.sweeps.starts.Starts`.
+        As for ``crp.sweeps.starts.Starts``.
     position_mask : str, callable or None
         Which positions of samples count: a key of inputs, or ``inputs -> [B, T]``.
     among_counting : bool, default False

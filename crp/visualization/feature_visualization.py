@@ -47,7 +47,7 @@ class FeatureVisualization(SweptDataset, Successor):
     dataset : sequence
         ``dataset[i]`` gives (input, target), which an index may follow, an input alone, or a dict of model inputs with
         a target. Targets are class numbers, multi-hot vectors, masks or names of classes; floats (relevance from all
-        outputs); or there are none (relevance from the largest output): see :func:`crp.model.targets.list_targets`.
+        outputs); or there are none (relevance from the largest output): see ``crp.model.targets.list_targets``.
         What can only be read from the start goes as :class:`crp.visualization.Stream`.
     layer_map : dict, iterable of pairs, or iterable of str
         Layer -> :class:`crp.concepts.Concept`; or layers whose channels are the concepts.

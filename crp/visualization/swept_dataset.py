@@ -113,7 +113,7 @@ class SweptDataset:
         return self._to_sample(self._split([self.dataset[index]])[0], preprocessing)
 
     def multitarget_to_single(self, multi_target: Any) -> list[int]:
-        """The classes under which a sample is attributed, one pass each: see :func:`crp.model.targets.list_targets`."""
+        """The classes under which a sample is attributed, one pass each: see ``crp.model.targets.list_targets``."""
         return list_targets(multi_target, self.class_names)
 
     def _split(self, items: list[Any]) -> list[tuple[Any, Any]]:
