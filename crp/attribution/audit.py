@@ -112,23 +112,29 @@ class Audit:
 
     @property
     def faults(self) -> list[OperationBalance]:
-        """Operations that create or lose relevance, the largest amounts first; before all, where it becomes NaN."""
+        """Operations that create or lose relevance, the largest amounts first; before all, where it becomes NaN.
+
+        NaN that the model itself leaves out again, as ``where`` does, is none.
+        """
         def order(operation: OperationBalance) -> tuple[int, float]:
             if not math.isfinite(operation.magnitude):
                 return 2, 0.
             return (1, -abs(operation.imbalance)) if math.isfinite(operation.imbalance) else (0, 0.)
 
-        return sorted((o for o in self.operations if o.is_fault(self.tolerance)), key=order)
+        found = (o for o in self.operations if math.isfinite(o.imbalance) or not math.isfinite(self.total))
+        return sorted((o for o in found if o.is_fault(self.tolerance)), key=order)
 
     @property
     def not_finite(self) -> str:
-        """Where relevance becomes NaN or infinite, in words; else empty."""
+        """Where relevance becomes NaN or infinite, in words, if that of the input is; else empty."""
+        if math.isfinite(self.total):
+            return ""
         for operation in reversed(self.operations):
             if not math.isfinite(operation.magnitude):
                 return f"relevance is NaN or infinite on its way to {operation.place}"
             if not math.isfinite(operation.sent_magnitude):
                 return f"relevance becomes NaN or infinite in {operation.place}"
-        return "" if math.isfinite(self.total) else "relevance of the input is NaN or infinite"
+        return "relevance of the input is NaN or infinite"
 
     @property
     def exploding(self) -> str:
@@ -138,7 +144,8 @@ class Audit:
         """
         if not self.absolute > EXPLOSION or not self.operations:
             return ""
-        most = max(self.operations, key=lambda o: o.sent_magnitude / o.magnitude)
+        finite = [operation for operation in self.operations if math.isfinite(operation.sent_magnitude)]
+        most = max(finite, key=lambda o: o.sent_magnitude / o.magnitude)
         return (
             f"relevance of both signs cancels: of 1, {self.absolute:.3g} arrives at the input in absolute numbers; it "
             f"grows most in {most.place}, {most.sent_magnitude / most.magnitude:.3g}-fold. Rules that keep signs "

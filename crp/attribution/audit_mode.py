@@ -1,6 +1,7 @@
 """Measures each operation of a model while relevance flows back through it."""
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -197,7 +198,7 @@ class AuditMode(OperationMode):
             balance.sinks = {name: amount / start for name, amount in measured.sinks.items()}
             if measured.rest:
                 balance.sinks[measured.rest] = balance.arriving - balance.sent
-            if balance.magnitude != 0:
+            if balance.magnitude > 0 or not math.isfinite(total) and math.isnan(balance.magnitude):
                 operations.append(balance)
         return Audit(
             total / start, operations, list(self._notes()), tolerance, absolute / start, self._softmax_at_the_end()

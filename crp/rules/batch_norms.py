@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from zennit.canonizers import NamedMergeBatchNorm
 from zennit.core import Composite, Hook
 from zennit.rules import Epsilon, Pass
@@ -193,7 +194,8 @@ class _Consumers(OperationMode):
         is_activated = any(getattr(leaf, "is_activated", False) for leaf in leaves)
         if function is functional.batch_norm:
             uses_statistics = not module.training and getattr(module, "running_mean", None) is not None
-            if is_activated and isinstance(module, BatchNorm) and uses_statistics:
+            is_plain = isinstance(module, BatchNorm) and type(module).forward is _BatchNorm.forward  # no more than that
+            if is_activated and is_plain and uses_statistics:
                 self.after_activation.append(name)
         elif isinstance(result, torch.Tensor) and (gives_activation(function) or is_activated and pools(function)):
             vars(result)["is_activated"] = True
