@@ -142,9 +142,9 @@ class Audit:
 
         NaN counts as :attr:`not_finite` only.
         """
-        if not self.absolute > EXPLOSION or not self.operations:
-            return ""
         finite = [operation for operation in self.operations if math.isfinite(operation.sent_magnitude)]
+        if not self.absolute > EXPLOSION or not finite:
+            return ""
         most = max(finite, key=lambda o: o.sent_magnitude / o.magnitude)
         return (
             f"relevance of both signs cancels: of 1, {self.absolute:.3g} arrives at the input in absolute numbers; it "

@@ -1,12 +1,10 @@
 """Reading concepts at the positions of samples that count, and nowhere else."""
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from crp.concepts import Concept, Reading
@@ -52,7 +50,7 @@ def read_where_it_counts(
         found_position = found.position
         if not among_counting:
             grids = (concept.position_shape(shape, layer) for shape in (part.shape[1:], tensor.shape[1:]))
-            found_position = _among_all(found.position, places, *grids)
+            found_position = among_all(found.position, places, *grids)
         if value is None:
             value = found.value.new_empty(len(tensor), found.value.shape[1])
             position = found_position.new_empty(value.shape)
@@ -61,7 +59,7 @@ def read_where_it_counts(
     return Reading(value, position)
 
 
-def _among_all(
+def among_all(
     position: torch.Tensor, places: torch.Tensor, grid: tuple[int, ...] | None, whole: tuple[int, ...] | None
 ) -> torch.Tensor:
     """Flat positions in a grid that lacks some places of an axis, as positions in the whole grid."""
@@ -161,14 +159,3 @@ def hide_padding(relevance: torch.Tensor, row: int, counts: torch.Tensor, axes: 
     for axis in axes:
         relevance[row].index_fill_(axis - 1, hidden, 0)
     return relevance
-
-
-def position_among_all(position: int, counts: np.ndarray, whole: tuple[int, ...] | None) -> int:
-    """A flat position that was numbered among those that count, [T], as position in the whole grid of a layer."""
-    length, places = len(counts), np.flatnonzero(counts)
-    if whole is None or len(places) == length:
-        return position
-    grid = tuple(len(places) if size == length else size for size in whole)
-    coordinates = np.unravel_index(position, grid)
-    mapped = [places[c] if size == length else c for c, size in zip(coordinates, whole)]
-    return int(np.ravel_multi_index(mapped, whole)) if math.prod(whole) else position

@@ -10,8 +10,9 @@ from zennit.core import Composite
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
 from crp.model.callbacks import call_as_taken
+from crp.model.inputs import map_tensors
 from crp.model.positions import PositionMask, counting_positions
-from crp.sweeps.padding import axes_of_positions, hide_padding, position_among_all
+from crp.sweeps.padding import among_all, axes_of_positions, hide_padding
 
 
 class CountingPositions:
@@ -41,20 +42,28 @@ class CountingPositions:
         counts = counting_positions(self.position_mask, data)
         if counts is None:
             return mask
-        if self._axes is None:
-            sample = {key: value[:1] for key, value in data.items()} if isinstance(data, dict) else data[:1]
-            self._axes = axes_of_positions(
-                self.position_mask, sample, lambda data: {self.layer: self._shape(data, composite)}, [self.layer]
-            ).get(self.layer, ())
-        return _MaskFunction(mask, counts, self._axes) if self._axes else mask
+        axes = self._axes_of(data, composite)
+        return _MaskFunction(mask, counts, axes) if axes else mask
 
     def place(self, position: int, data: Any, composite: Composite | None) -> int:
         """A stored position of a sample [1, ...] among all of its positions."""
         counts = counting_positions(self.position_mask, data) if self.among_counting else None
         if counts is None:
             return position
-        shape = self._shape(data, composite)
-        return position_among_all(position, counts[0].cpu().numpy(), self.concept.position_shape(shape[1:], self.layer))
+        places, shape = torch.nonzero(counts[0])[:, 0], list(self._shape(data, composite))
+        axes = self._axes_of(data, composite)
+        alone = [len(places) if axis in axes else size for axis, size in enumerate(shape)]
+        grids = (self.concept.position_shape(tuple(sizes[1:]), self.layer) for sizes in (alone, shape))
+        return int(among_all(torch.tensor(position, device=places.device), places, *grids))
+
+    def _axes_of(self, data: Any, composite: Composite | None) -> tuple[int, ...]:
+        """The axes of the layer's tensor that hold positions, found once."""
+        if self._axes is None:
+            self._axes = axes_of_positions(
+                self.position_mask, map_tensors(lambda tensor: tensor[:1], data),
+                lambda data: {self.layer: self._shape(data, composite)}, [self.layer],
+            ).get(self.layer, ())
+        return self._axes
 
     def _shape(self, data: Any, composite: Composite | None) -> torch.Size:
         result = self.attribution(
