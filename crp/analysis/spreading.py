@@ -213,7 +213,7 @@ def _within_square(points: np.ndarray) -> np.ndarray:
 
 _EVENLY = _Manner(0.7, to_nearest=0.2, to_alike=0.2, reach_nearest=np.inf, reach_alike=2.2, hold=_within_disc,
                   grows=False)
-_APART = _Manner(0.5, to_nearest=0.5, to_alike=0.05, reach_nearest=4, reach_alike=2, hold=_within_square, grows=True)
+_APART = _Manner(0.5, to_nearest=0.5, to_alike=0.02, reach_nearest=4, reach_alike=6, hold=_within_square, grows=True)
 
 
 def _nearer_than(distance: float, points: np.ndarray) -> np.ndarray:
