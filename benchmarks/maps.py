@@ -4,7 +4,7 @@ import time
 import numpy as np
 
 from crp.analysis import ResponseMap, TopographicMap
-from crp.analysis.response_map import layer_responses
+from crp.analysis.layer_responses import layer_responses
 from crp.demo.digits import digit_datasets, train_digit_network
 
 SEEDS = range(10)

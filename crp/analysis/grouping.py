@@ -9,10 +9,18 @@ import numpy as np
 from torch import nn
 from zennit.core import Composite
 
-from crp.analysis.profile_sources import Batch, batches_of_arrays, batches_of_folder, batches_of_model, batches_of_store
+from crp.analysis.profile_sources import (
+    Batch,
+    Maps,
+    batches_of_arrays,
+    batches_of_folder,
+    batches_of_model,
+    batches_of_store,
+)
 from crp.analysis.profiles import GroupProfiles, natural_order
 from crp.attribution.conditional import CondAttribution
 from crp.model.layers import as_layer_list
+from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.store.reader import ReferenceStore
 
 
@@ -20,6 +28,7 @@ def group_profiles(
     source: Any, groups: Any = "target", *, layers: list[str] | None = None, quantity: str = "activation",
     positions: bool | None = None, align: str | None = None, gradients: Mapping[str, Any] | None = None,
     composite: Composite | None = None, targets: Any = None, axis: int = 1, batch_size: int = 32,
+    position_mask: PositionMask = ATTENTION_MASK,
 ) -> GroupProfiles:
     """Average what layers do over groups of samples.
 
@@ -60,11 +69,14 @@ def group_profiles(
         last.
     batch_size : int, default 32
         For a model.
+    position_mask : str, callable or None, default "attention_mask"
+        For a model: which positions count, as for :class:`crp.visualization.FeatureVisualization`.
 
     Returns
     -------
     GroupProfiles
-        Exact means: every sample has the same weight, however it was batched.
+        Exact means: every sample has the same weight, however it was batched; at each position, every sample that has
+        it, and 0 where none does.
 
     References
     ----------
@@ -91,7 +103,7 @@ def group_profiles(
         model, dataset = source
         attribution = CondAttribution(model) if isinstance(model, nn.Module) else model
         batches = batches_of_model(
-            attribution, dataset, groups, layers, quantity, align, composite, targets, axis, batch_size
+            attribution, dataset, groups, layers, quantity, align, composite, targets, axis, batch_size, position_mask
         )
     else:
         raise TypeError("source is a ReferenceStore, (model, dataset), a dict of arrays or a folder, not a "
@@ -137,6 +149,7 @@ def centred(values: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 def _averaged(batches: Iterator[Batch], keep_positions: bool, options: dict[str, Any]) -> GroupProfiles:
     """Sum up batches in float64 and divide by the number of samples."""
     sums: dict[str, dict[str, np.ndarray]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     sizes: dict[str, int] = {}
     for batch in batches:
         members: dict[str, list[int]] = {}
@@ -145,22 +158,35 @@ def _averaged(batches: Iterator[Batch], keep_positions: bool, options: dict[str,
                 members.setdefault(name, []).append(row)
         for name, rows in members.items():
             sizes[name] = sizes.get(name, 0) + len(rows)
-        for layer, (values, saliency) in batch.layers.items():
-            values = np.asarray(values, np.float64)
-            if saliency is not None:
-                values = centred(values, saliency)
-            if not keep_positions and values.ndim > 2:
-                values = values.reshape(*values.shape[:2], -1).mean(2)
-            of_layer = sums.setdefault(layer, {})
+        for layer, maps in batch.layers.items():
+            values, counts = _profiles(maps, keep_positions)
+            of_layer, numbers_of_layer = sums.setdefault(layer, {}), numbers.setdefault(layer, {})
             for name, rows in members.items():
                 of_layer[name] = of_layer.get(name, 0) + values[rows].sum(0)
+                numbers_of_layer[name] = numbers_of_layer.get(name, 0) + counts[rows].sum(0)
     if not sizes:
         raise ValueError("there are no samples to average")
     names = sorted(sizes, key=natural_order)
     counts = np.array([sizes[name] for name in names])
     return GroupProfiles(names, counts, {
-        layer: np.stack([of_layer[name] / sizes[name] for name in names]) for layer, of_layer in sums.items()
+        layer: np.stack([of_layer[name] / np.maximum(1, numbers[layer][name]) for name in names])
+        for layer, of_layer in sums.items()
     }, options)
+
+
+def _profiles(maps: Maps, keep_positions: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The profile of each sample, 0 where no position counts; and how often each of its numbers counts, 0 or 1."""
+    values = np.asarray(maps.values, np.float64)
+    everywhere = np.ones((len(values),) + (1,) * (values.ndim - 1), bool)
+    counts = everywhere if maps.counts is None else maps.counts
+    values = np.where(counts, values, 0)
+    if maps.saliency is not None:
+        values = centred(values, np.where(counts, maps.saliency, 0))
+    if not keep_positions and values.ndim > 2:
+        positions = tuple(range(2, values.ndim))
+        number = np.broadcast_to(counts, (len(values), 1, *values.shape[2:])).sum(positions)
+        return values.sum(positions) / number, np.ones_like(number)
+    return values, everywhere if maps.saliency is not None else counts
 
 
 def _profiles_of_classes(store: ReferenceStore, layers: list[str] | None, quantity: str) -> GroupProfiles:

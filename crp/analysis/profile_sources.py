@@ -17,7 +17,9 @@ from crp.attribution.conditional import CondAttribution
 from crp.attribution.conditions import one_at_the_largest, value_of_the_largest
 from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
-from crp.model.inputs import Inputs
+from crp.concepts.padding import axes_of_positions, where_counted
+from crp.model.inputs import Inputs, map_tensors
+from crp.model.positions import PositionMask, counting_positions
 from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis
 from crp.model.targets import list_targets
 from crp.rules.attach import check_nothing_registered
@@ -28,11 +30,19 @@ from crp.store.reader import ReferenceStore
 _CORPUS = "corpus.csv"
 
 
+class Maps(NamedTuple):
+    """Values of a layer [B, C, positions...], their saliency, and which count [B, 1, positions...], if not all do."""
+
+    values: np.ndarray
+    saliency: np.ndarray | None = None
+    counts: np.ndarray | None = None
+
+
 class Batch(NamedTuple):
-    """Some samples: the names of the groups of each, and per layer values [B, C, positions...] and saliency."""
+    """Some samples: the names of the groups of each, and what each layer does."""
 
     groups: list[list[str]]
-    layers: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    layers: dict[str, Maps]
 
 
 def _names(groups: Any, labels_of: dict[str, Any], samples: np.ndarray, length: int | None = None) -> list[list[str]]:
@@ -73,7 +83,7 @@ def batches_of_store(
     first = 0
     for values in blocks:
         stop = first + len(values[0])
-        yield Batch(names[first:stop], {layer: (block, None) for layer, block in zip(layers, values)})
+        yield Batch(names[first:stop], {layer: Maps(block) for layer, block in zip(layers, values)})
         first = stop
 
 
@@ -99,7 +109,7 @@ def batches_of_arrays(
     for first in range(0, count, 1024):
         part = slice(first, first + 1024)
         yield Batch(names[part], {
-            layer: (array[part], saliency[layer][part] if saliency else None) for layer, array in values.items()
+            layer: Maps(array[part], saliency[layer][part] if saliency else None) for layer, array in values.items()
         })
 
 
@@ -144,7 +154,7 @@ def batches_of_folder(
         labels: dict[str, Any] = {column: [line[column]] * count for column in ("group", "target") if column in line}
         names = _names(groups, labels, np.arange(done, done + count))
         done += count
-        yield Batch(names, {layer: (arrays[layer], saliency[layer]) for layer in layers})
+        yield Batch(names, {layer: Maps(arrays[layer], saliency[layer]) for layer in layers})
 
 
 def _lines_of_corpus(folder: Path) -> list[dict[str, Any]]:
@@ -167,6 +177,7 @@ def _has_column(lines: list[dict[str, Any]], column: str) -> bool:
 def batches_of_model(
     attribution: CondAttribution, dataset: Any, groups: Any, layers: list[str] | None, quantity: str,
     align: str | None, composite: Composite | None, targets: Any, axis: int, batch_size: int,
+    position_mask: PositionMask,
 ) -> Iterator[Batch]:
     """What a model does to the samples of a dataset."""
     if not layers:
@@ -191,6 +202,11 @@ def batches_of_model(
             heatmap=False,
         )
 
+    def shapes_of(data: Inputs) -> dict[str, torch.Size]:
+        result = attribution(data, [{}], None, layers, init_rel=torch.zeros_like, exclude_parallel=False, heatmap=False)
+        return {layer: tensor.shape for layer, tensor in result.activations.items()}
+
+    axes: dict[str, tuple[int, ...]] | None = None
     for items in iterate_items(dataset, batch_size):
         samples = np.arange(first, first + len(items))
         first += len(items)
@@ -207,9 +223,15 @@ def batches_of_model(
         else:
             chosen = next(iter(results.values())).activations
         saliency = {} if align is None else results[align].relevances
-        yield Batch(_names(groups, labels, samples, len(dataset)), {layer: (
-            _channels_second(chosen[layer], axis), _channels_second(saliency[layer], axis) if saliency else None
-        ) for layer in layers})
+        counts = counting_positions(position_mask, data)
+        if counts is not None and axes is None:
+            axes = axes_of_positions(position_mask, map_tensors(lambda tensor: tensor[:1], data), shapes_of)
+        counting = {
+            layer: where_counted(counts, axes[layer], chosen[layer].ndim) for layer in axes or () if counts is not None
+        }
+        yield Batch(_names(groups, labels, samples, len(dataset)), {layer: Maps(*(
+            _channels_second(of[layer], axis) if layer in of else None for of in (chosen, saliency, counting)
+        )) for layer in layers})
 
 
 def _single_targets(pairs: list[tuple[Any, Any]], groups: Any) -> list[int] | None:

@@ -1,26 +1,21 @@
 """Response maps: neurons of several layers in one map, side by side where they respond alike."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from crp.analysis.arrays import as_float_array
+from crp.analysis.layer_responses import layer_responses
 from crp.analysis.layouts import grid, interpolate, perplexity_for, scale_to_unit
 from crp.analysis.map_quality import MapQuality, measure
 from crp.analysis.rank_correlation import spearman
-from crp.attribution.sample_finder import SampleFinder
-from crp.attribution.taps import LayerTaps
-from crp.concepts import aggregate
-from crp.model.inputs import call_model, device_of, map_tensors
 from crp.model.layers import as_layer_list
-from crp.rules.attach import run_exclusively
-from crp.rules.restoring import TensorState
+from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.store.archive import read_archive, write_archive
 from crp.store.reader import ReferenceStore
 
@@ -52,6 +47,8 @@ class ResponseMap:
         The axis of the channels of a layer, counted with the batch axis.
     random_state : int or None, default 0
         Of t-SNE.
+    position_mask : str, callable or None, default "attention_mask"
+        Which positions of inputs count, as for :class:`crp.visualization.FeatureVisualization`. Files do not hold it.
 
     Attributes
     ----------
@@ -66,8 +63,10 @@ class ResponseMap:
     >>> response_map.plot(images[targets == 3])  # doctest: +SKIP
     """
 
-    def __init__(self, axis: int = 1, random_state: int | None = 0):
-        self.axis, self.random_state = axis, random_state
+    def __init__(
+        self, axis: int = 1, random_state: int | None = 0, *, position_mask: PositionMask = ATTENTION_MASK
+    ):
+        self.axis, self.random_state, self.position_mask = axis, random_state, position_mask
         self.model: nn.Module | None = None
         self._distances: np.ndarray | None = None
         self._before_rounding: np.ndarray | None = None
@@ -92,7 +91,7 @@ class ResponseMap:
         ResponseMap
             Itself.
         """
-        self.fit_values(layer_responses(model, inputs, layers and as_layer_list(layers), self.axis))
+        self.fit_values(self._responses_of(model, inputs, layers and as_layer_list(layers)))
         self.model = model
         return self
 
@@ -210,7 +209,7 @@ class ResponseMap:
             if self.model is None:
                 raise ValueError(f"the map has no model: give responses, a dict with the layers {self.layers}, or load "
                                  "it with ResponseMap.load(path, model)")
-            inputs = layer_responses(self.model, inputs, self.layers, self.axis)
+            inputs = self._responses_of(self.model, inputs, self.layers)
         columns = _joined({layer: inputs[layer] for layer in self.layers})
         if columns.shape[1] != len(self._changing):
             raise ValueError(f"the map is of layers with {self._channels} channels, but there are {columns.shape[1]}")
@@ -310,75 +309,12 @@ class ResponseMap:
         result.coordinates, result._low, result._high = arrays["coordinates"], arrays["low"], arrays["high"]
         return result
 
+    def _responses_of(self, model: nn.Module, inputs: Any, layers: list[str] | None) -> dict[str, np.ndarray]:
+        return layer_responses(model, inputs, layers, self.axis, position_mask=self.position_mask)
+
     def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):
             raise ValueError("the map has no layout yet: call fit, fit_store or fit_values first")
-
-
-def inner_layers(model: nn.Module) -> list[str]:
-    """Names of a model's modules without children, but the first and the last."""
-    names = [name for name, module in model.named_modules() if next(module.children(), None) is None and name]
-    if len(names) < 3:
-        raise ValueError(f"the model has no layers between its first and its last ({names}): name layers")
-    return names[1:-1]
-
-
-def layer_responses(
-    model: nn.Module, inputs: Any, layers: list[str] | None = None, axis: int = 1, batch_size: int = 64
-) -> dict[str, np.ndarray]:
-    """Mean activation over positions of each channel: layer -> [N, C].
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    inputs : torch.Tensor, tuple or dict, or an iterable of batches of them
-        Of a list [inputs, targets], as a DataLoader gives it, the inputs are taken.
-    layers : list of str, optional
-        By default :func:`inner_layers`, as far as the model uses them.
-    axis : int, default 1
-    batch_size : int, default 64
-        For inputs in one piece.
-    """
-    may_be_unused, layers = layers is None, inner_layers(model) if layers is None else layers
-    found: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
-    device = device_of(model)
-
-    def read(tensor: torch.Tensor, layer: str) -> None:
-        found[layer].append(aggregate(tensor.float(), "mean", axis).cpu().numpy())
-
-    taps, finder = LayerTaps(model, (), layers, read), SampleFinder(model)
-
-    def read_batch(batch: Any) -> None:
-        data = map_tensors(lambda tensor: tensor.to(device), batch)
-        taps.rows, taps.calls = finder.find(layers, data, layers if axis > 0 else ()), {}
-        with torch.no_grad(), taps:
-            call_model(model, data)
-        for layer in layers:
-            calls = taps.calls.get(layer, 0)
-            if calls == 0 and not may_be_unused:
-                raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
-            del found[layer][len(found[layer]) - calls:-1]  # the last call of a module counts
-
-    for batch in _batches(inputs, batch_size):
-        run_exclusively(model, lambda: read_batch(batch), TensorState(model).restore)
-    if not any(found.values()):
-        raise ValueError("there are no inputs, or the model uses none of its layers")
-    return {layer: np.concatenate(parts) for layer, parts in found.items() if parts}
-
-
-def _batches(inputs: Any, batch_size: int) -> Iterable[Any]:
-    if isinstance(inputs, (torch.Tensor, tuple, Mapping)):
-        tensor = inputs if isinstance(inputs, torch.Tensor) else next(iter(
-            inputs.values() if isinstance(inputs, Mapping) else inputs
-        ))
-        for first in range(0, len(tensor), batch_size):
-            yield map_tensors(lambda tensor: tensor[first:first + batch_size], inputs)
-        return
-    for batch in inputs:
-        batch = batch[0] if isinstance(batch, list) else batch
-        if not isinstance(batch, (torch.Tensor, tuple, Mapping)):
-            raise TypeError(f"inputs are tensors (for arrays: torch.from_numpy), not {type(batch).__name__}")
-        yield batch
 
 
 def _joined(values: Mapping[str, Any]) -> np.ndarray:

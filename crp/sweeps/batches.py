@@ -14,6 +14,7 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conditions import check_targets
 from crp.concepts import Concept, Reading
+from crp.concepts.padding import axes_of_positions, read_where_it_counts
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.layers import flatten_tensors
 from crp.model.positions import PositionMask, counting_positions
@@ -23,7 +24,6 @@ from crp.store.files import QUANTITIES, ROW_DTYPE, stored_statistics
 from crp.store.layout import columns_of
 from crp.store.schema import LayerEntry
 from crp.store.shards import ShardWriter
-from crp.sweeps.padding import axes_of_positions, read_where_it_counts
 from crp.sweeps.starts import Starts, predicted_classes, runs_of_one_kind
 
 
@@ -139,7 +139,7 @@ class BatchPass:
             result = self._attribute(data, targets, None)
             return {layer: result.activations[layer].shape for layer in self.concepts}
 
-        self.axes = axes_of_positions(self.position_mask, sample.data, shapes_of, self.concepts)
+        self.axes = axes_of_positions(self.position_mask, sample.data, shapes_of)
 
     def _attribute(self, data: Any, targets: np.ndarray, writer: ShardWriter | None) -> AttributionResult:
         self._counts = counting_positions(self.position_mask, data)

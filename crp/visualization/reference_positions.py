@@ -9,10 +9,10 @@ from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
+from crp.concepts.padding import among_all, axes_of_positions, hide_padding
 from crp.model.callbacks import call_as_taken
 from crp.model.inputs import map_tensors
 from crp.model.positions import PositionMask, counting_positions
-from crp.sweeps.padding import among_all, axes_of_positions, hide_padding
 
 
 class CountingPositions:
@@ -61,7 +61,7 @@ class CountingPositions:
         if self._axes is None:
             self._axes = axes_of_positions(
                 self.position_mask, map_tensors(lambda tensor: tensor[:1], data),
-                lambda data: {self.layer: self._shape(data, composite)}, [self.layer],
+                lambda data: {self.layer: self._shape(data, composite)},
             ).get(self.layer, ())
         return self._axes
 

@@ -11,8 +11,9 @@ from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlusFlat
 
 from crp.analysis import NeuralResponseMap, ResponseMap, TopographicMap, group_profiles, plot_projection, project
+from crp.analysis.layer_responses import inner_layers, layer_responses
 from crp.analysis.layouts import spread_over_disc
-from crp.analysis.response_map import inner_layers, layer_responses, spearman
+from crp.analysis.rank_correlation import spearman
 from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.visualization import FeatureVisualization

@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from crp.concepts import Concept, Reading
+from crp.concepts.base import Concept, Reading
 from crp.model.inputs import map_tensors
 from crp.model.positions import PositionMask, counting_positions
 
@@ -73,7 +73,7 @@ def among_all(
 
 
 def axes_of_positions(
-    mask: PositionMask, data: Any, shapes_of: Callable[[Any], Shapes], layers: Iterable[str]
+    mask: PositionMask, data: Any, shapes_of: Callable[[Any], Shapes]
 ) -> dict[str, tuple[int, ...]]:
     """Layer -> the axes of its tensor that hold the positions which a mask tells of.
 
@@ -86,7 +86,6 @@ def axes_of_positions(
         One sample [1, ...].
     shapes_of : callable
         ``data -> shapes of layers``.
-    layers : iterable of str
     """
     told = _told(mask, data)
     if told is None:
@@ -97,10 +96,10 @@ def axes_of_positions(
             other = shapes_of(_resized(data, length, change))
         except Exception:  # the model takes one length only
             continue
-        found = {layer: _changed(shapes[layer], other[layer], length, change) for layer in layers}
+        found = {layer: _changed(shapes[layer], other[layer], length, change) for layer in shapes}
         _warn_of_others({layer: (shapes[layer], other[layer]) for layer, axes in found.items() if not axes}, length)
         return {layer: axes for layer, axes in found.items() if axes}
-    return {layer: axes for layer in layers if (axes := _only_axis(shapes[layer], length, layer))}
+    return {layer: axes for layer in shapes if (axes := _only_axis(shapes[layer], length, layer))}
 
 
 def _told(mask: PositionMask, data: Any) -> torch.Tensor | None:
@@ -151,6 +150,26 @@ def _only_axis(shape: torch.Size, length: int, layer: str) -> tuple[int, ...]:
             "be told, since the model takes no other length; position_mask=None lets all positions count"
         )
     return tuple(axes)
+
+
+def where_counted(counts: torch.Tensor, axes: tuple[int, ...], ndim: int) -> torch.Tensor:
+    """Which elements of a tensor [B, ...] count, [B, ...] with axes of length 1 where all do alike.
+
+    Parameters
+    ----------
+    counts : torch.Tensor
+        [B, T], which positions count.
+    axes : tuple of int
+        Axes of the tensor that hold these T positions.
+    ndim : int
+        Number of axes of the tensor.
+    """
+    result = counts.new_ones((len(counts),) + (1,) * (ndim - 1))
+    for axis in axes:
+        shape = [1] * ndim
+        shape[0], shape[axis] = counts.shape
+        result = result & counts.view(shape)
+    return result
 
 
 def hide_padding(relevance: torch.Tensor, row: int, counts: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
