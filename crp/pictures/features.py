@@ -22,7 +22,7 @@ def vis_features(
 ) -> list[Image.Image]:
     """Draw the relevance of features as bars, red for positive and blue for negative, with names and values.
 
-    The attribution must keep the feature axis: ``CondAttribution(model, heatmap_axis=None)``. Take a composite whose
+    Heatmaps have the axis of features, as of ``CondAttribution(model, heatmap_axis=None)``. Take a composite whose
     rule for the first layer tells features apart: the Flat rule, as in ``EpsilonPlusFlat``, gives all of them the same.
 
     Parameters

@@ -109,7 +109,7 @@ def vis_tokens(
     Parameters
     ----------
     data_batch, heatmaps : torch.Tensor [N, T], or a tuple or dict
-        Token ids and their relevance.
+        Token ids and their relevance. Tokens that ``attention_mask`` in a dict hides are not drawn.
     rf : bool, default False
         Crop to where the absolute relevance exceeds ``crop_th`` of its maximum.
     decode : callable, default str
@@ -134,7 +134,7 @@ def vis_tokens(
         If that is not a tensor of ids with a heatmap [N, T], or ``crop_th`` is not from 0 to below 1.
     """
     check_threshold("crop_th", crop_th)
-    ids, heatmap = _tokens_of(data_batch, heatmaps, key)
+    ids, heatmap = _without_hidden(data_batch, *_tokens_of(data_batch, heatmaps, key))
     texts, shown = [], []
     for tokens, values in zip(spaced([[decode(int(token)) for token in text] for text in ids]), heatmap):
         part = _relevant_range(values, crop_th) if rf else slice(None)
@@ -161,6 +161,15 @@ def _tokens_of(data: Any, heatmaps: Any, key: str | int | None) -> tuple[torch.T
             f"token ids [N, T] have heatmaps [N, T], not {tuple(data.shape)} {data.dtype} and {tuple(heatmaps.shape)}"
         )
     return data, heatmaps
+
+
+def _without_hidden(data: Any, ids: torch.Tensor, heatmap: torch.Tensor) -> tuple[Sequence, Sequence]:
+    """Tokens of each text, and their heatmap, without those that an attention mask hides."""
+    mask = data.get("attention_mask") if isinstance(data, dict) else None
+    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+        return ids, heatmap
+    shown = mask.bool()
+    return [text[kept] for text, kept in zip(ids, shown)], [values[kept] for values, kept in zip(heatmap, shown)]
 
 
 def _relevant_range(heatmap: torch.Tensor, threshold: float) -> slice:

@@ -1,6 +1,7 @@
 """Pictures of reference samples, with heatmaps conditioned on what they are references of."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 from zennit.core import Composite
 
 from crp.attribution.conditional import CondAttribution
+from crp.attribution.conservation import sum_over_features
 from crp.concepts import ChannelConcept, Concept
 from crp.concepts.channels import PositionError
-from crp.model.inputs import Inputs, count_samples, map_tensors
+from crp.model.inputs import Inputs, count_samples, list_tensors, map_tensors
 from crp.model.positions import PositionMask
 from crp.model.samples import join_samples, kind_of
 from crp.model.successors import is_overridden
@@ -63,6 +65,8 @@ class ReferencePictures:
     ) -> dict[Any, Any]:
         """Draw references, ``{key: (concept ids, samples)}``; other arguments are those of ``get_max_reference``."""
         used = sorted({int(i) for _, found in references.values() for i in found.samples})
+        if used:
+            self.attribution = _keeping_features(self.attribution, self.get_data_sample(used[0])[0])
         input_of = {i: self.get_data_sample(i, preprocessing=False)[0] for i in used}
         inputs = {
             key: self._join_or_list([input_of[int(i)] for i in found.samples])
@@ -210,3 +214,12 @@ def _handed_out(data: Any) -> Any:
     if isinstance(data, list):
         return [_handed_out(sample) for sample in data]
     return map_tensors(lambda tensor: tensor.detach().cpu(), data)
+
+
+def _keeping_features(attribution: CondAttribution, sample: Inputs) -> CondAttribution:
+    """An attribution whose heatmaps of samples [F] have all features: a sum over them would be no picture."""
+    if any(tensor.ndim > 2 for tensor in list_tensors(sample)) or not sum_over_features(attribution, sample):
+        return attribution
+    keeping = copy.copy(attribution)
+    keeping.heatmap_axis = None
+    return keeping

@@ -184,3 +184,11 @@ def test_pictures_of_words_have_the_colours_of_words():
 def test_another_way_to_merge_is_refused():
     with pytest.raises(ValueError, match="'words', not 'lines'"):
         TokenHeatmap(["a"], [1.], merge="lines")
+
+
+def test_tokens_that_the_attention_mask_hides_are_not_drawn():
+    plot, values = partial(vis_tokens, width=300), torch.tensor([[1., 2, 0, 0], [0, 0, 3, 4]])
+    ids, mask = torch.tensor([[7, 8, 0, 0], [0, 0, 7, 8]]), torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])
+    found = plot({"input_ids": ids, "attention_mask": mask}, {"input_ids": values, "attention_mask": None})
+    expected = plot(ids[:1, :2], values[:1, :2]) + plot(ids[1:, 2:], values[1:, 2:])
+    assert all(np.array_equal(*pair) for pair in zip(found, expected)) and len(found) == 2

@@ -53,8 +53,7 @@ def swept(path, kind):
     torch.manual_seed(0)
     shape, layer, plot_fn = KINDS[kind]
     data = torch.randint(0, 20, (COUNT, 7)) if shape is None else torch.randn(COUNT, *shape)
-    axis = None if shape is not None and len(shape) == 1 else 1
-    attribution = CondAttribution(network(layer).eval(), heatmap_axis=axis)
+    attribution = CondAttribution(network(layer).eval())
     dataset = TensorDataset(data, torch.arange(COUNT) % 2)
     fv = FeatureVisualization(attribution, dataset, {"0": ChannelConcept()}, path=path)
     fv.run(EpsilonPlus(), 0, COUNT)
@@ -88,3 +87,14 @@ def test_for_images_nothing_changes(tmp_path):
     arguments = [1], "conv", "activation", (0, 3), EpsilonPlus()
     inputs, heatmaps = fv.get_max_reference(*arguments, plot_fn=None)[1]
     assert in_bytes(fv.get_max_reference(*arguments)[1]) == in_bytes(vis_img_heatmap(inputs, heatmaps))
+
+
+@pytest.mark.parametrize("kind", ["features", "long vectors"])
+def test_heatmaps_of_references_keep_the_only_axis(tmp_path, kind):
+    fv, _ = swept(tmp_path, kind)
+    data, heatmaps = fv.get_max_reference([0], "0", "relevance", (0, 3), EpsilonPlus(), plot_fn=None)[0]
+    keeping = CondAttribution(fv.attribution.model, heatmap_axis=None)
+    for sample, heatmap in zip(data, heatmaps):
+        expected = keeping(sample[None], [{"0": [0]}], EpsilonPlus(), start_layer="0").heatmap[0]
+        torch.testing.assert_close(heatmap, expected)
+    assert fv.attribution.heatmap_axis == 1
