@@ -350,7 +350,7 @@ class Patterns:
         from crp.pictures.pattern_plots import draw_counts
 
         classes, counts = self.label_counts(np.full(len(self.labels), "rows") if targets is None else targets)
-        return draw_counts(classes, counts[:most], figsize)
+        return draw_counts(classes, counts[:most], self._title(min(most, len(self))), figsize)
 
     def plot_units(self, pattern: int, units: Any = None, figsize: tuple[float, float] | None = None) -> Figure:
         """Draw a box for each unit: the values of a pattern, and behind them those of all rows.
@@ -371,7 +371,10 @@ class Patterns:
 
         own, everything = self.statistics(pattern), self.statistics()
         units = typical_units(own, everything)[:20] if units is None else np.asarray(units)
-        return draw_units(own, everything, units, f"pattern {pattern}", figsize)
+        source = self.options["source"]
+        names = ("unit", "value") if source is None else (f"concept of {source['layer']}", source["quantity"])
+        label = f"pattern {pattern} ({np.sum(self.labels == pattern)} rows)"
+        return draw_units(own, everything, units, label, names, figsize)
 
     def plot_exemplars(
         self, dataset: Any, patterns: Any = None, n: int = 5, figsize: tuple[float, float] | None = None, *,
@@ -404,5 +407,12 @@ class Patterns:
                 [split_item(dataset[int(self.samples[row])], target_key)[0] for row in chosen]
                 for chosen in (self.most_stable(pattern, n), self.least_stable(pattern, n)[::-1])
             )
-            rows.append((f"{pattern}", self.average_image(pattern, dataset, target_key), stable, unstable))
-        return draw_exemplars(rows, figsize)
+            label = f"pattern {pattern}\n{np.sum(self.labels == pattern)} rows"
+            rows.append((label, self.average_image(pattern, dataset, target_key), stable, unstable))
+        return draw_exemplars(rows, self._title(len(rows)), figsize)
+
+    def _title(self, shown: int) -> str:
+        """Of how many patterns a figure shows so many, and where they were found."""
+        source, number = self.options["source"], f"{len(self)}" if shown == len(self) else f"{shown} of {len(self)}"
+        where = "" if source is None else f" of the {source['quantity']} of {source['layer']}"
+        return f"{number} patterns{where}; {np.mean(self.labels < 0):.0%} of {len(self.labels)} rows are in none"

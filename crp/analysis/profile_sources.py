@@ -206,7 +206,7 @@ def batches_of_model(
         result = attribution(data, [{}], None, layers, init_rel=torch.zeros_like, exclude_parallel=False, heatmap=False)
         return {layer: tensor.shape for layer, tensor in result.activations.items()}
 
-    axes: dict[str, tuple[int, ...]] | None = None
+    axes: dict[str, tuple[int, ...]] = {}
     for items in iterate_items(dataset, batch_size):
         samples = np.arange(first, first + len(items))
         first += len(items)
@@ -224,14 +224,15 @@ def batches_of_model(
             chosen = next(iter(results.values())).activations
         saliency = {} if align is None else results[align].relevances
         counts = counting_positions(position_mask, data)
-        if counts is not None and axes is None:
-            axes = axes_of_positions(position_mask, map_tensors(lambda tensor: tensor[:1], data), shapes_of)
-        counting = {
-            layer: where_counted(counts, axes[layer], chosen[layer].ndim) for layer in axes or () if counts is not None
-        }
-        yield Batch(_names(groups, labels, samples, len(dataset)), {layer: Maps(*(
-            _channels_second(of[layer], axis) if layer in of else None for of in (chosen, saliency, counting)
-        )) for layer in layers})
+        counting = {}
+        if counts is not None:
+            one = map_tensors(lambda tensor: tensor[:1], data)
+            axes = axes or axes_of_positions(position_mask, one, shapes_of)
+            counting = {layer: where_counted(counts, of, chosen[layer].ndim) for layer, of in axes.items()}
+        yield Batch(_names(groups, labels, samples, len(dataset)), {layer: Maps(
+            _channels_second(chosen[layer], axis),
+            *(_channels_second(of[layer], axis) if layer in of else None for of in (saliency, counting)),
+        ) for layer in layers})
 
 
 def _single_targets(pairs: list[tuple[Any, Any]], groups: Any) -> list[int] | None:

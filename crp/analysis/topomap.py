@@ -185,7 +185,16 @@ class TopographicMap:
             values = self.values(profiles)
             chosen = range(len(values)) if groups is None else groups
             values, names = values[list(chosen)], [str(group) for group in chosen]
-        return draw_maps(self.interpolate(values, resolution), names, np.abs(values).max(), arrange, figsize)
+        return draw_maps(
+            self.interpolate(values, resolution), self.coordinates, names, np.abs(values).max(),
+            (self._title(), _meaning(profiles)), arrange, figsize,
+        )
+
+    def _title(self) -> str:
+        layer = self.layer_
+        if layer is None and isinstance(self.profiles_, GroupProfiles):
+            layer = self.profiles_.layers[0]
+        return f"a dot is a channel{'' if layer is None else f' of {layer}'}; like channels lie side by side"
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "coordinates"):
@@ -201,6 +210,14 @@ class TopographicMap:
         if values.ndim < 2:
             raise ValueError(f"profiles are [groups, channels, ...], not of the shape {values.shape}")
         return values
+
+
+def _meaning(profiles: Any) -> str:
+    """What the values of profiles are, in words."""
+    if not isinstance(profiles, GroupProfiles):
+        return "value in the profile"
+    name = f"mean {profiles.options.get('quantity', 'value')} in the group"
+    return name if profiles.options.get("contrast") is None else f"{name},\nless the average of groups"
 
 
 def plot_projection(points: np.ndarray, labels: Any = None, figsize: tuple[float, float] | None = None) -> Figure:

@@ -108,7 +108,8 @@ def report_maps(
         rows = np.flatnonzero(targets == int(group))
         values = {layer: store.values(layer, quantity)[rows] for layer in layers}
         stem = "-".join(dict.fromkeys([f"{quantity}-responses", group, _in_file_name(name)]))
-        responses[name] = _save(response_map.plot(values, "linear"), Path(folder), stem)
+        title = f"{quantity} of class {name}: {len(response_map.neurons)} concepts of {', '.join(layers)}"
+        responses[name] = _save(response_map.plot(values, "linear", title=title), Path(folder), stem)
     return MapsAnswer(store=store.path, quantity=quantity, layers=found, responses=responses)
 
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ def train_digit_network(training: TensorDataset, epochs: int = 30, random_state:
     """Train :func:`digit_network`; some twenty seconds on two cores.
 
     The mean activation of the channels of ``relu3`` is kept small, so that each is active at few digits, and stands
-    for something that sets them apart.
+    for something that sets them apart. One thread trains, so that the network is the same however many there are.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ def train_digit_network(training: TensorDataset, epochs: int = 30, random_state:
         In evaluation mode.
     """
     images, classes = training.tensors
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(random_state)
         model = digit_network()
         to_concepts, to_classes = model[:_CONCEPTS], model[_CONCEPTS:]
@@ -98,6 +100,16 @@ def train_digit_network(training: TensorDataset, epochs: int = 30, random_state:
                 optimizer.step()
                 schedule.step()
     return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
 
 
 def digit_sweep() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The demo: what a network that reads digits has learned, in pictures."""
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -20,6 +22,7 @@ from crp.demo.digits import DIGIT_LAYERS, accuracy, digit_datasets, train_digit_
 from crp.demo.page import Page
 from crp.demo.sentences import describe, in_words
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
+from crp.pictures.map_plots import RESPONSE
 from crp.pictures.plotting import new_figure, show_picture
 from crp.rules.composites import default_composite
 from crp.store import ReferenceStore
@@ -101,6 +104,11 @@ def run_demo(folder: str | Path = "crp-demo") -> Demo:
     page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
     page.add("10-response-maps", "A map of all neurons for each digit", *story.response_maps())
     return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)
+
+
+def _lit_in_whole(images: torch.Tensor, heatmaps: torch.Tensor, rf: bool) -> list[Image.Image]:
+    """Whole images, lit where a neuron looks."""
+    return vis_opaque_img(images, heatmaps, False, kernel_size=3, vis_th=0.1)
 
 
 class Story:
@@ -280,6 +288,7 @@ class Story:
         order = np.argsort(targets)
         bottom.barh(targets[order], values[order], color="#c03028")
         bottom.set_title("serves the digits", fontsize=9)
+        bottom.set_xlabel(f"mean share of {LAYER}\nin the ten best of each", fontsize=7)
         bottom.set(yticks=targets[order])
         bottom.invert_yaxis()
         bottom.xaxis.set_major_formatter("{x:.0%}")
@@ -294,14 +303,12 @@ class Story:
         model_graph = trace_model_graph(self.attribution.model, image, layer_map)
         decompose = AttributionGraph(self.attribution, model_graph, layer_map)
         found = decompose(image, self.composite, concept, LAYER, self.explained_class, verbose=False)
-        figure = found.plot(
-            self.references, composite=self.composite, rf=True,
-            plot_fn=partial(vis_opaque_img, kernel_size=5, vis_th=0.1, crop_th=0.05),
-        )
+        figure = found.plot(self.references, composite=self.composite, rf=True, plot_fn=_lit_in_whole)
         caption = (
             f"Concept {concept} of {LAYER}, framed, in the {self.explained_class} explained above, decomposed into the "
-            "concepts of the layers below. A line is as wide as the relevance that passes; its number is the share of "
-            "the layer. Each concept is shown by the spot of the training digit at which it is most relevant."
+            "concepts of the layers below. A number is the share that a concept has of what the concept at its right "
+            "gets from this layer, and the line is as wide. Each concept is shown by the training digit at which it is "
+            "most relevant, lit where its strongest neuron looks."
         )
         return caption, figure
 
@@ -327,11 +334,12 @@ class Story:
         """The channels of a layer on a map, coloured by what sets each digit apart."""
         profiles = group_profiles(ReferenceStore(self.references.path), layers=[LAYER], quantity="relevance")
         layout = TopographicMap().fit(profiles)
+        named = replace(contrast(profiles), groups=[f"digit {group}" for group in profiles.groups])
         caption = (
             f"The {profiles[LAYER].shape[1]} channels of {LAYER} on a map, those that serve the same digits side by "
             "side. Red channels are more relevant in a digit than in the average digit, blue ones less."
         )
-        return caption, layout.plot(profiles=contrast(profiles), arrange="grid", figsize=(9, 6.2))
+        return caption, layout.plot(profiles=named, arrange="grid", figsize=(9, 6.2))
 
     def response_maps(self, digits: tuple[int, ...] = (0, 1, 4, 7)) -> tuple[str, Figure]:
         """The neurons of all layers on one map, coloured by their responses to digits."""
@@ -344,7 +352,9 @@ class Story:
             drawn = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, origin="lower")
             axis.set_title(f"held-out digits {digit}", fontsize=9)
             axis.axis("off")
-        figure.colorbar(drawn, ax=figure.axes, shrink=0.8).ax.tick_params(labelsize=8)
+        bar = figure.colorbar(drawn, ax=figure.axes, shrink=0.8)
+        bar.set_label(RESPONSE, fontsize=8)
+        bar.ax.tick_params(labelsize=8)
         caption = (
             f"{len(response_map.neurons)} neurons of the layers {in_words(layers)} on one map. Neurons lie side by "
             "side if they rise and fall together over the training digits. The colour is their mean response, from the "

@@ -5,12 +5,11 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from crp.pictures.plotting import new_figure
+from crp.pictures.plotting import new_figure, show_picture
 
 # in inches
 _GAP, _MARGIN, _LEAST_HEIGHT = 0.04, 0.06, 0.5
@@ -91,12 +90,10 @@ def draw_grid(rows: list[GridRow], figsize: tuple[float, float], title: str = ""
 
 def _fill(line: list[Axes], pictures: list[Image.Image], label: str, captions: list[str]) -> None:
     for axis, picture in zip(line, pictures):
-        has_letters = "dpi" in picture.info
-        axis.imshow(np.asarray(picture.convert("RGB")), interpolation="hanning" if has_letters else "nearest")
-    for axis in line[1:]:
-        axis.set_axis_off()
-    line[0].set(xticks=[], yticks=[], facecolor="none")
-    line[0].spines[:].set_visible(False)
+        show_picture(axis, picture)
+    for axis in line[len(pictures):]:
+        axis.set(xticks=[], yticks=[], facecolor="none")
+        axis.spines[:].set_visible(False)
     line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_LABEL_SIZE)
     for axis, caption in zip(line, captions):
         axis.set_title(caption, fontsize=_CAPTION_SIZE, pad=2, linespacing=1.1)

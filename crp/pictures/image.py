@@ -10,6 +10,7 @@ from PIL import Image, ImageChops
 from zennit.image import gridify, palette
 
 from crp.pictures.heatmaps import check_threshold, get_crop_range, in_pairs, smooth
+from crp.pictures.squares import padded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def imgify(
         scale = resize / max(picture.size)
         width, height = (max(1, round(side * scale)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.NEAREST)
-    return _pad_to_square(picture) if padding else picture
+    return padded(picture) if padding else picture
 
 
 def _array_to_image(
@@ -115,18 +116,11 @@ def _to_bytes(
     return (scaled * 255).clip(0, 255).round().astype(np.uint8)
 
 
-def _pad_to_square(image: Image.Image) -> Image.Image:
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), (255, 255, 255))
-    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
 def _alike(parts: list[list[Image.Image]], padding: bool) -> list[list[Image.Image]]:
     """Pictures of a row as a grid shows them: padded to squares if that is wished for and their sizes differ."""
     sizes = {picture.size for part in parts for picture in part}
     if padding and len(sizes) > 1:
-        parts = [[_pad_to_square(picture) for picture in part] for part in parts]
+        parts = [[padded(picture) for picture in part] for part in parts]
     return _without_padding(parts)
 
 

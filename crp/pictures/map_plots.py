@@ -8,31 +8,45 @@ from matplotlib.figure import Figure
 
 from crp.pictures.plotting import new_figure
 
+_PLACE = "#606060"
+RESPONSE = "mean response\n(0 lowest, 1 highest seen in fit)"
+
 
 def draw_maps(
-    pictures: np.ndarray, names: list[str], limit: float, arrange: str, figsize: tuple[float, float] | None
+    pictures: np.ndarray, places: np.ndarray, names: list[str], limit: float, labels: tuple[str, str], arrange: str,
+    figsize: tuple[float, float] | None,
 ) -> Figure | list[Figure]:
-    """Draw pictures [G, H, W] whose first axis points upwards, in a row, in a grid, or each in a figure."""
+    """Draw pictures [G, H, W] whose first axis points upwards, in a row, in a grid, or each in a figure.
+
+    ``places`` [C, 2] are those of the channels, from 0 to 1. ``labels`` are of the figure and of the colour bar.
+    """
     if arrange == "single":
-        return [_draw_panels(pictures[i:i + 1], names[i:i + 1], limit, 1, figsize) for i in range(len(pictures))]
+        return [
+            _draw_panels(pictures[i:i + 1], places, names[i:i + 1], limit, labels, 1, figsize)
+            for i in range(len(pictures))
+        ]
     columns = len(pictures) if arrange == "row" else int(np.ceil(np.sqrt(len(pictures))))
-    return _draw_panels(pictures, names, limit, columns, figsize)
+    return _draw_panels(pictures, places, names, limit, labels, columns, figsize)
 
 
 def _draw_panels(
-    pictures: np.ndarray, names: list[str], limit: float, columns: int, figsize: tuple[float, float] | None
+    pictures: np.ndarray, places: np.ndarray, names: list[str], limit: float, labels: tuple[str, str], columns: int,
+    figsize: tuple[float, float] | None,
 ) -> Figure:
     rows = int(np.ceil(len(pictures) / columns))
-    figure = new_figure(figsize or (1.5 * columns + 0.7, 1.7 * rows))
+    figure = new_figure(figsize or (1.5 * columns + 0.7, 1.7 * rows + 0.3))
     axes = figure.subplots(rows, columns, squeeze=False)
     limit = limit or 1.
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, picture, name in zip(axes.flat, pictures, names):
         drawn = axis.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="bilinear")
+        axis.plot(*(places.T * (np.array(picture.shape)[::-1, None] - 1)), ".", color=_PLACE, markersize=2)
         axis.set_title(fill(name, 20), fontsize=9)
+    title, meaning = labels
+    figure.suptitle(fill(title, max(20, int(18 * columns))), fontsize=9)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=20)
-    bar.set_label("value in the group's profile", fontsize=8)
+    bar.set_label(meaning, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 
@@ -45,7 +59,7 @@ def draw_response(picture: np.ndarray, title: str, cmap: str, size: tuple[float,
     axis.set_title(fill(title, max(20, int(10 * size[0]))), fontsize=9)
     axis.set_axis_off()
     bar = figure.colorbar(drawn, ax=axis, location="bottom", shrink=0.8, aspect=30)
-    bar.set_label("mean response\n(0 lowest, 1 highest seen in fit)", fontsize=8)
+    bar.set_label(RESPONSE, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
 

@@ -1,6 +1,7 @@
 """Figures of patterns: counts per class, boxes per unit, and exemplary images."""
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from crp.pictures.image import imgify
 from crp.pictures.plotting import ink_on, new_figure, show_picture
@@ -16,7 +16,9 @@ from crp.pictures.plotting import ink_on, new_figure, show_picture
 COLOUR, BEHIND = "#3050b0", "#bbbbbb"
 
 
-def draw_counts(classes: np.ndarray, counts: np.ndarray, figsize: tuple[float, float] | None = None) -> Figure:
+def draw_counts(
+    classes: np.ndarray, counts: np.ndarray, title: str, figsize: tuple[float, float] | None = None
+) -> Figure:
     """Draw counts [P, K] of classes [K] as squares whose area grows with them."""
     _need(len(counts), "there are no patterns to draw")
     figure = new_figure(figsize or (1.8 + 0.42 * len(classes), 1.1 + 0.42 * len(counts)))
@@ -28,18 +30,22 @@ def draw_counts(classes: np.ndarray, counts: np.ndarray, figsize: tuple[float, f
         if side > 0.6:
             text.set_color(ink_on(COLOUR))
         else:  # wider than its square
-            text.set_path_effects([withStroke(linewidth=2.5, foreground=figure.get_facecolor())])
+            text.set(position=(column, pattern + 0.02 + side / 2), va="top", fontsize=6)
     axis.set(
         xlim=(-0.6, len(classes) - 0.4), ylim=(len(counts) - 0.4, -0.6), aspect="equal", xlabel="class",
         ylabel="pattern", xticks=range(len(classes)), yticks=range(len(counts)), yticklabels=range(len(counts)),
     )
     longest = max(len(str(name)) for name in classes)
     axis.set_xticklabels([str(name) for name in classes], rotation=90 if longest > 3 else 0)
+    axis.set_title(fill(title, max(24, 6 * len(classes))), fontsize=9)
     _plain(axis)
     return figure
 
 
-def draw_units(own: Any, everything: Any, units: np.ndarray, label: str, figsize: tuple[float, float] | None) -> Figure:
+def draw_units(
+    own: Any, everything: Any, units: np.ndarray, label: str, names: tuple[str, str],
+    figsize: tuple[float, float] | None,
+) -> Figure:
     """Draw a box per unit from two ``UnitStatistics``: in front those of a pattern, behind them those of all rows."""
     _need(len(units), "there are no units to draw")
     figure = new_figure(figsize or (1.5 + 0.38 * len(units), 3.2))
@@ -59,16 +65,18 @@ def draw_units(own: Any, everything: Any, units: np.ndarray, label: str, figsize
     axis.plot([], [], "s", color=BEHIND, label="all rows")
     axis.plot([], [], "o", color=ink, markersize=3, label="mean")
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    axis.set(xticks=range(len(units)), xticklabels=units, xlabel="unit", ylabel="value")
+    axis.set(xticks=range(len(units)), xticklabels=units, xlabel=names[0], ylabel=names[1])
     _plain(axis)
     return figure
 
 
-def draw_exemplars(rows: list[tuple[str, Any, list, list]], figsize: tuple[float, float] | None = None) -> Figure:
+def draw_exemplars(
+    rows: list[tuple[str, Any, list, list]], title: str, figsize: tuple[float, float] | None = None
+) -> Figure:
     """Draw a line per pattern: its average, its most stable and its least stable images."""
     _need(len(rows), "there are no patterns to draw")
     columns = max(len(stable) for _, _, stable, _ in rows)
-    figure = new_figure(figsize or (0.6 + 0.75 * (2 * columns + 1), 0.5 + 0.78 * len(rows)))
+    figure = new_figure(figsize or (1.1 + 0.75 * (2 * columns + 1), 0.7 + 0.78 * len(rows)))
     gap = 0.35
     axes = figure.subplots(
         len(rows), 2 * columns + 3, squeeze=False,
@@ -79,10 +87,12 @@ def draw_exemplars(rows: list[tuple[str, Any, list, list]], figsize: tuple[float
     for line, (label, average, stable, unstable) in zip(axes, rows):
         places = [0, *range(2, 2 + len(stable)), *range(2 * columns + 3 - len(unstable), 2 * columns + 3)]
         for place, image in zip(places, [average, *stable, *unstable]):
+            line[place].set_axis_on()
             show_picture(line[place], imgify(image, cmap="gray"))
-        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
-    for place, title in ((0, "average"), (2, "most stable"), (columns + 3, "least stable")):
-        axes[0][place].set_title(title, fontsize=9, loc="left")
+        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    for place, head in ((0, "average"), (2, "most stable"), (columns + 3, "least stable")):
+        axes[0][place].set_title(head, fontsize=9, loc="left")
+    figure.suptitle(title, fontsize=9)
     return figure
 
 

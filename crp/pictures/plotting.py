@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 from PIL import Image
 
+from crp.pictures.squares import unpadded
+
 POSITIVE, NEGATIVE = "#c03028", "#3050b0"
+_FRAME = "#a0a0a0"
 
 
 class NotebookFigure(Figure):
@@ -46,6 +49,9 @@ def ink_on(colour: ColorType) -> str:
 
 
 def show_picture(axis: Axes, picture: Image.Image) -> None:
-    """Put a PIL image into axes, its pixels unsmoothed."""
-    axis.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
+    """Put a PIL image into axes: pixels unsmoothed in a thin frame, or smoothed without, if it has letters."""
+    has_letters = "dpi" in picture.info
+    pixels = np.asarray(unpadded(picture).convert("RGB"))
+    axis.imshow(pixels, interpolation="hanning" if has_letters else "nearest")
+    axis.set(xticks=[], yticks=[], facecolor="none")
+    axis.spines[:].set(visible=not has_letters, color=_FRAME, linewidth=0.6)

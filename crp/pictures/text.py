@@ -163,11 +163,13 @@ def _tokens_of(data: Any, heatmaps: Any, key: str | int | None) -> tuple[torch.T
     return data, heatmaps
 
 
-def _without_hidden(data: Any, ids: torch.Tensor, heatmap: torch.Tensor) -> tuple[Sequence, Sequence]:
+def _without_hidden(
+    data: Any, ids: torch.Tensor, heatmap: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Tokens of each text, and their heatmap, without those that an attention mask hides."""
     mask = data.get("attention_mask") if isinstance(data, dict) else None
     if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
-        return ids, heatmap
+        mask = torch.ones_like(ids)
     shown = mask.bool()
     return [text[kept] for text, kept in zip(ids, shown)], [values[kept] for values, kept in zip(heatmap, shown)]
 
@@ -236,8 +238,9 @@ def _drawn(text: list[tuple[str, float, str, str]], width: int) -> Image.Image:
     picture = Image.new("RGB", (width, y + _LINE_HEIGHT + _MARGIN), "white")
     picture.info["dpi"] = (_DPI, _DPI)
     draw = ImageDraw.Draw(picture)
-    for x, y, piece, ground, ink in places:
+    for x, y, piece, ground, _ in places:
         draw.rectangle((x, y, x + font.getlength(piece), y + _LINE_HEIGHT - 3), fill=ground)
+    for x, y, piece, _, ink in places:  # after all grounds, into which letters may reach
         draw.text((x, y + (_LINE_HEIGHT - 3) / 2), piece, fill=ink, font=font, anchor="lm")
     return picture
 

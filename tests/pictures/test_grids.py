@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from crp.analysis import find_patterns
-from crp.image import plot_grid, vis_img_heatmap
-from crp.pictures.plotting import ink_on, new_figure
+from crp.image import plot_grid, vis_img_heatmap, vis_opaque_img
+from crp.pictures.plotting import ink_on, new_figure, show_picture
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,9 @@ def test_only_what_all_pictures_were_padded_with_is_left_out():
     wide, tall = torch.rand(3, 10, 40) * 0.9, torch.rand(3, 40, 10) * 0.9
     heatmaps = [torch.rand(10, 40), torch.rand(40, 10)]
     figure = plot_grid({0: vis_img_heatmap([wide, tall], heatmaps)})
-    assert {axis.images[0].get_array().shape[:2] for axis in figure.axes} == {(40, 40)}
+    assert {axis.images[0].get_array().shape[:2] for axis in figure.axes} == {(10, 40), (40, 10)}
+    boxes = boxes_of(figure)
+    np.testing.assert_allclose(boxes[:, 2], boxes[:, 3])  # in places that are square
     framed = torch.ones(1, 3, 20, 20)
     framed[..., 5:15, 5:15] = 0  # white around it belongs to the image
     assert plot_grid({0: framed}).axes[0].images[0].get_array().shape == (20, 20, 3)
@@ -157,6 +159,24 @@ def test_counts_of_patterns_can_be_read_in_squares_of_any_size(style):
     texts = {text.get_text(): text for text in figure.axes[0].texts}
     inside, small = texts["60"], texts["4"]
     assert inside.get_color() == "white" and not inside.get_path_effects()
-    halo = small.get_path_effects()[0]._gc["foreground"]
-    assert to_rgb(halo) == to_rgb(ground)
-    assert abs(np.mean(to_rgb(small.get_color())) - np.mean(to_rgb(halo))) > 0.9
+    squares = [patch.get_bbox() for patch in figure.axes[0].patches]
+    x, y = small.get_position()
+    assert small.get_va() == "top" and any(box.x0 < x < box.x1 and y >= box.y1 for box in squares)  # y points down
+    assert abs(np.mean(to_rgb(small.get_color())) - np.mean(to_rgb(ground))) > 0.9
+
+
+def test_padding_of_squares_is_not_drawn_and_frames_are():
+    bright = torch.ones(1, 3, 10, 30)
+    bright[..., 0] = 0
+    (picture,) = vis_opaque_img(bright, torch.ones(1, 10, 30))
+    assert picture.size == (30, 30)
+    axis = new_figure((1, 1)).subplots()
+    show_picture(axis, picture)
+    assert axis.images[0].get_array().shape[:2] == (10, 30)
+    show_picture(axis, picture.crop((0, 0, 30, 15)))  # another picture, although made of the padded one
+    assert axis.images[1].get_array().shape[:2] == (15, 30)
+    assert all(spine.get_visible() for spine in axis.spines.values())
+    letters = Image.new("RGB", (20, 20))
+    letters.info["dpi"] = (150, 150)
+    show_picture(axis, letters)
+    assert not any(spine.get_visible() for spine in axis.spines.values())
