@@ -101,6 +101,8 @@ class Audit:
         signs cancels, as the epsilon rule gives it, and heatmaps are noise.
     saturated : str
         In words, where the output is a softmax: relevance stays in it.
+    turned : str
+        In words, where the output is a sigmoid: below a half, signs of relevance are those of the wrong side.
     """
 
     total: float
@@ -109,6 +111,7 @@ class Audit:
     tolerance: float = 0.01
     absolute: float = float("nan")
     saturated: str = ""
+    turned: str = ""
 
     @property
     def faults(self) -> list[OperationBalance]:
@@ -189,7 +192,8 @@ class Audit:
     @property
     def alarms(self) -> list[str]:
         """Why heatmaps tell little, although each operation may conserve relevance."""
-        return [alarm for alarm in (self.not_finite, self.saturated, self.exploding, self.vanishing) if alarm]
+        found = (self.not_finite, self.saturated, self.turned, self.exploding, self.vanishing)
+        return [alarm for alarm in found if alarm]
 
     def table(self, most: int = 20) -> str:
         """The largest faults as text.

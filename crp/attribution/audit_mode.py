@@ -24,7 +24,7 @@ from crp.rules.operations.mode import OperationMode, rule_of
 from crp.rules.operations.modules import WITH_WEIGHTS
 from crp.rules.operations.places import operation_name, source_line
 from crp.rules.operations.rule import UNKNOWN, OperationRule, carries, total
-from crp.rules.operations.table import LOG_SOFTMAX, ROUTING, SOFTMAX
+from crp.rules.operations.table import LOG_SOFTMAX, ROUTING, SIGMOID, SOFTMAX
 from crp.rules.replacement import PassThrough, precision
 
 Edge: TypeAlias = tuple[Any, int]
@@ -149,6 +149,7 @@ class AuditMode(OperationMode):
         sinks = _sinks_of(rule, module, x)
         measured = self._measure(balance, edges, flatten_tensors(output), sinks)
         if measured is not None:
+            measured.function = torch.sigmoid if isinstance(module, nn.Sigmoid) else None
             measured.layer = balance.module
 
     def _measure(
@@ -188,8 +189,11 @@ class AuditMode(OperationMode):
 
     # Results
 
-    def audit(self, total: float, absolute: float, start: float, tolerance: float) -> Audit:
-        """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input."""
+    def audit(self, total: float, absolute: float, start: float, tolerance: float, below_half: bool) -> Audit:
+        """What was measured, after relevance ``start`` was sent back and ``total`` arrived at the input.
+
+        ``below_half`` tells whether it started at outputs that are below a half.
+        """
         operations = []
         for measured in self._measured:
             balance, sums = measured.balance, measured.sums
@@ -200,24 +204,26 @@ class AuditMode(OperationMode):
                 balance.sinks[measured.rest] = balance.arriving - balance.sent
             if balance.magnitude > 0 or not math.isfinite(total) and math.isnan(balance.magnitude):
                 operations.append(balance)
-        return Audit(
-            total / start, operations, list(self._notes()), tolerance, absolute / start, self._softmax_at_the_end()
-        )
+        told = self._squashed_output(below_half)
+        return Audit(total / start, operations, list(self._notes()), tolerance, absolute / start, **told)
 
-    def _softmax_at_the_end(self) -> str:
-        """If relevance starts from a softmax: how much stays in it, and what to start from instead."""
+    def _squashed_output(self, below_half: bool) -> dict[str, str]:
+        """What is to be told if relevance starts from a softmax or a sigmoid, and what to start from instead."""
         passed = [m for m in self._measured if m.balance.magnitude != 0 and m.function not in ROUTING]
         function = passed[-1].function if passed else None
-        if function is None or function not in SOFTMAX | LOG_SOFTMAX:
-            return ""
-        softmax, before = passed[-1], next((m.layer for m in reversed(passed[:-1]) if m.layer), "")
-        lost = 1 - softmax.balance.sent / softmax.balance.arriving if softmax.balance.arriving else 1.
-        layer = f"{softmax.layer}:in" if softmax.layer else before
-        return (
-            f"the output is a {operation_name(function)} ({softmax.balance.place}): it saturates, and of 1, "
-            f"{lost:.3g} stays in it. Start from what it is computed from"
-            + (f": start_layer={layer!r}, with classes as its concepts" if layer else "")
+        if function is None or function not in SOFTMAX | LOG_SOFTMAX | (SIGMOID if below_half else set()):
+            return {}
+        last, before = passed[-1], next((m.layer for m in reversed(passed[:-1]) if m.layer), "")
+        layer = f"{last.layer}:in" if last.layer else before
+        what = f"the output is a {operation_name(function)} ({last.balance.place})"
+        advice = "Start from what it is computed from" + (
+            f": start_layer={layer!r}, with classes as its concepts" if layer else ""
         )
+        if function in SIGMOID:
+            return {"turned": f"{what}, positive also where what it is computed from is negative: there what speaks "
+                              f"for the output has negative relevance. {advice}"}
+        lost = 1 - last.balance.sent / last.balance.arriving if last.balance.arriving else 1.
+        return {"saturated": f"{what}: it saturates, and of 1, {lost:.3g} stays in it. {advice}"}
 
     def _notes(self) -> Iterator[str]:
         batch_norms = [

@@ -14,7 +14,9 @@ _OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
 
 
 def seems_right(steps: Steps, conditions: list[dict], flow: Flow, result: AttributionResult) -> bool:
-    """Whether heatmaps hold half to twice the relevance of the outputs they start from, or need not, and no softmax.
+    """Whether heatmaps hold half to twice the relevance of the outputs they start from, or need not.
+
+    None starts from a softmax, or from a sigmoid below a half.
 
     They need not with masks, with steps of the user's own, from a start layer, or without rules of relevance. Absolute
     relevance may not be a thousand times that of the outputs.
@@ -46,6 +48,8 @@ def _holds_what_it_started_from(
         return False
     relevance = steps.relevance_init(result.prediction.clone(), targets, flow.init_rel)
     start, started = _sum_of_samples(relevance), float(relevance.abs().sum(dtype=torch.float64))
+    if looks_like_sigmoid(result.prediction) and starts_below_half(result.prediction, relevance):
+        return False
     heatmaps = list_tensors(result.heatmap)
     if sum(float(heatmap.detach().abs().sum(dtype=torch.float64)) for heatmap in heatmaps) > EXPLOSION * started:
         return False
@@ -64,11 +68,22 @@ def looks_like_softmax(output: torch.Tensor) -> bool:
     return bool((sums - 1).abs().max() < 1e-2)
 
 
+def looks_like_sigmoid(output: torch.Tensor) -> bool:
+    """Whether outputs may be probabilities that a sigmoid gave."""
+    return bool(((0 <= output) & (output <= 1)).all())
+
+
+def starts_below_half(output: torch.Tensor, relevance: torch.Tensor) -> bool:
+    """Whether relevance starts at outputs that are below a half."""
+    return bool((relevance.abs() * (output < 0.5)).any())
+
+
 def explanation(audit: Audit, functional: bool | str) -> str:
     """What to tell of an audit that found relevance to be created, lost, or to tell little; else empty."""
     alarm = next(iter(audit.alarms), "")
     if 0.5 <= audit.accounted <= 2:
-        return alarm and f"heatmaps show {'nothing' if audit.vanishing else 'little'}: {alarm}"
+        say = "have turned signs" if alarm == audit.turned else f"show {'nothing' if audit.vanishing else 'little'}"
+        return alarm and f"heatmaps {say}: {alarm}"
     return (
         f"LRP does not conserve relevance here: of 1 at the output, {audit.total:.3g} arrives at the input and "
         f"{sum(audit.sinks.values()):.3g} in biases and other sinks. attribution.audit(data, composite) shows "

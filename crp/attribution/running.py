@@ -12,6 +12,7 @@ import torch
 from crp.attribution.audit import Audit
 from crp.attribution.audit_mode import AuditMode
 from crp.attribution.conditions import group_rows, merge_rows, restoring_order, select_rows
+from crp.attribution.conservation import starts_below_half
 from crp.attribution.passes import AttributionResult, Flow, ForwardPass, forward_pass
 from crp.attribution.steps import Steps
 from crp.attribution.taps import FiniteWatch
@@ -72,15 +73,21 @@ class Runner:
         """Measure each operation on the way of relevance."""
         def run(flow: Flow) -> Audit:
             started: list[float] = []
+            below_half: list[bool] = []
             rows = list(range(len(conditions)))
+
+            def note(relevance: torch.Tensor) -> None:
+                started.append(total(relevance))
+                below_half.append(starts_below_half(forward.start.detach(), relevance))
+
             with forward_pass(self.steps, self.rules, data, conditions, flow, mode_type=AuditMode) as forward:
                 mode = cast(AuditMode, forward.mode)
-                forward.start.register_hook(lambda relevance: started.append(total(relevance)))
+                forward.start.register_hook(note)
                 forward.backward(conditions, rows, flow)
                 start = sum(started)
                 gradients = [tensor.grad for tensor in forward.leaves.tensors if tensor.grad is not None]
                 arrived, absolute = sum(map(total, gradients)), sum(total(gradient.abs()) for gradient in gradients)
-                return mode.audit(arrived, absolute, start, tolerance)
+                return mode.audit(arrived, absolute, start, tolerance, any(below_half))
 
         return run_exclusively(self.steps.model, lambda: self._with_rules_that_fit(run, flow))
 

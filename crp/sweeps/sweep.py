@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from zennit.core import Composite
 
 from crp.attribution.conditional import AttributionResult, CondAttribution
-from crp.attribution.conservation import looks_like_softmax
+from crp.attribution.conservation import looks_like_sigmoid, looks_like_softmax
 from crp.concepts import Concept, check_max_target
 from crp.model.positions import PositionMask
 from crp.model.samples import SampleError, is_death_of_reader
@@ -366,7 +366,7 @@ class Sweep:
         self.first_batch, result = self._first_result()
         self._pass.proven, self._pass.output_shape = self.first_batch, result.prediction.shape
         self._pass.find_positions(self.first_batch)
-        self._warn_of_softmax(result)
+        self._warn_of_squashed_output(result)
         self.layers = []
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
@@ -376,16 +376,23 @@ class Sweep:
                 position_shape=shape, concept=ConceptEntry(**describe_concept(concept)),
             ))
 
-    def _warn_of_softmax(self, result: AttributionResult) -> None:
-        """Say that relevance stays in a softmax, if the model ends with one; sweeps have no heatmap to tell it from."""
-        if self._pass.starts.start_layer is not None or not looks_like_softmax(result.prediction):
+    def _warn_of_squashed_output(self, result: AttributionResult) -> None:
+        """Say what a softmax or sigmoid at the end of the model does; sweeps have no heatmap to tell it from."""
+        output = result.prediction
+        may_be_softmax = looks_like_softmax(output)
+        if self._pass.starts.start_layer is not None or not (may_be_softmax or looks_like_sigmoid(output)):
             return
+        lowest = None if may_be_softmax else [
+            {self.attribution.MODEL_OUTPUT_NAME: [int(row.argmin())]} for row in output.flatten(1)
+        ]
         try:
-            saturated = self.attribution.audit(self.first_batch.data, self.composite).saturated
+            audit = self.attribution.audit(self.first_batch.data, self.composite, lowest)
         except Exception:  # of a subclass, or of registered rules: the sweep itself goes well
             return
-        if saturated:
-            warnings.warn(f"relevance tells little: {saturated}", stacklevel=2)
+        if audit.saturated:
+            warnings.warn(f"relevance tells little: {audit.saturated}", stacklevel=2)
+        if audit.turned:
+            warnings.warn(f"relevance has turned signs: {audit.turned}", stacklevel=2)
 
     def _describe_samples(self) -> dict[str, str | None]:
         """Hashes of a few samples and their targets; None for what differs each time even with the same seed."""

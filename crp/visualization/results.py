@@ -15,6 +15,7 @@ import numpy as np
 from crp.concepts import check_max_target
 from crp.model.successors import Successor, check_overrides
 from crp.store.files import QUANTITIES, TABLE_DEPTH
+from crp.store.folder import StoreError
 from crp.store.legacy import results_name
 from crp.store.place import is_sealed
 from crp.store.reader import ReferenceStore
@@ -67,9 +68,16 @@ class Results(Successor):
         return self._parent / results_name(self.mode, self._kind, self.max_target, self.abs_norm)
 
     def show(self, store: ReferenceStore) -> None:
-        """Write the files of what a store holds, if they can be written and have not been."""
-        with suppress(OSError):
-            self._write_once(store)
+        """Write the files of what a store holds, if they can be written and have not been.
+
+        Where another process has replaced the store meanwhile, that process writes them.
+        """
+        try:
+            with suppress(OSError):
+                self._write_once(store)
+        except StoreError:
+            if is_sealed(store.path) and ReferenceStore(store.path).identity() == store.identity():
+                raise
 
     def belong_to(self, store_path: Path) -> None:
         """Read the store at a path from now on."""

@@ -423,6 +423,22 @@ def test_a_softmax_at_the_end_is_told(end, hint, functional_rules):
             attribution(x, [{"y": [0]}], EpsilonPlus())
 
 
+@pytest.mark.parametrize("end, hint", [
+    (nn.Sigmoid(), "start_layer='end:in'"), (torch.sigmoid, "start_layer='head'"), (functional.sigmoid, "head"),
+], ids=["module", "torch", "functional"])
+def test_a_sigmoid_that_turns_signs_is_told(end, hint):
+    torch.manual_seed(0)
+    x, model = torch.rand(8, 5), Ending(end).eval()
+    attribution, likely = CondAttribution(model, heatmap_axis=None), model(x) > 0.5
+    below, above = torch.nonzero(~likely)[0], torch.nonzero(likely)[0]
+    assert hint in attribution.audit(x[below[:1]], EpsilonPlus(), [{"y": [int(below[1])]}]).turned
+    assert not attribution.audit(x[above[:1]], EpsilonPlus(), [{"y": [int(above[1])]}]).turned
+    with pytest.warns(UserWarning, match=f"heatmaps have turned signs: the output is a sigmoid.*{hint}"):
+        turned = attribution(x[below[:1]], [{"y": [int(below[1])]}], EpsilonPlus()).heatmap
+    right = attribution(x[below[:1]], [{"head": [int(below[1])]}], EpsilonPlus(), start_layer="head").heatmap
+    assert (turned * right).sum() < 0
+
+
 @pytest.mark.parametrize("end", [nn.Sigmoid(), nn.ReLU(), lambda z: z.softmax(1) @ torch.rand(3, 3)])
 def test_what_is_no_softmax_is_not_called_so(end):
     audit = CondAttribution(Ending(end).eval(), heatmap_axis=None).audit(torch.rand(4, 5), EpsilonPlus())

@@ -183,6 +183,12 @@ def test_a_sweep_from_a_softmax_warns(tmp_path):
         swept(tmp_path, Items(zip(images(COUNT), classes())), model, {"0": ChannelConcept()})
 
 
+def test_a_sweep_from_a_sigmoid_warns(tmp_path):
+    model = nn.Sequential(*small_model(), nn.Sigmoid()).eval()
+    with pytest.warns(UserWarning, match="turned signs.*start_layer='6:in'"):
+        swept(tmp_path, Items(zip(images(COUNT), classes())), model, {"0": ChannelConcept()})
+
+
 class Shards(IterableDataset):
     """A stream that is read from the start, and counts how much."""
 

@@ -232,6 +232,20 @@ def test_two_overwrite_at_once(tmp_path, expected, others):
     assert is_tidy(tmp_path)
 
 
+def test_results_of_a_sweep_that_was_replaced_before_they_were_written_are_those_of_the_other(tmp_path):
+    first = make(tmp_path)
+    make(tmp_path, NEW, overwrite=True)
+    results = visualization(tmp_path, Images(length=SAMPLES)).RelMax
+    written = contents(results.PATH)
+    results.show(first)
+    assert contents(results.PATH) == written
+    damaged = make(tmp_path / "damaged")
+    shutil.rmtree(tmp_path / "damaged" / "tables")
+    shutil.rmtree(tmp_path / "damaged" / "shards")
+    with pytest.raises(StoreError, match="missing"):
+        visualization(tmp_path / "damaged", Images(length=SAMPLES)).RelMax.show(ReferenceStore(damaged.path))
+
+
 def answers_of(store):
     return {
         "indexed": lambda: store.values("fc")[:], "blocks": lambda: np.concatenate(list(store.values("conv").blocks())),

@@ -26,6 +26,7 @@ from crp.rules.operations.sums import REVERSED_SUBTRACTIONS, Shift, sum_rule
 from crp.rules.padding import inside_of_padding
 
 SOFTMAX, LOG_SOFTMAX = named("softmax", "_softmax", "_safe_softmax"), named("log_softmax")
+SIGMOID = named("sigmoid", "sigmoid_")
 _ROOTS = named("pow", "__pow__")
 _NORMALISERS = named("rsqrt", "sqrt", "std", "var", "norm", "vector_norm")
 _ADDITIONS = named("add", "__add__", "__radd__", "__iadd__")
