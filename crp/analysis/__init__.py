@@ -8,7 +8,7 @@
     typical ways to be recognised as a class
 ``profiles``, ``grouping``, ``profile_sources``
     mean profiles of groups, from a store, a model, arrays or a folder
-``topomap``, ``response_map``, ``neural_response_map``, ``layouts``, ``rank_correlation``
+``topomap``, ``layouts``, ``response_map``, ``layer_responses``, ``rank_correlation``, ``neural_response_map``
     maps of layers
 ``spreading``, ``map_quality``
     maps on which nothing overlaps and neighbours stay neighbours, and how well they do

@@ -1,4 +1,9 @@
-"""What a concept is: a way to read a layer and a way to mask it."""
+"""What a concept is: a way to read a layer and a way to mask it.
+
+``base``, ``ids``, ``layer_map``    the interface, and what names concepts
+``channels``, ``heads``, ``encoded``, ``profiles``    kinds of concepts
+``padding``                         any concept, read at the positions that count
+"""
 from crp.concepts.base import Concept, Reading, check_max_target, normalise
 from crp.concepts.channels import ChannelConcept, ChannelMask
 from crp.concepts.encoded import DirectionConcept, EncodedConcept

@@ -3,7 +3,7 @@
 ``image``, ``signals``, ``sound``, ``features``, ``video``, ``text``   pictures of inputs and heatmaps
 ``kinds``                                           which of them suits which input
 ``small_figures``                                   pictures that are small plots
-``plotting``, ``grids``                             figures that notebooks show, and grids of pictures
+``plotting``, ``squares``, ``grids``                figures that notebooks show, padded pictures, grids of pictures
 ``audit_plots``, ``graph_plots``, ``pattern_plots``, ``map_plots``   what results of that name draw themselves with
 
 Users import ``crp.image`` and ``crp.text``. Nothing is imported here: most of this needs matplotlib.

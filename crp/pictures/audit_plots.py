@@ -29,7 +29,14 @@ def draw_audit(audit: Any, figsize: tuple[float, float] | None = None) -> Figure
     axis = figure.subplots()
     axis.axhline(1, color="#999999", linewidth=0.8, linestyle="--", label="conserved")
     axis.step(range(len(left)), left, where="post", color="#222222", linewidth=1.2)
-    axis.plot(places, left[places], "o", color=POSITIVE, label="creates or loses relevance")
+    kept = np.cumsum([0., *(operation.sunk for operation in operations)])
+    if np.abs(kept).max() > 0.01:
+        axis.fill_between(
+            range(len(left)), left, left + kept, step="post", color="#dddddd", zorder=0,
+            label="in biases and other sinks",
+        )
+    if places:
+        axis.plot(places, left[places], "o", color=POSITIVE, label="creates or loses relevance")
     for place in sorted(places, key=lambda i: -abs(operations[i - 1].imbalance))[:8]:
         operation = operations[place - 1]
         axis.annotate(

@@ -308,7 +308,7 @@ def plot_grid(
     figsize : tuple of float, default (6, 6)
         In inches; flat grids are lower, and grids of so many rows that none would be half an inch high are higher.
     captions : dict, optional
-        Concept id -> a text for each of its pictures, which stands above it.
+        Concept id -> a text for each of its pictures, which stands above it; others have none.
     title : str, default ""
 
     Returns
@@ -331,12 +331,15 @@ def plot_grid(
             colours = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "symmetric": symmetric}
         return [imgify(item, **colours, resize=resize) for item in items]
 
+    captions = {} if captions is None else captions
+    if unknown := [concept for concept in captions if concept not in ref_c]:
+        raise ValueError(f"there are captions of {unknown[0]!r}, of which there are no pictures")
     rows = []
     for concept, references in ref_c.items():
         parts = references if isinstance(references, tuple) else (references,)
         shown = _alike([pictures(items, position) for position, items in enumerate(parts)], padding)
-        texts = [] if captions is None else captions[concept]
-        if captions is not None and len(texts) != len(shown[0]):
+        texts = captions.get(concept, [])
+        if concept in captions and len(texts) != len(shown[0]):
             raise ValueError(f"{concept} has {len(shown[0])} pictures and {len(texts)} captions")
         rows.append(GridRow(str(concept), shown, texts))
     return draw_grid(rows, figsize, title)

@@ -2,6 +2,7 @@
 
 ``sweep``                                  the pass, shard by shard
 ``loading``, ``batches``                   samples as batches; batches as rows, and what is kept of them
+``starts``                                 at which outputs relevance starts
 ``workers``                                shards computed by the workers of an executor
 ``describe``, ``rule_fingerprint``         what a store was made from
 ``model_fingerprint``, ``model_answers``   and of which model

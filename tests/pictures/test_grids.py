@@ -121,6 +121,10 @@ def test_long_captions_and_labels_are_broken_and_stay_inside():
 def test_one_caption_is_needed_for_each_picture():
     with pytest.raises(ValueError, match="2 pictures and 1 captions"):
         plot_grid({5: pil(2)}, captions={5: ["#1"]})
+    with pytest.raises(ValueError, match="captions of 6"):
+        plot_grid({5: pil(2)}, captions={5: ["#1", "#2"], 6: ["#1", "#2"]})
+    titles = [axis.get_title() for axis in plot_grid({5: pil(2), 6: pil(2)}, captions={5: ["#1", "#2"]}).axes]
+    assert titles == ["#1", "#2", "", ""]
 
 
 # Grounds
