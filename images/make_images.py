@@ -31,8 +31,8 @@ def main() -> None:
         figures = {
             "story": story.overview(concepts, shares),
             "predictions": story.concepts_of_predictions((4, 7), count=5),
-            "concept": story.portrait(concepts[0], shares[0]),
-            "graph": story.graph(concepts[0]),
+            "concept": story.portrait(concepts[1], shares[1]),
+            "graph": story.graph(concepts[1]),
             "maps": story.topographic_maps(),
         }
         found = story.references.find_patterns("relu3", "relevance", min_pattern_size=15)

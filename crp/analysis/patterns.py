@@ -380,12 +380,13 @@ class Patterns:
         self, dataset: Any, patterns: Any = None, n: int = 5, figsize: tuple[float, float] | None = None, *,
         target_key: str = "labels",
     ) -> Figure:
-        """Draw patterns by images: their average, their most stable and their least stable samples.
+        """Draw patterns: the average of images, the most stable and the least stable samples.
 
         Parameters
         ----------
         dataset : sequence
-            Gives (image, target), or a dict with the target under ``target_key``; images are [C, H, W] or [H, W].
+            Gives (input, target), or a dict with the target under ``target_key``. Inputs that are no images have the
+            pictures of their kind, as :func:`crp.pictures.kinds.vis_inputs` makes them.
         patterns : list of int, optional
             By default the five most persistent.
         n : int, default 5
@@ -398,17 +399,18 @@ class Patterns:
         -------
         matplotlib.figure.Figure
         """
+        from crp.pictures.kinds import is_image
         from crp.pictures.pattern_plots import draw_exemplars
 
-        patterns = range(min(5, len(self))) if patterns is None else patterns
+        patterns = list(range(min(5, len(self))) if patterns is None else patterns)
         rows = []
         for pattern in patterns:
             stable, unstable = (
                 [split_item(dataset[int(self.samples[row])], target_key)[0] for row in chosen]
                 for chosen in (self.most_stable(pattern, n), self.least_stable(pattern, n)[::-1])
             )
-            label = f"pattern {pattern}\n{np.sum(self.labels == pattern)} rows"
-            rows.append((label, self.average_image(pattern, dataset, target_key), stable, unstable))
+            average = self.average_image(pattern, dataset, target_key) if is_image(stable[0]) else None
+            rows.append((pattern, int(np.sum(self.labels == pattern)), average, stable, unstable))
         return draw_exemplars(rows, self._title(len(rows)), figsize)
 
     def _title(self, shown: int) -> str:

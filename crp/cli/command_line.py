@@ -303,16 +303,17 @@ def _add_references(commands: Commands) -> None:
     references.add_argument("--concept", type=_not_negative, required=True, metavar="ID", help="the concept")
     references.add_argument("--target", type=_not_negative, metavar="N", help="only samples of this class")
     references.add_argument("--most", type=_positive, default=8, metavar="N", help="how many samples (default: 8)")
+    _add_class_names(references)
     references.set_defaults(function=_references)
 
 
 def _references(options: argparse.Namespace) -> References:
-    from crp.cli.questions import references_of_concept
+    from crp.cli.questions import ClassNames, references_of_concept
     from crp.store import ReferenceStore
 
     return references_of_concept(
-        ReferenceStore(options.store), options.layer, options.concept, options.quantity, target=options.target,
-        most=options.most,
+        ReferenceStore(options.store), options.layer, options.concept, options.quantity,
+        ClassNames(options.class_names), target=options.target, most=options.most,
     )
 
 

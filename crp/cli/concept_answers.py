@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from crp.cli.answers import Answer, File, Number, Part
+from crp.pictures.words import percent
 
 
 class OfLayer(Answer):
@@ -107,6 +108,10 @@ class Reference(Part):
     """The part of the layer that the concept holds in it."""
     position: list[int] | None
     """Where in the layer the concept is strongest; null where the layer has no positions."""
+    targets: list[int] | None = None
+    """The classes for which its relevance was computed; -1 stands for all outputs. Null in stores without matrices."""
+    names: list[str] | None = None
+    """Their names, or their numbers where no names are given."""
 
 
 class References(OfLayer):
@@ -125,7 +130,7 @@ class References(OfLayer):
         return [
             f"concept {self.concept} of {self.layer}: its {len(self.references)} reference samples{of}, by "
             f"{self.quantity}",
-            *(f"sample {r.sample}  {_percent(r.value)}"
+            *(f"sample {r.sample}  {_percent(r.value)}{_of_classes(r.names)}"
               + ("" if r.position is None else f"  at {', '.join(map(str, r.position))}") for r in self.references),
         ]
 
@@ -228,13 +233,17 @@ def _served(concept: RankedConcept | Classes) -> str:
     return f"in {listed(concept.serves)}: {_percent(concept.portion)} of it"
 
 
+def _of_classes(names: list[str] | None) -> str:
+    return f"  class {listed(names)}" if names else ""
+
+
 def listed(words: list[str]) -> str:
     """Words in a row, such as ``4, 7 and 9``."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _percent(part: float | None) -> str:
-    return "-" if part is None else f"{part:.0%}"
+    return "-" if part is None else percent(part)
 
 
 def _number(value: float | None) -> str:

@@ -124,7 +124,8 @@ def _summary(found: ClassShares, concept: int, names: ClassNames) -> dict[str, A
 
 
 def references_of_concept(
-    store: ReferenceStore, layer: str, concept: int, quantity: str, *, target: int | None = None, most: int = 8
+    store: ReferenceStore, layer: str, concept: int, quantity: str, names: ClassNames, *, target: int | None = None,
+    most: int = 8,
 ) -> References:
     """The samples at which a concept is strongest, and where in the layer."""
     entry = store.entry(layer)
@@ -133,10 +134,16 @@ def references_of_concept(
         class_shares(store, layer, quantity).of_class(target)  # refuses classes that are not there
     places = np.unravel_index(found.positions, entry.position_shape) if entry.position_shape else ()
     positions = np.transpose(places).tolist() if entry.has_positions and entry.position_shape else [None] * most
+    targets: dict[int, list[int]] = {}
+    if store.options["keep"] != "top":
+        rows = store.rows()
+        targets = {i: rows["target"][rows["sample"] == i].tolist() for i in found.samples.tolist()}
     return References(
         store=store.path, layer=layer, quantity=quantity, concept=concept, target=target,
         references=[
-            Reference(sample=sample, value=value, position=position)
-            for sample, value, position in zip(found.samples.tolist(), found.values.tolist(), positions)
+            Reference(
+                sample=sample, value=value, position=position, targets=targets.get(sample),
+                names=names.of(targets[sample]) if sample in targets else None,
+            ) for sample, value, position in zip(found.samples.tolist(), found.values.tolist(), positions)
         ],
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from crp.cli.answers import Conservation, Estimate, Fault, StoreInfo
 from crp.cli.specs import errors_of_users, load_spec
+from crp.model.layers import resolve_layer
 from crp.model.samples import join_samples
 from crp.store.folder import opened, walk
 from crp.store.place import Place, place_of_store
@@ -121,6 +122,8 @@ def audit(spec: str, *, start: int = 0, samples: int = 8) -> Conservation:
     length = len(visualization.dataset)
     if not 0 <= start < length:
         raise ValueError(f"start is from 0 to {length - 1}, the last sample of the dataset, not {start}")
+    for layer in visualization.layer_map:
+        resolve_layer(visualization.attribution.model, layer)
     numbers = list(range(start, min(start + samples, length)))
     data = join_samples([visualization.get_data_sample(number)[0] for number in numbers], numbers)
     found = visualization.attribution.audit(data, composite)

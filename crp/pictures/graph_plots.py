@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from crp.pictures.plotting import NEGATIVE, POSITIVE, new_figure, show_picture
+from crp.pictures.words import percent
 
 Node: TypeAlias = tuple[str, int]
 Connections: TypeAlias = dict[Node, list[tuple[str, int, float]]]
@@ -45,7 +46,7 @@ def draw_concept_graph(
                 color=POSITIVE if relevance >= 0 else NEGATIVE, solid_capstyle="round",
             )
             axes.text(
-                x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), f"{relevance:.0%}", fontsize=9, zorder=3,
+                x0 + 0.2 + along * (x1 - x0 - 0.4), y0 + along * (y1 - y0), percent(relevance), fontsize=9, zorder=3,
                 ha="center", va="center", bbox={"facecolor": figure.get_facecolor(), "edgecolor": "none", "pad": 0.8},
             )
     pictures = _node_pictures(nodes, feature_visualization, reference_arguments)

@@ -59,6 +59,12 @@ def vis_by_kind(data_batch: Any, heatmaps: Any, rf: bool = False, *, common_scal
     return plot_fn(data_batch, heatmaps, rf, common_scale=common_scale)
 
 
+def is_image(sample: Any) -> bool:
+    """Whether a sample without a batch axis, a tensor or array, is shown as an image."""
+    axes = getattr(sample, "ndim", 0)
+    return axes == 3 or axes == 2 and len(sample) > _MOST_CHANNELS
+
+
 def vis_inputs(data_batch: Any) -> list[Image.Image]:
     """Pictures of inputs alone, of the kinds that :func:`vis_by_kind` knows; [C, T] is a signal of up to 8 channels.
 
@@ -83,7 +89,7 @@ def vis_inputs(data_batch: Any) -> list[Image.Image]:
     for sample in data_batch:
         if not isinstance(sample, torch.Tensor):
             raise TypeError(_SEVERAL_PARTS)
-        if sample.ndim == 3 or sample.ndim == 2 and len(sample) > _MOST_CHANNELS:
+        if is_image(sample):
             pictures.append(imgify(sample, cmap="gray", padding=True))
             continue
         nothing = torch.zeros(sample.shape[1:] if sample.ndim in (2, 4) else sample.shape)[None]

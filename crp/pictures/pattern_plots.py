@@ -1,16 +1,19 @@
 """Figures of patterns: counts per class, boxes per unit, and exemplary images."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import fill
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from crp.pictures.image import imgify
+from crp.pictures.image import imgify, plot_grid
+from crp.pictures.kinds import vis_inputs
 from crp.pictures.plotting import ink_on, new_figure, show_picture
 
 COLOUR, BEHIND = "#3050b0", "#bbbbbb"
@@ -71,11 +74,16 @@ def draw_units(
 
 
 def draw_exemplars(
-    rows: list[tuple[str, Any, list, list]], title: str, figsize: tuple[float, float] | None = None
+    rows: list[tuple[int, int, Any, list, list]], title: str, figsize: tuple[float, float] | None = None
 ) -> Figure:
-    """Draw a line per pattern: its average, its most stable and its least stable images."""
+    """Draw a line per pattern, given by number and size: its average, its most stable and its least stable images.
+
+    Where there are no averages, samples are no images; then there are two lines for each.
+    """
     _need(len(rows), "there are no patterns to draw")
-    columns = max(len(stable) for _, _, stable, _ in rows)
+    if rows[0][2] is None:
+        return _draw_kinds(rows, title, figsize)
+    columns = max(len(stable) for *_, stable, _ in rows)
     figure = new_figure(figsize or (1.1 + 0.75 * (2 * columns + 1), 0.7 + 0.78 * len(rows)))
     gap = 0.35
     axes = figure.subplots(
@@ -84,16 +92,35 @@ def draw_exemplars(
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    for line, (label, average, stable, unstable) in zip(axes, rows):
+    for line, (pattern, size, average, stable, unstable) in zip(axes, rows):
         places = [0, *range(2, 2 + len(stable)), *range(2 * columns + 3 - len(unstable), 2 * columns + 3)]
         for place, image in zip(places, [average, *stable, *unstable]):
             line[place].set_axis_on()
             show_picture(line[place], imgify(image, cmap="gray"))
+        label = f"pattern {pattern}\n{size} rows"
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     for place, head in ((0, "average"), (2, "most stable"), (columns + 3, "least stable")):
         axes[0][place].set_title(head, fontsize=9, loc="left")
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def _draw_kinds(
+    rows: list[tuple[int, int, Any, list, list]], title: str, figsize: tuple[float, float] | None
+) -> Figure:
+    lines = {
+        f"{pattern} {kind}": [picture for sample in samples for picture in vis_inputs(_in_batch(sample))]
+        for pattern, _, _, *both in rows for kind, samples in zip(("most stable", "least stable"), both)
+    }
+    columns = max(map(len, lines.values()))
+    width = max(picture.width / picture.info.get("dpi", (100,))[0] for line in lines.values() for picture in line)
+    return plot_grid(lines, figsize=figsize or (1.5 + width * columns, np.inf), title=title)
+
+
+def _in_batch(sample: Any) -> Any:
+    if isinstance(sample, Mapping):
+        return {key: tensor[None] if isinstance(tensor, torch.Tensor) else tensor for key, tensor in sample.items()}
+    return [torch.as_tensor(sample)]
 
 
 def _square(x: float, y: float, side: float) -> Rectangle:

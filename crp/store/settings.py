@@ -109,7 +109,8 @@ def _differences(stored: Any, wanted: Any, where: str = "") -> Iterator[str]:
             there, here = (f"{number:.4g}" for number in numbers)
             yield f"{where}: the model answers otherwise to the first sample ({there} there, {here} here)"
     elif stored != wanted:
-        yield f"{where} is {_short(stored)} there and {_short(wanted)} here"
+        hint = ", as of another dataset, transform or preprocess_fn" if where == "dataset.samples" else ""
+        yield f"{where} is {_short(stored)} there and {_short(wanted)} here{hint}"
 
 
 def differing_answers(stored: list[float], wanted: list[float]) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from crp.model.inputs import call_model, device_of, map_tensors
 from crp.model.layers import flatten_tensors
+from crp.rules.restoring import TensorState, run_undone
 from crp.store.settings import differing_answers
 from crp.sweeps.batches import Batch
 from crp.sweeps.describe import readable_samples
@@ -49,8 +50,8 @@ def model_answers(
 def _answers(model: nn.Module, data: Any) -> list[float]:
     device = device_of(model)
     try:
-        with torch.no_grad():
-            output = call_model(model, map_tensors(lambda tensor: tensor.to(device), data))
+        inputs = map_tensors(lambda tensor: tensor.to(device), data)
+        output = run_undone(lambda: torch.no_grad()(call_model)(model, inputs), TensorState(model).restore)
     except Exception:  # whatever a model raises that cannot be run as it is
         return []
     numbers = [

@@ -23,8 +23,8 @@ class Starts:
         The key of outputs, "y".
     start_layer : str or None
         The layer whose channels (on axis 1) are the outputs, instead of those of the model.
-    y : int, list or None
-        The outputs that relevance starts at, whatever the targets are.
+    y : int, list, "prediction" or None
+        The outputs that relevance starts at, whatever the targets are; the largest of each sample for "prediction".
     """
 
     output_name: str
@@ -32,6 +32,8 @@ class Starts:
     y: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.y, str) and self.y != "prediction":
+            raise ValueError(f"y is 'prediction' or names outputs by number, not {self.y!r}")
         if self.start_layer is not None and any(isinstance(item, tuple) for item in np.atleast_1d(self.y).tolist()):
             raise TypeError(f"y names channels of {self.start_layer!r}, not {self.y!r}")
 
@@ -39,6 +41,8 @@ class Starts:
         """The targets of a sample with certain classes."""
         if self.y is None:
             return classes
+        if isinstance(self.y, str):
+            return [Start.PREDICTION]
         return [int(self.y)] if isinstance(self.y, (int, np.integer)) else [Start.ALL_OUTPUTS]
 
     def condition(self, target: int) -> dict[str, Any]:

@@ -293,7 +293,7 @@ class FeatureVisualization(SweptDataset, Successor):
         )
         rows = [
             ReferenceRow(
-                f"concept {concept}", mode, top, [self._targets_of(sample) for sample in top.samples.tolist()],
+                f"concept {concept}", mode, top, [self._classes_of(sample) for sample in top.samples.tolist()],
                 *(material[concept] if composite is not None else (material[concept], None)),
             ) for concept, (_, top) in found.items()
         ]
@@ -301,8 +301,11 @@ class FeatureVisualization(SweptDataset, Successor):
         is_share = self._ranking(mode, of_classes=False).abs_norm
         return draw_references(rows, layer_name, plot_fn, rf, common_scale, is_share)
 
-    def _targets_of(self, sample: int) -> list[int]:
-        return self.multitarget_to_single(self.get_data_sample(sample, preprocessing=False)[1])
+    def _classes_of(self, sample: int) -> list[str]:
+        """Names of the classes of a sample, or their numbers."""
+        targets = self.multitarget_to_single(self.get_data_sample(sample, preprocessing=False)[1])
+        names = dict(enumerate(self.class_names or ()))
+        return [names.get(target, str(int(target))) for target in targets if target >= 0]
 
     def compute_stats(
         self, concept_id: int, layer_name: str, mode: str = "relevance", top_N: int = 5, mean_N: int = 10,  # noqa: N803

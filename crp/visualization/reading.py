@@ -11,6 +11,7 @@ from torch import nn
 from zennit.core import Composite
 
 from crp.model.inputs import call_model
+from crp.model.samples import describe_error
 from crp.store.fingerprint import fingerprint, probe_indices
 from crp.store.folder import StoreError
 from crp.store.legacy import LegacyResults, is_legacy_folder
@@ -60,7 +61,9 @@ def results_of(
     settings = _settings(swept, mode, composite, passing)
     try:
         check_reading(store, settings)
-    except StoreError:
+    except StoreError as different:
+        if (unread := _unread_sample(swept)) is not None:
+            raise StoreError(f"{different}. Sample {unread[0]} cannot be read: {unread[1]}") from different
         if not _pass_a_sample(swept):
             raise
         settings = _settings(swept, mode, composite, passing)
@@ -100,6 +103,16 @@ def _answers(swept: SweptDataset, settings: dict[str, Any]) -> list[float] | Non
         load = functools.partial(swept.batches, on_error="skip")
         _known_answers[model] = state, model_answers(model, load, len(swept.dataset))
     return _known_answers[model][1]
+
+
+def _unread_sample(swept: SweptDataset) -> tuple[int, str] | None:
+    """One of the samples that a store is recognised by which cannot be had, and why; None if all can."""
+    for index in probe_indices(swept.probed):
+        try:
+            swept.get_data_sample(index)
+        except Exception as error:  # whatever a dataset raises
+            return index, describe_error(error)
+    return None
 
 
 def _pass_a_sample(swept: SweptDataset) -> bool:

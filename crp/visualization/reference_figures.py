@@ -28,8 +28,8 @@ class ReferenceRow:
     label : str
     mode : {"relevance", "activation"}
     references : References
-    targets : list of list of int
-        The classes of each sample.
+    targets : list of list of str
+        The classes of each sample, by name.
     inputs : torch.Tensor, list, tuple or dict
         [N, ...]
     heatmaps : torch.Tensor, tuple, dict or None
@@ -39,7 +39,7 @@ class ReferenceRow:
     label: str
     mode: str
     references: References
-    targets: list[list[int]]
+    targets: list[list[str]]
     inputs: Any
     heatmaps: Any
 
@@ -103,8 +103,8 @@ def draw_references(
     )
 
 
-def _sample(sample: int, targets: list[int]) -> str:
-    named = ", ".join(map(str, targets[:3])) + ", …" * (len(targets) > 3)
+def _sample(sample: int, targets: list[str]) -> str:
+    named = ", ".join(targets[:3]) + ", …" * (len(targets) > 3)
     return f"#{sample} · target{'s' * (len(targets) > 1)} {named}" if targets else f"#{sample}"
 
 

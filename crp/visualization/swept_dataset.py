@@ -149,9 +149,9 @@ class SweptDataset:
     # The sweep
 
     def run(
-        self, composite: Composite, data_start: int, data_end: int, batch_size: int = 32, checkpoint: int = 500,
-        on_device: str | torch.device | None = None, *, overwrite: bool = False, resume: bool = True,
-        num_workers: int = 0, on_error: str = "raise", keep: str = "all", dtype: str = "float32",
+        self, composite: Composite, data_start: int = 0, data_end: int | None = None, batch_size: int = 32,
+        checkpoint: int = 500, on_device: str | torch.device | None = None, *, overwrite: bool = False,
+        resume: bool = True, num_workers: int = 0, on_error: str = "raise", keep: str = "all", dtype: str = "float32",
         executor: Any = None, factory: Callable | None = None,
     ) -> ReferenceStore:
         """Sweep samples of the dataset and keep what each does to each concept.
@@ -165,7 +165,7 @@ class SweptDataset:
         ----------
         composite : zennit.core.Composite
         data_start, data_end : int
-            Range of samples; the end is exclusive.
+            Range of samples; the end is exclusive. By default the whole dataset.
         batch_size : int, default 32
         checkpoint : int, default 500
             Batches per shard of the store.
@@ -211,6 +211,7 @@ class SweptDataset:
         RuntimeError
             If a worker died.
         """
+        data_end = len(self.dataset) if data_end is None else data_end
         if self._sweeps_in_its_own_way():
             given = overwrite, resume, num_workers, on_error, keep, dtype, executor, factory
             if given != (False, True, 0, "raise", "all", "float32", None, None):

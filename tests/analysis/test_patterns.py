@@ -5,6 +5,7 @@ import hdbscan
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -499,3 +500,17 @@ def test_rows_of_zeros_among_others_stay_together(zeros, tmp_path):
     loaded = Patterns.load(tmp_path / "patterns.npz")
     assert np.array_equal(loaded.assign(values)[0], patterns.assign(values)[0])
     assert np.array_equal(patterns.assign(values[200:])[0], patterns.labels[200:])
+
+
+@pytest.mark.parametrize("item, kinds", [
+    (lambda row: (torch.rand(3, 9, 9), 0), 1), (lambda row: (np.zeros((9, 9)), 0), 1),
+    (lambda row: (torch.tensor(row), 0), 2), (lambda row: (torch.rand(1, 200), 0), 2),
+    (lambda row: {"input_ids": torch.arange(5), "labels": 0}, 2),
+], ids=["images", "arrays", "tables", "signals", "tokens"])
+def test_exemplars_of_any_kind_are_drawn(item, kinds):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(mean, 0.1, (60, 4)) for mean in range(3)]).astype(np.float32)
+    patterns = find_patterns(values, min_pattern_size=20)
+    figure = patterns.plot_exemplars([item(row) for row in values], [0, 2], n=3)
+    assert len([axis for axis in figure.axes if axis.images]) == 2 * (6 if kinds == 2 else 7)
+    plt.close(figure)

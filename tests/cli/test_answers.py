@@ -152,6 +152,8 @@ def test_references_with_their_positions(store, capsys):
     for i, reference in enumerate(found["references"]):
         assert reference["sample"] == top.samples[i] and reference["value"] == pytest.approx(float(top.values[i]))
         assert np.ravel_multi_index(reference["position"], shape) == top.positions[i]
+        assert reference["targets"] == read.targets[read.rows()["sample"] == top.samples[i]].tolist()
+        assert reference["names"] == list(map(str, reference["targets"]))
     _, found = answer(capsys, "references", store, "--layer", "fc", "--concept", 2)
     assert all(reference["position"] is None for reference in found["references"])
 
@@ -179,6 +181,8 @@ def test_stores_without_matrices_answer_as_well(tmp_path, store, capsys):
             answer(capsys, command[0], path, "--layer", "conv", *command[1:])[1] for path in (tmp_path / "top", store)
         )
         del found["store"], expected["store"]
+        for reference in (*found.get("references", []), *expected.get("references", [])):
+            del reference["targets"], reference["names"]
         assert str(found)[:300] == str(expected)[:300]
     with pytest.raises(StoreError):
         ReferenceStore(tmp_path / "top").values("conv")[:]

@@ -1,4 +1,6 @@
 """Datasets as people have them: each form is swept, or refused with what would work."""
+from shutil import rmtree
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from crp.attribution import CondAttribution
 from crp.concepts import ChannelConcept
 from crp.model.samples import SampleError
 from crp.model.targets import Start, list_targets
+from crp.store import ReferenceStore, StoreError
 from crp.visualization import FeatureVisualization, Stream
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -36,7 +39,7 @@ def view(path, data, model=None, layers=LAYERS, **options):
 
 def swept(path, data, model=None, layers=LAYERS, run=None, **options):
     fv = view(path, data, model, layers, **options)
-    return fv.run(EpsilonPlusFlat(), 0, len(fv.dataset), 4, **run or {})
+    return fv.run(EpsilonPlusFlat(), batch_size=4, **run or {})
 
 
 def relevance_of(conditions, layer="conv", model=None, inputs=None, **options):
@@ -123,6 +126,15 @@ def test_without_targets_relevance_is_that_of_the_prediction(tmp_path, items, op
     predicted = small_model()(images(COUNT)).argmax(1).tolist()
     check(store, predicted, [{"y": [y]} for y in predicted])
     assert store.predictions.tolist() == predicted
+
+
+def test_relevance_of_the_prediction_by_choice(tmp_path):
+    store = swept(tmp_path, Items(zip(images(COUNT), classes())), y="prediction")
+    predicted = small_model()(images(COUNT)).argmax(1).tolist()
+    assert predicted != classes()
+    check(store, predicted, [{"y": [y]} for y in predicted])
+    with pytest.raises(ValueError, match="y is 'prediction' or names outputs by number"):
+        swept(tmp_path / "other", Items(zip(images(COUNT), classes())), y="predicted")
 
 
 def test_samples_with_and_without_targets_may_alternate(tmp_path):
@@ -339,6 +351,21 @@ def test_datasets_of_hugging_face(tmp_path):
     np.testing.assert_array_equal(store.values("fc")[:], stores[0].values("fc")[:])
 
 
+def store_order(fv):
+    return ReferenceStore(fv.path).top("0", 0, "activation", 6).samples.tolist()
+
+
+def test_images_of_hugging_face(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    plain = datasets.Dataset.from_dict({"image": images(6).tolist(), "label": classes()[:6]}).with_format("torch")
+    store = swept(tmp_path, plain, small_model().float(), collate_fn=lambda rows: (
+        torch.stack([row["image"] for row in rows]), torch.tensor([row["label"] for row in rows])
+    ))
+    assert store.targets.tolist() == classes()[:6]
+    expected = relevance_of([{"y": [y]} for y in classes()])[:6]
+    np.testing.assert_allclose(store.values("conv")[:], expected, rtol=1e-3, atol=1e-5)
+
+
 def test_images_in_folders(tmp_path):
     from PIL import Image
     from torchvision.datasets import ImageFolder
@@ -352,8 +379,16 @@ def test_images_in_folders(tmp_path):
     fv = view(tmp_path / "store", ImageFolder(tmp_path / "images", ToTensor()), model, {"0": ChannelConcept()})
     assert fv.run(EpsilonPlusFlat(), 0, 6, 4).targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert fv.class_names == ["cat", "dog"]
+    figure = fv.plot_references(0, "0", "activation", (0, 6))
+    captions = [axis.get_title() for axis in figure.axes]
+    expected = [f"#{i} · target {'cat' if i < 3 else 'dog'}" for i in store_order(fv)]
+    assert [caption.split("\n")[0] for caption in captions] == expected
     with pytest.raises(SampleError, match="put a transform such as ToTensor"):
         swept(tmp_path / "plain", ImageFolder(tmp_path / "images"), model, {"0": ChannelConcept()})
+    later = view(fv.path, fv.dataset, model, {"0": ChannelConcept()})
+    rmtree(tmp_path / "images")
+    with pytest.raises(StoreError, match="Sample 0 cannot be read: FileNotFoundError"):
+        later.get_max_reference(0, "0")
 
 
 @pytest.mark.parametrize("data, message", [
@@ -375,3 +410,16 @@ def test_other_forms_are_refused_with_what_would_work(tmp_path, data, message):
 def test_a_preprocess_fn_that_changes_the_batch_axis_is_told(tmp_path, change, message):
     with pytest.raises((SampleError, ValueError, TypeError), match=message):
         swept(tmp_path, Items(zip(images(COUNT), classes())), preprocess_fn=change)
+
+def test_a_sweep_in_train_mode_leaves_the_statistics_of_batches_alone(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).train()
+    images = torch.rand(6, 3, 5, 5)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    fv = FeatureVisualization(
+        CondAttribution(model), TensorDataset(images, torch.arange(6) % 3), {"2": ChannelConcept()}, path=tmp_path
+    )
+    fv.run(EpsilonPlusFlat(), 0, 6, 2)
+    assert fv.get_max_reference([0], "2", "relevance", (0, 2), EpsilonPlusFlat())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
