@@ -48,5 +48,20 @@ def test_no_tensor_stays(model, arguments, method, accelerate):
         gc.enable()
 
 
+@pytest.mark.parametrize("functional", [True, False])
+def test_an_audit_leaves_no_graph(model, functional):
+    attribution = CondAttribution(model, functional=functional)
+    graphs = [attribution.audit(torch.rand(1, 1, 14, 14), EpsilonPlusFlat()) for _ in range(2)] and count_graphs()
+    for _ in range(3):
+        attribution.audit(torch.rand(1, 1, 14, 14), EpsilonPlusFlat())
+    assert count_graphs() == graphs
+
+
+def count_graphs():
+    """Tensors with a history that are left after the garbage collector came."""
+    gc.collect()
+    return sum(issubclass(type(item), torch.Tensor) and item.grad_fn is not None for item in gc.get_objects())
+
+
 def count_tensors():
     return sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())

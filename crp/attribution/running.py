@@ -75,14 +75,13 @@ class Runner:
             started: list[float] = []
             below_half: list[bool] = []
             rows = list(range(len(conditions)))
-
-            def note(relevance: torch.Tensor) -> None:
-                started.append(total(relevance))
-                below_half.append(starts_below_half(forward.start.detach(), relevance))
-
             with forward_pass(self.steps, self.rules, data, conditions, flow, mode_type=AuditMode) as forward:
                 mode = cast(AuditMode, forward.mode)
-                forward.start.register_hook(note)
+                output = forward.start.detach()  # a hook that held the pass would never be freed
+                forward.start.register_hook(lambda relevance: started.append(total(relevance)))
+                forward.start.register_hook(
+                    lambda relevance: below_half.append(starts_below_half(output, relevance))
+                )
                 forward.backward(conditions, rows, flow)
                 start = sum(started)
                 gradients = [tensor.grad for tensor in forward.leaves.tensors if tensor.grad is not None]
