@@ -188,8 +188,10 @@ def _in_words(found: PatternsOfLayer) -> list[str]:
     first = f"{found.layer}: {len(found.patterns)} patterns of {found.rows} rows, {found.noise} rows in none"
     if not found.patterns:
         return [first]
+    hint = "  a larger --min-pattern-size, or --method eom, leaves fewer rows in none"
     return [
         first,
+        *([hint] if 2 * found.noise > found.rows else []),
         f"  pictures of the most persistent: classes of {found.counted} of {len(found.patterns)} patterns, typical "
         f"concepts of {found.drawn}",
         *(f"  {picture}" for picture in found.pictures),

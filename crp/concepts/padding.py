@@ -1,6 +1,7 @@
 """Reading concepts at the positions of samples that count, and nowhere else."""
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,6 +39,11 @@ def read_where_it_counts(
     Returns
     -------
     Reading
+
+    Raises
+    ------
+    ValueError
+        If the concept takes positions for concepts.
     """
     patterns, pattern_of = torch.unique(counts.to(tensor.device), dim=0, return_inverse=True)
     value: torch.Tensor | None = None
@@ -46,11 +52,15 @@ def read_where_it_counts(
         part = tensor[rows]
         for axis in axes:
             part = part.index_select(axis, places)
+        grid, whole = (concept.position_shape(shape, layer) for shape in (part.shape[1:], tensor.shape[1:]))
+        if whole is not None and math.prod(whole) > 1 and grid == whole and len(places) < counts.shape[1]:
+            raise ValueError(
+                f"layer {layer!r} has the shape {tuple(tensor.shape)}, and {type(concept).__name__} takes the "
+                f"{counts.shape[1]} positions that the mask tells of for concepts: ChannelConcept(axis=-1) takes the "
+                "last axis for them"
+            )
         found = concept.read(part, layer, statistic)
-        found_position = found.position
-        if not among_counting:
-            grids = (concept.position_shape(shape, layer) for shape in (part.shape[1:], tensor.shape[1:]))
-            found_position = among_all(found.position, places, *grids)
+        found_position = found.position if among_counting else among_all(found.position, places, grid, whole)
         if value is None:
             value = found.value.new_empty(len(tensor), found.value.shape[1])
             position = found_position.new_empty(value.shape)

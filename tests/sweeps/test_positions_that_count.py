@@ -168,3 +168,9 @@ def test_masks_of_other_kinds_hide_nothing():
     assert counting_positions("attention_mask", {"attention_mask": torch.ones(2, 3)}) is None
     shown = counting_positions("attention_mask", {"attention_mask": torch.tensor([[1, 0], [1, 1]])})
     assert shown.tolist() == [[True, False], [True, True]]
+
+
+def test_positions_that_are_taken_for_concepts_are_told(tmp_path):
+    items = [item(tokens, 20, False) for tokens in SENTENCES]
+    with pytest.raises(ValueError, match=r"'inner' has the shape .* ChannelConcept\(axis=-1\)"):
+        swept(tmp_path, items, layers={"inner": ChannelConcept()})
