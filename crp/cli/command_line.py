@@ -320,9 +320,15 @@ def _references(options: argparse.Namespace) -> References:
 def _add_patterns(commands: Commands) -> None:
     patterns = commands.add_parser("patterns", help="find and draw the patterns of the layers in a store")
     _add_report_arguments(patterns)
-    patterns.add_argument("--min-pattern-size", type=int, default=5, metavar="N", help="rows that make a pattern (default: 5)")
-    patterns.add_argument("--min-samples", type=int, default=5, metavar="N", help="neighbours that make a row a core (default: 5)")
-    patterns.add_argument("--method", choices=["leaf", "eom"], default="leaf", help="which clusters are patterns (default: leaf)")
+    patterns.add_argument(
+        "--min-pattern-size", type=int, default=5, metavar="N", help="rows that make a pattern (default: 5)"
+    )
+    patterns.add_argument(
+        "--min-samples", type=int, default=5, metavar="N", help="neighbours that make a row a core (default: 5)"
+    )
+    patterns.add_argument(
+        "--method", choices=["leaf", "eom"], default="leaf", help="which clusters are patterns (default: leaf)"
+    )
     patterns.set_defaults(function=_report)
 
 
