@@ -1,7 +1,7 @@
 """One batch: forward, conditional backward; the graph of concepts; the audit; baselines.
 
 ``conditional``, ``steps``   :class:`CondAttribution`, what users call; the steps that they override
-``conditions``         what conditions may say, and their rows
+``conditions``, ``contrast``   what conditions may say, and their rows; outputs against others
 ``running``            rows group by group, or round by round after one forward pass
 ``passes``, ``taps``   one forward pass and backwards through it; reading and masking at layers
 ``sample_rows``, ``sample_finder``   where the samples are in the tensors of layers
@@ -15,12 +15,13 @@ Names that stood in this module of zennit-crp are handed on.
 from crp.attribution.attribution_graph import AttributionGraph, ConceptGraph
 from crp.attribution.audit import Audit, OperationBalance
 from crp.attribution.conditional import CondAttribution
+from crp.attribution.contrast import Contrast
 from crp.attribution.passes import AttributionResult
 from crp.attribution.sample_rows import SampleRows
 from crp.handed_on import HandedOn, names_of
 
 __all__ = [
-    "Audit", "AttributionGraph", "AttributionResult", "ConceptGraph", "CondAttribution", "OperationBalance",
+    "Audit", "AttributionGraph", "AttributionResult", "ConceptGraph", "CondAttribution", "Contrast", "OperationBalance",
     "SampleRows",
 ]
 __getattr__ = HandedOn(__name__, {

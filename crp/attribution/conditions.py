@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from crp.attribution.contrast import Contrast
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.concepts.ids import is_boolean
@@ -83,7 +84,7 @@ def check_targets(conditions: Sequence[Mapping], output_name: str, shape: torch.
 def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
     """Indices into the axes of the output [B, ...] after the first, from the ids under "y".
 
-    Masks, slices and arrays mean what they mean in ``output[row][ids]``.
+    Masks, slices and arrays mean what they mean in ``output[row][ids]``. A :class:`Contrast` has those of both sides.
 
     Raises
     ------
@@ -92,6 +93,8 @@ def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
     IndexError
         If the outputs do not have the axes of an id, or the shape of a mask.
     """
+    if isinstance(targets, Contrast):
+        return [*output_indices(targets.outputs, shape), *output_indices(targets.against, shape)]
     if isinstance(targets, slice):
         targets = range(*targets.indices(shape[1] if len(shape) > 1 else 1))
     targets = [targets] if isinstance(targets, (int, np.integer, np.bool_, *_ARRAYS)) else targets

@@ -21,6 +21,7 @@ from crp.attribution.conditions import (
     output_indices,
     select_rows,
 )
+from crp.attribution.contrast import Contrast
 from crp.attribution.leaves import InputLeaves, LookupMode
 from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.steps import InitialRelevance, Steps
@@ -313,8 +314,12 @@ def _check_masks(condition: Mapping, output_name: str, flow: Flow, taps: LayerTa
 
 
 def _is_same_target(targets: list | None, shape: torch.Size) -> bool:
-    indices = [target if target is None else output_indices(target, shape) for target in targets or [None]]
-    return all(index == indices[0] for index in indices)
+    def indices(target: Any) -> list[list[tuple[int, ...]] | None]:
+        sides = (target.outputs, target.against) if isinstance(target, Contrast) else (target,)
+        return [side if side is None else output_indices(side, shape) for side in sides]
+
+    first, *others = map(indices, targets or [None])
+    return all(other == first for other in others)
 
 
 def _finished(result: Any, rows: list[int] | slice, on_device: str | torch.device | None) -> Any:

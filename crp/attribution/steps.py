@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crp.attribution.conditions import output_indices
+from crp.attribution.contrast import Contrast
 from crp.model.inputs import Inputs, count_samples, map_tensors
 from crp.model.layers import OutputChoice
 
@@ -75,13 +76,14 @@ class Steps:
         prediction : torch.Tensor
             [B, ...], output of the model or activation of the start layer.
         target_list : list or None
-            Per row the ids under "y", or None in a row without. None or an empty list selects everything.
+            Per row the ids or the :class:`Contrast` under "y", or None in a row without. None or an empty list
+            selects everything.
         init_rel : torch.Tensor, number or callable, optional
 
         Returns
         -------
         torch.Tensor
-            The shape of ``prediction``, zero where no target is.
+            The shape of ``prediction``, zero where no target is; with the other sign at what a contrast is against.
         """
         start = prediction if init_rel is None else init_rel(prediction) if callable(init_rel) else init_rel
         relevance = torch.as_tensor(start, dtype=prediction.dtype, device=prediction.device)
@@ -100,7 +102,11 @@ class Steps:
                 by_length.setdefault(len(index), []).append((row, *index))
         for indices in by_length.values():
             selected[tuple(torch.tensor(indices, device=selected.device).T)] = True
-        return relevance.where(selected, 0)
+        relevance = relevance.where(selected, 0)
+        for row, targets in enumerate(target_list):
+            for index in output_indices(targets.against, prediction.shape) if isinstance(targets, Contrast) else ():
+                relevance[(row, *index)] *= -1
+        return relevance
 
     def backward(
         self,

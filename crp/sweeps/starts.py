@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from crp.attribution.conditions import value_of_the_largest
+from crp.attribution.contrast import Contrast
 from crp.concepts import ChannelConcept, Concept
 from crp.model.targets import Start
 
@@ -23,7 +24,7 @@ class Starts:
         The key of outputs, "y".
     start_layer : str or None
         The layer whose channels (on axis 1) are the outputs, instead of those of the model.
-    y : int, list, "prediction" or None
+    y : int, list, Contrast, "prediction" or None
         The outputs that relevance starts at, whatever the targets are; the largest of each sample for "prediction".
     """
 
@@ -32,6 +33,8 @@ class Starts:
     y: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.y, Contrast) and self.start_layer is not None:
+            raise TypeError(f"a contrast is between outputs of the model, not channels of {self.start_layer!r}")
         if isinstance(self.y, str) and self.y != "prediction":
             raise ValueError(f"y is 'prediction' or names outputs by number, not {self.y!r}")
         if self.start_layer is not None and any(isinstance(item, tuple) for item in np.atleast_1d(self.y).tolist()):

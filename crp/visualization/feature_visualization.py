@@ -69,6 +69,17 @@ class FeatureVisualization(SweptDataset, Successor):
     check : bool, default True
         Refuse to read a store that another model, dataset, concept, attribution or composite has made. With False
         it is read nonetheless: values are those of the sweep, pictures those of what is given now.
+    start_layer : str, optional
+        Relevance starts at this layer instead of the output, such as the input of a softmax; targets are its channels.
+    y : int, list, crp.attribution.Contrast or "prediction", optional
+        Where relevance starts whatever the targets are: at these outputs, at the difference between some, or at the
+        largest of each sample.
+    position_mask : str, callable or None, default "attention_mask"
+        Which positions of samples count: the name of an input [B, T], a function ``inputs -> [B, T]``, or None for all.
+    collate_fn : callable, optional
+        Makes a batch of items, as that of a ``DataLoader``.
+    class_names : sequence of str, optional
+        Names of the outputs, by which targets may be given and are shown; by default ``dataset.classes``, if any.
 
     Attributes
     ----------
