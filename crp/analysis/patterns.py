@@ -386,7 +386,7 @@ class Patterns:
         ----------
         dataset : sequence
             Gives (input, target), or a dict with the target under ``target_key``. Inputs that are no images have the
-            pictures of their kind, as :func:`crp.pictures.kinds.vis_inputs` makes them.
+            pictures of their kind: see :func:`crp.image.vis_by_kind`.
         patterns : list of int, optional
             By default the five most persistent.
         n : int, default 5
