@@ -206,7 +206,7 @@ def batches_of_model(
         result = attribution(data, [{}], None, layers, init_rel=torch.zeros_like, exclude_parallel=False, heatmap=False)
         return {layer: tensor.shape for layer, tensor in result.activations.items()}
 
-    axes: dict[str, tuple[int, ...]] = {}
+    axes: dict[str, tuple[int, ...]] | None = None
     for items in iterate_items(dataset, batch_size):
         samples = np.arange(first, first + len(items))
         first += len(items)
@@ -226,8 +226,8 @@ def batches_of_model(
         counts = counting_positions(position_mask, data)
         counting = {}
         if counts is not None:
-            one = map_tensors(lambda tensor: tensor[:1], data)
-            axes = axes or axes_of_positions(position_mask, one, shapes_of)
+            if axes is None:
+                axes = axes_of_positions(position_mask, map_tensors(lambda tensor: tensor[:1], data), shapes_of)
             counting = {layer: where_counted(counts, of, chosen[layer].ndim) for layer, of in axes.items()}
         yield Batch(_names(groups, labels, samples, len(dataset)), {layer: Maps(
             _channels_second(chosen[layer], axis),
