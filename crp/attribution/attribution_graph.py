@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from zennit.core import Composite
 
+from crp.attribution.contrast import Contrast
 from crp.attribution.model_graph import ModelGraph
 from crp.attribution.passes import AttributionResult
 from crp.concepts import as_id, as_layer_map
@@ -102,7 +103,7 @@ class AttributionGraph(Successor):
         composite: Composite,
         concept_id: int,
         layer_name: str,
-        target: int | None = None,
+        target: int | Contrast | None = None,
         width: list[int] = [4, 2],  # noqa: B006
         parent_c_id: int | None = None,
         parent_layer: str | None = None,
@@ -124,9 +125,9 @@ class AttributionGraph(Successor):
             The concept to decompose.
         layer_name : str
             Its layer.
-        target : int, optional
-            The output at which relevance starts. Without it, relevance starts at ``parent_layer`` if given, else at
-            ``layer_name``, with the layer's activation.
+        target : int or Contrast, optional
+            The output, or the difference between outputs, at which relevance starts. Without it, relevance starts at
+            ``parent_layer`` if given, else at ``layer_name``, with the layer's activation.
         width : list of int, default [4, 2]
             How many children a node gets in each of its input layers: at the first depth, the second, and so on.
         parent_c_id, parent_layer : optional
@@ -155,12 +156,12 @@ class AttributionGraph(Successor):
         if any(count < 1 for count in width):
             raise ValueError(f"width holds the numbers of children, at least 1 each, not {width}")
         root = (layer_name, as_id(concept_id))
-        base_condition = {layer_name: [root[1]]}
+        base_condition: dict[str, Any] = {layer_name: [root[1]]}
         start_layer = None
         if parent_layer is not None:
             base_condition[parent_layer] = [as_id(parent_c_id)]
         if target is not None:
-            base_condition[self.attribution.MODEL_OUTPUT_NAME] = [target]
+            base_condition[self.attribution.MODEL_OUTPUT_NAME] = target if isinstance(target, Contrast) else [target]
         else:
             start_layer = layer_name if parent_layer is None else parent_layer
 

@@ -7,8 +7,9 @@ from zennit.composites import EpsilonPlus, EpsilonPlusFlat, LayerMapComposite
 from zennit.rules import Epsilon, Pass
 from zennit.types import Linear
 
-from crp.attribution import CondAttribution, Contrast
+from crp.attribution import AttributionGraph, CondAttribution, Contrast
 from crp.attribution.baselines import gradient_x_input
+from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
 from crp.visualization import FeatureVisualization
 
@@ -64,6 +65,16 @@ def test_baselines_take_it_too(model, data):
     output = model(leaf)
     gradient, = torch.autograd.grad((output[:, 3] - output[:, 1]).sum(), leaf)
     torch.testing.assert_close(found, (gradient * data).sum(1))
+
+
+def test_graphs_of_a_difference(model, data):
+    attribution, layers = CondAttribution(model), {name: ChannelConcept() for name in ("0", "1")}
+    decompose = AttributionGraph(attribution, trace_model_graph(model, data[:1], layers), layers)
+    found = decompose(data[:1], EpsilonPlus(), 2, "1", target=Contrast(3, 1), width=[4], verbose=False, abs_norm=False)
+    whole = attribution(data[:1], [{"1": [2], "y": Contrast(3, 1)}], EpsilonPlus(), record_layer=["0"])
+    expected = whole.relevances["0"].sum((2, 3))[0]
+    for _, concept, relevance in found.connections["1", 2]:
+        assert relevance == pytest.approx(float(expected[concept]))
 
 
 def test_sweeps_explain_a_difference(tmp_path, quick):
