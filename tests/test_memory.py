@@ -51,7 +51,8 @@ def test_no_tensor_stays(model, arguments, method, accelerate):
 @pytest.mark.parametrize("functional", [True, False])
 def test_an_audit_leaves_no_graph(model, functional):
     attribution = CondAttribution(model, functional=functional)
-    graphs = [attribution.audit(torch.rand(1, 1, 14, 14), EpsilonPlusFlat()) for _ in range(2)] and count_graphs()
+    attribution.audit(torch.rand(1, 1, 14, 14), EpsilonPlusFlat())
+    graphs = count_graphs()
     for _ in range(3):
         attribution.audit(torch.rand(1, 1, 14, 14), EpsilonPlusFlat())
     assert count_graphs() == graphs

@@ -176,17 +176,19 @@ def _averaged(batches: Iterator[Batch], keep_positions: bool, options: dict[str,
 
 def _profiles(maps: Maps, keep_positions: bool) -> tuple[np.ndarray, np.ndarray]:
     """The profile of each sample, 0 where no position counts; and how often each of its numbers counts, 0 or 1."""
-    values = np.asarray(maps.values, np.float64)
+    values, saliency, counts = np.asarray(maps.values, np.float64), maps.saliency, maps.counts
     everywhere = np.ones((len(values),) + (1,) * (values.ndim - 1), bool)
-    counts = everywhere if maps.counts is None else maps.counts
-    values = np.where(counts, values, 0)
-    if maps.saliency is not None:
-        values = centred(values, np.where(counts, maps.saliency, 0))
+    if counts is None:
+        counts = everywhere
+    else:
+        values, saliency = np.where(counts, values, 0), None if saliency is None else np.where(counts, saliency, 0)
+    if saliency is not None:
+        values = centred(values, saliency)
     if not keep_positions and values.ndim > 2:
         positions = tuple(range(2, values.ndim))
         number = np.broadcast_to(counts, (len(values), 1, *values.shape[2:])).sum(positions)
         return values.sum(positions) / number, np.ones_like(number)
-    return values, everywhere if maps.saliency is not None else counts
+    return values, counts if saliency is None else everywhere
 
 
 def _profiles_of_classes(store: ReferenceStore, layers: list[str] | None, quantity: str) -> GroupProfiles:

@@ -86,9 +86,8 @@ class _Reader:
 
     def _axes_of_positions(self, data: Any) -> dict[str, tuple[int, ...]]:
         if self._axes is None:
-            one = map_tensors(lambda tensor: tensor[:1], data)
             self._axes = axes_of_positions(
-                self.position_mask, one, lambda data: self._run(data, lambda tensor, layer: tensor.shape)
+                self.position_mask, data, lambda data: self._run(data, lambda tensor, layer: tensor.shape)
             )
         return self._axes
 

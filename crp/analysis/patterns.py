@@ -409,7 +409,11 @@ class Patterns:
                 [split_item(dataset[int(self.samples[row])], target_key)[0] for row in chosen]
                 for chosen in (self.most_stable(pattern, n), self.least_stable(pattern, n)[::-1])
             )
-            average = self.average_image(pattern, dataset, target_key) if is_image(stable[0]) else None
+            average = None
+            if is_image(stable[0]):
+                average = self.average_image(pattern, dataset, target_key)
+            else:
+                stable, unstable = ([with_batch_axis(sample) for sample in part] for part in (stable, unstable))
             rows.append((pattern, int(np.sum(self.labels == pattern)), average, stable, unstable))
         return draw_exemplars(rows, self._title(len(rows)), figsize)
 

@@ -18,7 +18,7 @@ from crp.attribution.conditions import one_at_the_largest, value_of_the_largest
 from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
 from crp.concepts.padding import axes_of_positions, where_counted
-from crp.model.inputs import Inputs, map_tensors
+from crp.model.inputs import Inputs
 from crp.model.positions import PositionMask, counting_positions
 from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis
 from crp.model.targets import list_targets
@@ -227,7 +227,7 @@ def batches_of_model(
         counting = {}
         if counts is not None:
             if axes is None:
-                axes = axes_of_positions(position_mask, map_tensors(lambda tensor: tensor[:1], data), shapes_of)
+                axes = axes_of_positions(position_mask, data, shapes_of)
             counting = {layer: where_counted(counts, of, chosen[layer].ndim) for layer, of in axes.items()}
         yield Batch(_names(groups, labels, samples, len(dataset)), {layer: Maps(
             _channels_second(chosen[layer], axis),

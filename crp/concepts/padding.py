@@ -93,10 +93,11 @@ def axes_of_positions(
     ----------
     mask : str, callable or None
     data : torch.Tensor, tuple or dict
-        One sample [1, ...].
+        [B, ...], of which the first sample is taken.
     shapes_of : callable
         ``data -> shapes of layers``.
     """
+    data = map_tensors(lambda tensor: tensor[:1], data)
     told = _told(mask, data)
     if told is None:
         return {}
@@ -184,7 +185,5 @@ def where_counted(counts: torch.Tensor, axes: tuple[int, ...], ndim: int) -> tor
 
 def hide_padding(relevance: torch.Tensor, row: int, counts: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     """Relevance [B, ...] without that of positions of a row that do not count."""
-    hidden = torch.nonzero(~counts[row].to(relevance.device))[:, 0]
-    for axis in axes:
-        relevance[row].index_fill_(axis - 1, hidden, 0)
+    relevance[row].masked_fill_(~where_counted(counts, axes, relevance.ndim)[row].to(relevance.device), 0)
     return relevance

@@ -1,12 +1,10 @@
 """Figures of patterns: counts per class, boxes per unit, and exemplary images."""
 from __future__ import annotations
 
-from collections.abc import Mapping
 from textwrap import fill
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -78,7 +76,7 @@ def draw_exemplars(
 ) -> Figure:
     """Draw a line per pattern, given by number and size: its average, its most stable and its least stable images.
 
-    Where there are no averages, samples are no images; then there are two lines for each.
+    Where there are no averages, samples are no images, and have a batch axis; then there are two lines for each.
     """
     _need(len(rows), "there are no patterns to draw")
     if rows[0][2] is None:
@@ -109,18 +107,12 @@ def _draw_kinds(
     rows: list[tuple[int, int, Any, list, list]], title: str, figsize: tuple[float, float] | None
 ) -> Figure:
     lines = {
-        f"{pattern} {kind}": [picture for sample in samples for picture in vis_inputs(_in_batch(sample))]
+        f"{pattern} {kind}": [picture for sample in samples for picture in vis_inputs(sample)]
         for pattern, _, _, *both in rows for kind, samples in zip(("most stable", "least stable"), both)
     }
     columns = max(map(len, lines.values()))
     width = max(picture.width / picture.info.get("dpi", (100,))[0] for line in lines.values() for picture in line)
     return plot_grid(lines, figsize=figsize or (1.5 + width * columns, np.inf), title=title)
-
-
-def _in_batch(sample: Any) -> Any:
-    if isinstance(sample, Mapping):
-        return {key: tensor[None] if isinstance(tensor, torch.Tensor) else tensor for key, tensor in sample.items()}
-    return [torch.as_tensor(sample)]
 
 
 def _square(x: float, y: float, side: float) -> Rectangle:

@@ -58,20 +58,31 @@ def results_of(
     if not check:
         return store
     passing = known_passing(store.manifest)
-    settings = _settings(swept, mode, composite, passing)
     try:
-        check_reading(store, settings)
+        settings = _checked_settings(swept, store, mode, composite, passing)
     except StoreError as different:
         if (unread := _unread_sample(swept)) is not None:
             raise StoreError(f"{different}. Sample {unread[0]} cannot be read: {unread[1]}") from different
-        if not _pass_a_sample(swept):
-            raise
-        settings = _settings(swept, mode, composite, passing)
-        check_reading(store, settings)
+        raise
     if store.manifest.settings.model.answers is not None:
         settings["model"]["answers"] = _answers(swept, settings)
         check_reading(store, settings)
     return store
+
+
+def _checked_settings(
+    swept: SweptDataset, store: ReferenceStore, mode: str, composite: Composite | None, passing: list[str]
+) -> dict[str, Any]:
+    """What results depend on, if it is as in the store, perhaps after the model has been run for the first time."""
+    settings = _settings(swept, mode, composite, passing)
+    try:
+        check_reading(store, settings)
+    except StoreError:
+        if not _pass_a_sample(swept):
+            raise
+        settings = _settings(swept, mode, composite, passing)
+        check_reading(store, settings)
+    return settings
 
 
 def _settings(swept: SweptDataset, mode: str, composite: Composite | None, passing: list[str]) -> dict[str, Any]:

@@ -65,9 +65,9 @@ class ReferencePictures:
     ) -> dict[Any, Any]:
         """Draw references, ``{key: (concept ids, samples)}``; other arguments are those of ``get_max_reference``."""
         used = sorted({int(i) for _, found in references.values() for i in found.samples})
-        if used:
-            self.attribution = _keeping_features(self.attribution, self.get_data_sample(used[0])[0])
         input_of = {i: self.get_data_sample(i, preprocessing=False)[0] for i in used}
+        if used and _has_one_axis(input_of[used[0]]):
+            self.attribution = _keeping_features(self.attribution, self.get_data_sample(used[0])[0])
         inputs = {
             key: self._join_or_list([input_of[int(i)] for i in found.samples])
             for key, (_, found) in references.items()
@@ -216,9 +216,14 @@ def _handed_out(data: Any) -> Any:
     return map_tensors(lambda tensor: tensor.detach().cpu(), data)
 
 
+def _has_one_axis(sample: Inputs) -> bool:
+    """Whether a sample [1, ...] has no more than one axis beside that of the batch."""
+    return all(tensor.ndim <= 2 for tensor in list_tensors(sample))
+
+
 def _keeping_features(attribution: CondAttribution, sample: Inputs) -> CondAttribution:
     """An attribution whose heatmaps of samples [F] have all features: a sum over them would be no picture."""
-    if any(tensor.ndim > 2 for tensor in list_tensors(sample)) or not sum_over_features(attribution, sample):
+    if not _has_one_axis(sample) or not sum_over_features(attribution, sample):
         return attribution
     keeping = copy.copy(attribution)
     keeping.heatmap_axis = None

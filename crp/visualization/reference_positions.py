@@ -11,7 +11,6 @@ from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept
 from crp.concepts.padding import among_all, axes_of_positions, hide_padding
 from crp.model.callbacks import call_as_taken
-from crp.model.inputs import map_tensors
 from crp.model.positions import PositionMask, counting_positions
 
 
@@ -60,8 +59,7 @@ class CountingPositions:
         """The axes of the layer's tensor that hold positions, found once."""
         if self._axes is None:
             self._axes = axes_of_positions(
-                self.position_mask, map_tensors(lambda tensor: tensor[:1], data),
-                lambda data: {self.layer: self._shape(data, composite)},
+                self.position_mask, data, lambda data: {self.layer: self._shape(data, composite)}
             ).get(self.layer, ())
         return self._axes
 
