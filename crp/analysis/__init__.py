@@ -14,8 +14,6 @@
     maps on which nothing overlaps and neighbours stay neighbours, and how well they do
 ``synthesis``
     images that excite a concept
-``arrays``
-    arrays of any framework
 """
 from crp.analysis.class_shares import ClassShares, class_shares
 from crp.analysis.grouping import group_profiles

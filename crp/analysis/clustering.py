@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crp.analysis.arrays import as_array
+from crp.model.arrays import as_array
 
 if TYPE_CHECKING:
     import hdbscan

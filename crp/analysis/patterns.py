@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from crp.analysis.arrays import as_array
 from crp.analysis.clustering import Clustering, Space, _blocks, as_values, check_assigning
 from crp.analysis.pattern_options import read_options
 from crp.analysis.unit_statistics import UnitStatistics, typical_units, unit_statistics
+from crp.model.arrays import as_array
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.samples import split_item, with_batch_axis
 from crp.store.archive import archive_bytes, read_archive, read_open_archive, write_archive

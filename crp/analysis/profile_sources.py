@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from zennit.core import Composite
 
-from crp.analysis.arrays import as_array
 from crp.attribution.conditional import CondAttribution
 from crp.attribution.conditions import one_at_the_largest, value_of_the_largest
 from crp.attribution.passes import AttributionResult
 from crp.attribution.steps import InitialRelevance
 from crp.concepts.padding import axes_of_positions, where_counted
+from crp.model.arrays import as_array
 from crp.model.inputs import Inputs
 from crp.model.positions import PositionMask, counting_positions
 from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis

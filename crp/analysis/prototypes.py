@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crp.analysis.arrays import as_float_array
+from crp.model.arrays import as_float_array
 from crp.store.reader import ReferenceStore, StoreError
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from crp.analysis.arrays import as_float_array
 from crp.analysis.layer_responses import layer_responses
 from crp.analysis.layouts import grid, interpolate, perplexity_for, scale_to_unit
 from crp.analysis.map_quality import MapQuality, measure
 from crp.analysis.rank_correlation import spearman
+from crp.model.arrays import as_float_array
 from crp.model.layers import as_layer_list
 from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.store.archive import read_archive, write_archive

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from crp.analysis.arrays import as_array, as_float_array
 from crp.analysis.layouts import check_method, grid, interpolate, project, scale_to_unit
 from crp.analysis.map_quality import MapQuality, measure
 from crp.analysis.neural_response_map import NeuralResponseMap
 from crp.analysis.profiles import GroupProfiles
 from crp.analysis.response_map import ResponseMap
 from crp.analysis.spreading import check_spread, spread_points
+from crp.model.arrays import as_array, as_float_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

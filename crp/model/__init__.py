@@ -5,6 +5,7 @@
 ``samples``  the items of a dataset as inputs of a model
 ``shapes``   what is wrong with the shape of data that a model cannot be run on
 ``training`` modules that do something else in training
+``arrays``   arrays from tensors, tables and lists
 ``rows``     batches whose rows are one and the same memory
 ``successors``    classes in the place of zennit-crp's
 ``installation``  whether zennit-crp's files lie among these
