@@ -26,6 +26,7 @@ from crp.attribution.leaves import InputLeaves, LookupMode
 from crp.attribution.sample_finder import SampleFinder
 from crp.attribution.steps import InitialRelevance, Steps
 from crp.attribution.taps import ForwardStopped, LayerTaps, RecordFunction
+from crp.model.edits import edits_of, without_edits
 from crp.model.inputs import Inputs, call_model, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import flatten_tensors, select_output
 from crp.model.rows import is_shared, share_rows
@@ -160,7 +161,9 @@ def _forward_pass(
     held += [] if flow.start_layer is None else [flow.start_layer]
     layers = held + flow.record_layer
     end = frozenset(layers), tuple(tensor.shape[1:] for tensor in list_tensors(data))
+    edits = edits_of(model)
     with ExitStack() as stack:
+        stack.enter_context(without_edits())  # but for those that the taps make
         concepts = concepts_of(flow.mask_map, layers)
         with rules.naming(flow.composite, layers):
             rows = flow.finder.find(layers, data, counted_from_the_front(concepts))
@@ -175,6 +178,7 @@ def _forward_pass(
         taps = stack.enter_context(LayerTaps(
             model, layers if flow.record_fn is None else held, () if flow.record_fn is None else flow.record_layer,
             flow.record_fn, from_layers=not flow.heatmap, stop=stop, codings=codings_of(concepts), rows=rows,
+            edits=edits, sends_relevance=operation_rules is not None,
         ))
         with gradient_mode():
             leaves = InputLeaves(data, reach=flow.heatmap)

@@ -15,6 +15,7 @@ from crp.attribution.steps import LayerOutputs
 from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.model.callbacks import apply_masks, call_reader
+from crp.model.edits import Edit
 from crp.model.layers import LayerAddress, flatten_tensors, leaf_index, resolve_layer, unflatten_tensors
 from crp.model.rows import copy_rows, keep_marks
 
@@ -196,6 +197,10 @@ class LayerTaps:
     rows : mapping, optional
         Layer -> :class:`crp.attribution.sample_rows.LayerRows`, for layers whose samples may be elsewhere than on the
         first axis.
+    edits : list of (str, Edit), optional
+        Addresses, and what is to be done there before the layers are read.
+    sends_relevance : bool, default False
+        Whether relevance comes back, rather than gradients.
 
     Attributes
     ----------
@@ -216,9 +221,12 @@ class LayerTaps:
         self, model: nn.Module, held: Iterable[str], recorded: Iterable[str] = (),
         record_fn: RecordFunction | None = None, *, from_layers: bool = False, stop: bool = False,
         codings: Mapping[str, EncodedConcept] | None = None, rows: Mapping[str, LayerRows] | None = None,
+        edits: Iterable[tuple[str, Edit]] = (), sends_relevance: bool = False,
     ):
         self.held = set(held)
         self.addresses = [resolve_layer(model, layer) for layer in dict.fromkeys((*held, *recorded))]
+        self.edits = [(resolve_layer(model, layer), edit) for layer, edit in edits]
+        self.sends_relevance = sends_relevance
         self.recorded, self.record_fn = set(recorded), record_fn
         self.from_layers, self.stop, self.codings, self.rows = from_layers, stop, codings or {}, rows or {}
         self.outputs, self.handed_on = LayerOutputs(), dict[str, torch.Tensor]()
@@ -230,13 +238,20 @@ class LayerTaps:
         self._handles = RemovableHandleList()
 
     def __enter__(self) -> LayerTaps:
-        for address in self.addresses:
-            self._handles.append(tap_module(address, partial(self._visit, address.layer)))
+        visits = [(address, partial(self._visit, address.layer)) for address in self.addresses]
+        edits = [(address, partial(self._edit, edit)) for address, edit in self.edits]
+        # of the taps of an input, the last comes first
+        first = [pair for pair in edits if not pair[0].is_input] + visits
+        for address, visit in first + [pair for pair in reversed(edits) if pair[0].is_input]:
+            self._handles.append(tap_module(address, visit))
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._handles.remove()
         self.outputs, self.handed_on = LayerOutputs(), {}  # the tensors hold their hooks, which hold this
+
+    def _edit(self, edit: Edit, tensor: torch.Tensor) -> torch.Tensor:
+        return edit.make(tensor, self.sends_relevance)
 
     def record(self, layer: str, tensor: torch.Tensor) -> Any:
         """What is kept of an activation or relevance."""

@@ -55,6 +55,40 @@ class Concept:
         """Like :meth:`mask`, for single neurons: ``{concept id: flat positions}``."""
         raise self._missing("mask_rf")
 
+    def members(
+        self, shape: tuple[int, ...], concept_ids: list[int], positions: list[int] | None = None,
+        layer_name: str | None = None,
+    ) -> torch.Tensor:
+        """Which elements of a layer's tensor belong to concepts: those that :meth:`mask` keeps.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the tensor, [B, ...].
+        concept_ids : list of int
+        positions : list of int, optional
+            Only those at these flat positions, as :meth:`mask_rf` takes them.
+        layer_name : str, optional
+
+        Returns
+        -------
+        torch.Tensor
+            [1, ...] bool
+
+        Raises
+        ------
+        IndexError
+            If a concept or position does not exist.
+        """
+        shape = (1, *shape[1:])
+        if positions is None:
+            mask = self.mask(0, concept_ids, layer_name)
+        else:
+            mask = self.mask_rf(0, {concept: positions for concept in concept_ids}, layer_name)
+        if hasattr(mask, "check"):
+            mask.check(shape)
+        return mask(torch.ones(shape)) != 0
+
     def get_rf_indices(self, output_shape: tuple, layer_name: str | None = None) -> np.ndarray:
         """Flat indices of the positions of a concept, for a tensor of shape ``output_shape`` without the batch axis."""
         raise self._missing("get_rf_indices")

@@ -106,6 +106,20 @@ class EncodedConcept(ChannelConcept):
         remainder = features - contribution.to(features.dtype)
         return torch.cat([code, remainder.norm(dim=-1, keepdim=True)], -1), remainder
 
+    def edited(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """An activation [B, ...] whose code [B, positions..., K + 1] was changed; the remainder follows its norm."""
+        features = x.movedim(self.feature_axis, -1)
+        code, remainder = self.with_remainder(features)
+        changed = change(code)
+        with _left_as_found(self.encode, self.decode):
+            before = self.decoded(self.encoded(features), features)
+        with _left_as_found(self.encode, self.decode):
+            self.encoded(features)
+            after = self.decoded(changed[..., :-1], features)
+        scale = changed[..., -1:] / code[..., -1:].clamp_min(torch.finfo(code.dtype).tiny)
+        others = remainder * (torch.where(changed[..., -1:] == code[..., -1:], 1, scale) - 1)
+        return x + (after - before + others.to(after)).to(x.dtype).movedim(-1, self.feature_axis)
+
     def encoded(self, features: Tensor) -> Tensor:
         """The code [..., K] of ``features`` [..., C]; to be decoded before anything else is encoded."""
         code = call_reader(self.encode, "encode", features)

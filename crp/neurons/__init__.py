@@ -12,13 +12,20 @@
     units of several models
 ``report``
     what labels can be told from, with controls
+``interventions``, ``changes``
+    units set to other values while a model runs, and to which
 ``frames``
     tables of pandas
 """
+from crp.neurons.changes import Add, From, Mean, Resample, Scale, Shift
+from crp.neurons.interventions import intervene
 from crp.neurons.matching import Match, match
 from crp.neurons.rank_units import rank
 from crp.neurons.ranking import Ranking
 from crp.neurons.report import ProbeReport, probe_report
 from crp.neurons.splits import HeldOut
 
-__all__ = ["HeldOut", "Match", "ProbeReport", "Ranking", "match", "probe_report", "rank"]
+__all__ = [
+    "Add", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking", "Resample", "Scale", "Shift", "intervene",
+    "match", "probe_report", "rank",
+]

@@ -76,7 +76,7 @@ class UnitTable:
         step = step or max(_BLOCK_BYTES // (8 * (columns.stop - columns.start)), 16)
         for first in range(0, self.rows, step):
             rows = slice(first, min(first + step, self.rows))
-            pieces = [self._checked(as_array(matrix[rows, part]), layer, rows) for layer, matrix, part in parts]
+            pieces = [self._checked(_span(matrix, rows)[:, part], layer, rows) for layer, matrix, part in parts]
             yield rows, pieces[0] if len(pieces) == 1 else np.concatenate(pieces, 1)
 
     def column_blocks(self, rows: np.ndarray, least: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
@@ -145,11 +145,10 @@ class _Shares:
     def __len__(self) -> int:
         return len(self.matrix)
 
-    def __getitem__(self, index: tuple[Any, Any]) -> np.ndarray:
-        rows, columns = index
-        values = np.abs(as_array(self.matrix[rows, :]).astype(np.float64))
+    def span(self, first: int, stop: int) -> np.ndarray:
+        values = np.abs(_span(self.matrix, slice(first, stop)).astype(np.float64))
         total = values.sum(1, keepdims=True)
-        return np.divide(values, total, out=values, where=total > 0)[:, columns]
+        return np.divide(values, total, out=values, where=total > 0)
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,8 @@ class _Absolute:
     def __len__(self) -> int:
         return len(self.matrix)
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        return np.abs(as_array(self.matrix[index]))
+    def span(self, first: int, stop: int) -> np.ndarray:
+        return np.abs(_span(self.matrix, slice(first, stop)))
 
 
 def unit_table(values: Any, layers: Any = None, quantity: str = "activation") -> UnitTable:
@@ -213,6 +212,11 @@ def unit_table(values: Any, layers: Any = None, quantity: str = "activation") ->
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the layers differ in their number of rows: {lengths}")
     return UnitTable(matrices)
+
+
+def _span(matrix: Any, rows: slice) -> np.ndarray:
+    """Rows of a matrix; of a store's not by its map, whose pages would stay in memory."""
+    return matrix.span(rows.start, rows.stop) if hasattr(matrix, "span") else as_array(matrix[rows])
 
 
 def _names(layers: Any) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from zennit.core import Composite, Hook
 
+from crp.model.edits import edits_of, without_edits
 from crp.model.inputs import Inputs, map_tensors
 from crp.model.layers import has_layer
 from crp.rules.acceleration import accelerate
@@ -46,6 +47,7 @@ class ModelRules:
         self.writes_to_inputs = self.makes_integers = False
         self.read_once: set[tuple] = set()
         self._kept: tuple[Composite | None, OperationRules | None] | None = None
+        self._edited: set[nn.Module] = set()
         self._batch_norms: tuple[Any, BatchNorms] = (None, BatchNorms([], []))
 
     @property
@@ -75,6 +77,7 @@ class ModelRules:
 
         with self.attached(composite, data, **options) as operation_rules, undone(forget):
             self._kept = composite, operation_rules
+            self._edited = {edit.address.module for _, edit in edits_of(self.model)}
             yield
 
     @contextmanager
@@ -103,7 +106,10 @@ class ModelRules:
         OperationRules or None
             The rules for operations, if they are to be applied.
         """
+        edited = {edit.address.module: layer for layer, edit in edits_of(self.model)}
         if self._kept is not None:
+            if edited.keys() != self._edited:
+                raise ValueError("layers have been changed since rules were attached: enter intervene() first")
             yield self._kept[1]
             return
         gives_rules = bool(composite is not None and functional and freeze and gives_relevance(composite, self.model))
@@ -118,10 +124,20 @@ class ModelRules:
             if gives_rules:
                 batch_norms = self._find_batch_norms(data)
                 composite = weighing(composite, self.model, batch_norms.after_activation)
-                composite = merging(composite, self.model, batch_norms.mergeable)
+                pairs = [(linear, norm) for linear, norm in batch_norms.mergeable if not edited.keys() & {
+                    self.model.get_submodule(linear), self.model.get_submodule(norm)
+                }]
+                composite = merging(composite, self.model, pairs)
                 composite, open_rules = leave_open(composite, self.model)
             composite = accelerate(composite, repeated=repeated) if accelerated else composite
+            places = _places_of_parameters(edited)
             with registered(composite, self.model):
+                for module, layer in edited.items():
+                    if _places_of_parameters([module])[module] != places[module]:
+                        raise ValueError(
+                            f"a canonizer of the composite changes the parameters of {layer!r}, whose output is set to "
+                            "other values, so that they would mean something else: use the composite without it"
+                        )
                 if freeze:  # canonizers bring parameters of their own
                     freeze_parameters(self.model)
                 if not gives_rules:
@@ -139,12 +155,18 @@ class ModelRules:
         modules = list(self.model.named_modules())
         known, found = self._batch_norms
         if known is None or len(known) != len(modules) or any(a is not b[1] for a, b in zip(known, modules)):
-            try:
-                found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
-            except Exception:  # a model of which no sample can be taken out, such as nodes of a graph
-                found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor.detach(), data))
+            with without_edits():
+                try:
+                    found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor[:1].detach(), data))
+                except Exception:  # a model of which no sample can be taken out, such as nodes of a graph
+                    found = find_batch_norms(self.model, map_tensors(lambda tensor: tensor.detach(), data))
             self._batch_norms = [module for _, module in modules], found
         return found
+
+
+def _places_of_parameters(modules: Iterable[nn.Module]) -> dict[nn.Module, list[int]]:
+    """Where the parameters of modules lie in memory."""
+    return {module: [p.data_ptr() for p in module.parameters(recurse=False)] for module in modules}
 
 
 def _everywhere(rule: Hook) -> Composite:
