@@ -103,6 +103,17 @@ class Concept:
         """
         return None
 
+    def at_positions(self, tensor: torch.Tensor, layer_name: str | None = None) -> torch.Tensor:
+        """Value of each concept at each position, [B, concepts, positions].
+
+        Parameters
+        ----------
+        tensor : torch.Tensor
+            [B, ...], relevance or activation of the layer.
+        layer_name : str, optional
+        """
+        raise self._missing("at_positions")
+
     def attribute(
         self, relevance: torch.Tensor, mask: torch.Tensor | None = None, layer_name: str | None = None,
         abs_norm: bool = True,

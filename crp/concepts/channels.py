@@ -178,6 +178,10 @@ class ChannelConcept(Concept):
             return super().read(tensor, layer_name, max_target)
         return self._read_channels(tensor, max_target)
 
+    def at_positions(self, tensor: torch.Tensor, layer_name: str | None = None) -> torch.Tensor:
+        """The channels, with all other axes as one."""
+        return channels_of(tensor, self.axis, None)
+
     def _read_unsorted(self, tensor: torch.Tensor, layer_name: str | None, max_target: str) -> Reading:
         if type(self).read is ChannelConcept.read:  # which may ask a subclass to sort, as that may ask this one
             return self._read_channels(tensor, max_target)

@@ -120,6 +120,44 @@ class EncodedConcept(ChannelConcept):
         others = remainder * (torch.where(changed[..., -1:] == code[..., -1:], 1, scale) - 1)
         return x + (after - before + others.to(after)).to(x.dtype).movedim(-1, self.feature_axis)
 
+    def shares_of(self, difference: Tensor, x: Tensor, other: Tensor) -> Tensor:
+        """Products of ``difference``, which are per unit of ``x``, with what each latent changes from ``x`` to another.
+
+        Parameters
+        ----------
+        difference, x, other : torch.Tensor
+            [B, ...] each, the last two activations.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, positions..., K + 1], the remainder last: they add up to ``difference * (other - x)``.
+        """
+        (code, remainder), (goal, of_other) = (
+            self.with_remainder(features.movedim(self.feature_axis, -1)) for features in (x, other)
+        )
+        features, factors = x.movedim(self.feature_axis, -1), difference.movedim(self.feature_axis, -1)
+        with _left_as_found(self.encode, self.decode):
+            leaf = self.encoded(features).detach().requires_grad_()
+            with torch.enable_grad():
+                decoded = self.decoded(leaf, features)
+        gradient, = torch.autograd.grad(decoded, leaf, factors.to(decoded.dtype))
+        latents = gradient * (goal - code)[..., :-1]
+        return torch.cat([latents, (factors * (of_other - remainder)).sum(-1, keepdim=True)], -1)
+
+    def patched(self, x: Tensor, other: Tensor, members: Tensor) -> Tensor:
+        """``x`` with those latents of another activation that are members, [rows, positions..., K + 1] bool."""
+        features, goal = (tensor.movedim(self.feature_axis, -1) for tensor in (x, other))
+        (code, remainder), (of_other, other_remainder) = map(self.with_remainder, (features, goal))
+        chosen = torch.where(members[..., :-1], of_other[..., :-1], code[..., :-1])
+        with _left_as_found(self.encode, self.decode):
+            self.encoded(features)
+            decoded = self.decoded(chosen, features.expand(*chosen.shape[:-1], features.shape[-1]))
+            self.encoded(features)
+            before = self.decoded(code[..., :-1], features)
+        rest = torch.where(members[..., -1:], other_remainder - remainder, 0)
+        return (features + (decoded - before) + rest).to(x.dtype).movedim(-1, self.feature_axis)
+
     def encoded(self, features: Tensor) -> Tensor:
         """The code [..., K] of ``features`` [..., C]; to be decoded before anything else is encoded."""
         code = call_reader(self.encode, "encode", features)

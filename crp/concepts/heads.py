@@ -36,6 +36,10 @@ class HeadConcept(Concept):
         """Sum (or the largest sum at a position) of each head, and the position of the largest."""
         return self._channels.read(self._split(tensor, layer_name).sum(-1), layer_name, max_target)
 
+    def at_positions(self, tensor: torch.Tensor, layer_name: str | None = None) -> torch.Tensor:
+        """Sum over the features of each head, at each position."""
+        return self._channels.at_positions(self._split(tensor, layer_name).sum(-1), layer_name)
+
     def mask(self, batch_id: int, concept_ids: Any, layer_name: str | None = None) -> Mask:
         """Function ``relevance -> relevance`` that keeps, in one sample, only the given heads."""
         return _HeadMask(self, self._channels.mask(batch_id, concept_ids, layer_name), layer_name)

@@ -14,10 +14,13 @@
     what labels can be told from, with controls
 ``interventions``, ``changes``
     units set to other values while a model runs, and to which
+``effects``
+    what units change in an answer, measured by patching and estimated by relevance
 ``frames``
     tables of pandas
 """
 from crp.neurons.changes import Add, From, Mean, Resample, Scale, Shift
+from crp.neurons.effects import Effects, effects
 from crp.neurons.interventions import intervene
 from crp.neurons.matching import Match, match
 from crp.neurons.rank_units import rank
@@ -26,6 +29,6 @@ from crp.neurons.report import ProbeReport, probe_report
 from crp.neurons.splits import HeldOut
 
 __all__ = [
-    "Add", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking", "Resample", "Scale", "Shift", "intervene",
-    "match", "probe_report", "rank",
+    "Add", "Effects", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking", "Resample", "Scale", "Shift",
+    "effects", "intervene", "match", "probe_report", "rank",
 ]

@@ -27,7 +27,7 @@ class Scored(Protocol):
 
 def draw_ranking(
     names: Sequence[str], scores: np.ndarray, interval: np.ndarray | None, title: str,
-    figsize: tuple[float, float] | None,
+    figsize: tuple[float, float] | None, label: str = "score",
 ) -> Figure:
     """Draw scores [k] as bars from top to bottom, with intervals [k, 2] as lines."""
     figure = new_figure(figsize or (5, 0.8 + 0.22 * max(len(names), 3)))
@@ -40,7 +40,7 @@ def draw_ranking(
         axes.legend(fontsize=8, frameon=False, loc="lower right")
     axes.set_yticks(place, names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("score", fontsize=8)
+    axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel("unit", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

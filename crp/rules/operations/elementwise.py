@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crp.rules.operations.call import Operation
-from crp.rules.operations.rule import OperationRule, carries, total
+from crp.rules.operations.rule import OperationRule, carries, quotients, total
 
 
 class Identity(OperationRule):
@@ -17,6 +17,12 @@ class Identity(OperationRule):
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """Relevance as it is."""
         return [relevance]
+
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """``f(x) / x`` times what arrives."""
+        return quotients(arriving, inputs, output, function, [True])
 
 
 class Scaling(OperationRule):
@@ -38,6 +44,12 @@ class Scaling(OperationRule):
         if self.factor is not None:
             relevance = relevance * (self.factor != 0)
         return [relevance.sum_to_size(self.shape)]
+
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """``f(x) / x`` times what arrives, which is the factor."""
+        return quotients(arriving, inputs, output, function, [True])
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What arrives where the factor is zero."""

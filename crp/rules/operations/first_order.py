@@ -94,16 +94,25 @@ class FirstOrder(OperationRule):
             for r, z in zip(_sequence(relevance), _sequence(output))
         ]
 
+    def per_unit(
+        self, arriving: Any, inputs: tuple[Tensor, ...], output: Any, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """What the transposed linear part sends of what arrives."""
+        return self._received(list(_sequence(arriving)), inputs)
+
     def _sent(self, s: list[Tensor | None], inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [
+            None if gradient is None else by_parts(_contribution, x, gradient)
+            for x, gradient in zip(inputs, self._received(s, inputs))
+        ]
+
+    def _received(self, s: list[Tensor | None], inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
         output, leaves = self._graph or self._run([x.to(precision(x)) for x in inputs])
         outputs = [leaf for leaf in flatten_tensors(output) if self.reaches(leaf)]
         arriving = [(z, q.to(z.dtype)) for z, q in zip(outputs, s) if q is not None]
         gradients = iter(self._gradients(arriving, [leaf for leaf in leaves if leaf.requires_grad]))
         received = [next(gradients) if takes else None for takes in self.sharing]
-        return [
-            None if gradient is None else by_parts(_contribution, x, gradient) / self.shares
-            for x, gradient in zip(inputs, received)
-        ]
+        return [None if gradient is None else gradient / self.shares for gradient in received]
 
     def _gradients(self, arriving: list[tuple[Tensor, Tensor]], leaves: list[Tensor]) -> Sequence[Tensor | None]:
         """Gradients of the leaves; none, with a warning, where an operation has none."""

@@ -1,6 +1,7 @@
 """Rules of softmax and of normalisation by statistics of the input."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,12 @@ class Softmax(OperationRule):
         sent = (relevance - output * relevance.sum(self.dim, keepdim=True)).mul_(x)
         return [sent.masked_fill_(x == -torch.inf, 0)]
 
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """The gradient of a softmax."""
+        return [output * (arriving - (arriving * output).sum(self.dim, keepdim=True))]
+
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """What the expansion's bias gets."""
         return {"softmax": total(relevance) - total(self.send(relevance, inputs, output)[0])}
@@ -57,11 +64,18 @@ class LayerNorm(OperationRule):
 
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor]:
         """``x`` times the transpose of centring and scaling, applied to ``R / stabilized(z)``."""
-        x, = inputs
-        s = relevance / self.stabilize(output)
+        return [self._received(relevance / self.stabilize(output), *inputs).mul_(inputs[0])]
+
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """The transpose of centring and scaling, applied to what arrives."""
+        return [self._received(arriving.clone(), *inputs)]
+
+    def _received(self, s: Tensor, x: Tensor) -> Tensor:
         s = s if self.weight is None else s.mul_(self.weight)
         s = s.mul_((x.var(self.dims, correction=0, keepdim=True) + self.eps).rsqrt())
-        return [s.sub_(s.mean(self.dims, keepdim=True)).mul_(x)]
+        return s.sub_(s.mean(self.dims, keepdim=True))
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of the bias, and what the stabilizer takes."""

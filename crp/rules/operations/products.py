@@ -1,6 +1,7 @@
 """Rules of products: of activations with each other, of matrices, and with constants."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from crp.rules.operations.call import Operation, sharing
 from crp.rules.operations.elementwise import Scaling
 from crp.rules.operations.first_order import first_order_rule
-from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks
+from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks, quotients
 
 
 class Uniform(OperationRule):
@@ -31,6 +32,12 @@ class Uniform(OperationRule):
         share = relevance / sum(self.sharing)
         return [share.sum_to_size(shape) if takes else None for shape, takes in zip(self.shapes, self.sharing)]
 
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """The other factors, times an equal share of what arrives."""
+        return quotients(arriving, inputs, output, function, self.sharing)
+
 
 class MatrixProduct(OperationRule):
     """Both factors of a matrix product get half, in proportion to contributions (AttnLRP, section 3.3.3).
@@ -49,11 +56,21 @@ class MatrixProduct(OperationRule):
 
     def send(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Any) -> list[Tensor | None]:
         """``R_a = a (s b^T)`` and ``R_b = b (a^T s)``, where ``s = R / 2 stabilized(z)``."""
+        received = self._received(relevance / self.stabilize(output), inputs)
+        return [None if gradient is None else gradient.mul_(x) for x, gradient in zip(inputs, received)]
+
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """Half of the gradients."""
+        return self._received(arriving, inputs)
+
+    def _received(self, s: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
         a, b = inputs
-        s = (relevance / self.stabilize(output)).div_(sum(self.sharing))
+        s = s / sum(self.sharing)
         return [
-            (s @ b.mT).sum_to_size(a.shape).mul_(a) if self.sharing[0] else None,
-            (a.mT @ s).sum_to_size(b.shape).mul_(b) if self.sharing[1] else None,
+            (s @ b.mT).sum_to_size(a.shape) if self.sharing[0] else None,
+            (a.mT @ s).sum_to_size(b.shape) if self.sharing[1] else None,
         ]
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:

@@ -52,6 +52,16 @@ class OperationRule:
         """
         raise NotImplementedError
 
+    def per_unit(
+        self, arriving: Any, inputs: tuple[Tensor, ...], output: Any, function: Callable[..., Any]
+    ) -> Sequence[Tensor | None]:
+        """Relevance per unit of each input, of that per unit of the output: :meth:`send` without its last product.
+
+        Where relevance is ``x`` times a factor, this is the factor, also where ``x`` is zero. ``function`` is the
+        operation, ``inputs -> output``.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what relevance there is per unit of its inputs")
+
     def run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """What the function gives; the arguments require no gradients."""
         with torch.no_grad():
@@ -68,6 +78,37 @@ class OperationRule:
 
 UNKNOWN = OperationRule()
 """Stands for the rule of an operation that could be given none: its gradient passes, and that is told."""
+
+
+def gradients(
+    function: Callable[..., Any], inputs: Sequence[Tensor], arriving: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of ``sum(arriving * function(inputs))`` by the inputs that are wanted."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_(takes) for x, takes in zip(inputs, wanted)]
+        output = function(*leaves)
+    taking = [leaf for leaf, takes in zip(leaves, wanted) if takes]
+    found = iter(torch.autograd.grad(output, taking, arriving.to(output.dtype), allow_unused=True))
+    return [next(found) if takes else None for takes in wanted]
+
+
+def quotients(
+    arriving: Tensor, inputs: Sequence[Tensor], output: Tensor, function: Callable[..., Any], sharing: Sequence[bool]
+) -> list[Tensor | None]:
+    """``arriving * output / x`` for elements whose relevance passes, shared equally; for ``x = 0`` its limit."""
+    share = arriving / sum(sharing)
+    at_zero: list[Tensor | None] | None = None
+    if any(bool((x == 0).any()) for x, takes in zip(inputs, sharing) if takes):
+        at_zero = gradients(function, inputs, share, sharing)
+    found: list[Tensor | None] = []
+    for i, (x, takes) in enumerate(zip(inputs, sharing)):
+        if not takes:
+            found.append(None)
+            continue
+        factor = (share * output / torch.where(x == 0, torch.ones_like(x), x)).sum_to_size(x.shape)
+        limit = None if at_zero is None else at_zero[i]
+        found.append(factor if at_zero is None else torch.where(x == 0, 0 if limit is None else limit, factor))
+    return found
 
 
 def denominator_sinks(relevance: Tensor, z: Tensor, s: Tensor) -> dict[str, float]:

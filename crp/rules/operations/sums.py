@@ -11,7 +11,15 @@ from crp.rules.operations.call import Operation
 from crp.rules.operations.descent import descent_of, is_number, joined
 from crp.rules.operations.elementwise import Scaling
 from crp.rules.operations.products import Uniform
-from crp.rules.operations.rule import OperationRule, Stabilize, carries, denominator_sinks, total
+from crp.rules.operations.rule import (
+    OperationRule,
+    Stabilize,
+    carries,
+    denominator_sinks,
+    gradients,
+    quotients,
+    total,
+)
 
 REVERSED_SUBTRACTIONS: set[Callable] = {torch.rsub, Tensor.__rsub__}
 
@@ -65,6 +73,12 @@ class Addition(OperationRule):
         s = self._quotient(relevance, output if self.is_rounded else self._sum(terms))
         return [(term * s).sum_to_size(term.shape) for term in terms]
 
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """The coefficients, times what arrives."""
+        return [(c * arriving).sum_to_size(x.shape) for c, x in zip(self.coefficients, inputs)]
+
     def _quotient(self, relevance: Tensor, z: Tensor) -> Tensor:
         """Nothing where summands cancel out: shares that are large and opposite would not do so further down."""
         return (relevance / self.stabilize(z)).masked_fill_(z == 0, 0)
@@ -96,6 +110,14 @@ class Shift(Addition):
             relevance, inputs, output
         )
 
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """Within an activation function, the quotient of output and input."""
+        if self.is_in_activation:
+            return quotients(arriving, inputs, output, function, [True])
+        return super().per_unit(arriving, inputs, output, function)
+
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """None within an activation function."""
         return {} if self.is_in_activation else super().sinks(relevance, inputs, output)
@@ -124,6 +146,12 @@ class Linear(OperationRule):
             z = self.function(leaf)
             gradient, = torch.autograd.grad(z, leaf, relevance / self.stabilize(z.detach()))
         return [gradient * x]
+
+    def per_unit(
+        self, arriving: Tensor, inputs: tuple[Tensor, ...], output: Tensor, function: Callable[..., Any]
+    ) -> list[Tensor | None]:
+        """What the transposed operation sends."""
+        return gradients(self.function, inputs, arriving, [True])
 
     def sinks(self, relevance: Tensor, inputs: tuple[Tensor, ...], output: Tensor) -> dict[str, float]:
         """The share of what is added to zero, and what the stabilizer takes."""
