@@ -16,19 +16,26 @@
     units set to other values while a model runs, and to which
 ``effects``
     what units change in an answer, measured by patching and estimated by relevance
+``curves``, ``lower_part``, ``metrics``
+    what is left of a model without its units, in passes of what lies above them
+``shifting``
+    units moved from the values of one class to those of another
 ``frames``
     tables of pandas
 """
 from crp.neurons.changes import Add, From, Mean, Resample, Scale, Shift
+from crp.neurons.curves import AblationCurves, Area, ablation_curve
 from crp.neurons.effects import Effects, effects
 from crp.neurons.interventions import intervene
 from crp.neurons.matching import Match, match
 from crp.neurons.rank_units import rank
 from crp.neurons.ranking import Ranking
 from crp.neurons.report import ProbeReport, probe_report
+from crp.neurons.shifting import ShiftedClass, shift_class
 from crp.neurons.splits import HeldOut
 
 __all__ = [
-    "Add", "Effects", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking", "Resample", "Scale", "Shift",
-    "effects", "intervene", "match", "probe_report", "rank",
+    "AblationCurves", "Add", "Area", "Effects", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking",
+    "Resample", "Scale", "Shift", "ShiftedClass", "ablation_curve", "effects", "intervene", "match", "probe_report",
+    "rank", "shift_class",
 ]

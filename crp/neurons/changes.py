@@ -41,6 +41,14 @@ class Place(NamedTuple):
         return -1 if isinstance(self.concept, HeadConcept) else None
 
 
+    def mean(self, activations: Tensor) -> Tensor:
+        """The mean of activations over samples and positions, [units]; over samples, where the axis is not known."""
+        found = self.coordinates(activations)
+        axis = self.feature_axis
+        others = [0] if axis is None else [i for i in range(found.ndim) if i != axis % found.ndim]
+        return found.mean(others)
+
+
 class Change:
     """Base class of what units can be set to, beside numbers."""
 
@@ -152,31 +160,59 @@ class Mean(Change):
 
     def prepared(self, place: Place) -> NewValue:
         """The means, at each position."""
-        axis = place.feature_axis
         if isinstance(self.source, ReferenceStore):
-            if not isinstance(place.concept, ChannelConcept) or axis is None:
+            if not isinstance(place.concept, ChannelConcept):
                 raise ValueError(
                     f"a store knows of {type(place.concept).__name__} one sum for each concept, not the values of its "
                     "features: give activations of the layer instead, Mean(tensor)"
                 )
-            means = torch.from_numpy(_means_of_store(self.source, place.layer)).float()
-        else:
-            activations = place.coordinates(torch.as_tensor(self.source))
-            if activations.ndim < 2:
-                raise ValueError(f"activations are [N, ...], not of the shape {tuple(activations.shape)}")
-            others = [0] if axis is None else [i for i in range(activations.ndim) if i != axis % activations.ndim]
-            means = activations.mean(others)
+            return Along(torch.from_numpy(_means_of_store(self.source, place.layer)).float()).prepared(place)
+        activations = torch.as_tensor(self.source)
+        if activations.ndim < 2:
+            raise ValueError(f"activations are [N, ...], not of the shape {tuple(activations.shape)}")
+        return Along(place.mean(activations)).prepared(place)
 
-        def set_mean(values: Tensor, sends_relevance: bool) -> Tensor:
+
+@dataclass(frozen=True, eq=False)
+class Along(Change):
+    """A value for each unit, at each position; of concepts that do not tell their axis, a sample of the layer.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        [units] or [...]
+    factors : torch.Tensor, optional
+        Of the same shape: add the values to so many times those that units have.
+    """
+
+    values: Tensor
+    factors: Tensor | None = None
+
+    def prepared(self, place: Place) -> NewValue:
+        """The values on the axis of the units."""
+        axis = place.feature_axis
+
+        def aligned(given: Tensor, values: Tensor) -> Tensor:
             if axis is None:
-                return means.to(values)
-            if values.shape[axis] != len(means):
-                raise ValueError(f"layer {place.layer!r} has {values.shape[axis]} units, the mean {len(means)}")
+                return given.to(values)
+            if values.shape[axis] != len(given):
+                raise ValueError(f"layer {place.layer!r} has {values.shape[axis]} units, not {len(given)}")
             shape = [1] * values.ndim
             shape[axis] = -1
-            return means.to(values).view(shape)
+            return given.to(values).view(shape)
 
-        return set_mean
+        def set_values(values: Tensor, sends_relevance: bool) -> Tensor:
+            new = aligned(self.values, values)
+            if self.factors is None:
+                return new
+            factors = aligned(self.factors, values)
+            if sends_relevance and carries(values):
+                scaled = run_with_rule(Scaling(factors, values.shape), torch.mul, (values, factors), {})
+            else:
+                scaled = values * factors
+            return _added(scaled, new, sends_relevance)
+
+        return set_values
 
 
 @dataclass(frozen=True)

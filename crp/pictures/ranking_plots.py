@@ -88,3 +88,32 @@ def draw_report(
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     axes.set_title("probes on the first, random and last units", fontsize=9)
     return figure
+
+
+def draw_curves(
+    fractions: np.ndarray, curves: Mapping[str, Mapping[tuple[str, bool], np.ndarray]],
+    random: Mapping[str, np.ndarray], metric: str, figsize: tuple[float, float] | None,
+) -> Figure:
+    """Draw scores by the share of units that are taken away, a panel for each way; (name, most first) -> scores [S].
+
+    Random orders [R, S] are a band from the lowest to the highest, with their mean.
+    """
+    figure = new_figure(figsize or (3.1 * len(curves) + 1.6, 3))
+    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    for axes, (way, of_way) in zip(panels, curves.items()):
+        if len(random[way]):
+            axes.fill_between(fractions, random[way].min(0), random[way].max(0), color="gray", alpha=.2, linewidth=0)
+            axes.plot(fractions, random[way].mean(0), color="gray", linewidth=1, label="random orders")
+        names = list(dict.fromkeys(name for name, _ in of_way))
+        for (name, most_first), scores in of_way.items():
+            colour = f"C{names.index(name)}" if len(names) > 1 else POSITIVE if most_first else NEGATIVE
+            label = f"{name}, {'most' if most_first else 'least'} first"
+            axes.plot(fractions, scores, "-" if most_first else "--", color=colour, label=label, linewidth=1.5)
+        axes.set_title("set to zero" if way == "zero" else "set to the mean" if way == "mean" else "of other samples",
+                       fontsize=9)
+        axes.set_xlabel("share of units taken away", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(metric, fontsize=8)
+    panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
+    return figure

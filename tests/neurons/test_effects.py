@@ -4,9 +4,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-import transformers
+from random_language_models import language_models
 from small_sweeps import hooks_of
-from test_interventions import language_models
 from torch import nn
 from torch.nn import functional
 from torchvision.models import VisionTransformer
@@ -316,4 +315,3 @@ def test_text_models_without_target_ask_for_it():
     model, tokens, *_ = cases()["llama"]
     with pytest.raises(ValueError, match="say with y="):
         effects(CondAttribution(model.eval(), output="logits"), tokens, tokens, ["model.layers.0"])
-    assert transformers.__version__

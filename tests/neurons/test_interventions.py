@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-import transformers
+from random_language_models import language_models
 from small_sweeps import hooks_of, small_model, sweep
 from torch import nn
 from zennit.canonizers import SequentialMergeBatchNorm
@@ -309,23 +309,6 @@ def test_concepts_of_ones_own():
     torch.testing.assert_close(found, with_step(model, "act", set_channels({1: 0., 3: 0., 5: 0.}))(data))
 
 
-def language_models():
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2,
-             "intermediate_size": 32, "max_position_embeddings": 32}
-    torch.manual_seed(0)
-    return {
-        "bert": (transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, num_labels=3)),
-                 "bert.encoder.layer.0.intermediate"),
-        "gpt2": (transformers.GPT2LMHeadModel(transformers.GPT2Config(
-            vocab_size=50, n_embd=16, n_head=4, n_layer=2, n_positions=32
-        )), "transformer.h.0.mlp.act"),
-        "llama": (transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)), "model.layers.0"),
-        "t5": (transformers.T5ForConditionalGeneration(transformers.T5Config(
-            vocab_size=50, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )), "encoder.block.0"),
-    }
-
-
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
 def test_language_models_of_hugging_face(name):
     model, layer = language_models()[name]
@@ -387,7 +370,7 @@ def test_bad_input_is_refused_at_once(changes, options, message):
     ({"relu": From(images(1)[:, :, :5])}, {}, "of the same shape|cannot be multiplied"),
     ({"relu": From(images(2))}, {}, "one or as many"),
     ({"relu": Resample(torch.zeros(4, 5))}, {}, "all but the first axis"),
-    ({"relu": Mean(torch.zeros(4, 6, 2, 2))}, {}, "has 5 units, the mean 6"),
+    ({"relu": Mean(torch.zeros(4, 6, 2, 2))}, {}, "has 5 units, not 6"),
     ({"relu": Add(torch.zeros(3))}, {}, "5 features on axis 1, the direction 3"),
 ])
 def test_what_does_not_fit_is_refused_when_the_model_runs(changes, options, message):
