@@ -25,11 +25,13 @@ SEEDS = range(5)
 def rankings_of(model: torch.nn.Module, training: TensorDataset, seed: int) -> dict:
     """Layer -> rankings by relevance, by activation and at random."""
     with tempfile.TemporaryDirectory() as folder:
-        fv = FeatureVisualization(CondAttribution(model), training, dict.fromkeys(LAYERS, ChannelConcept()), path=folder)
+        concepts = dict.fromkeys(LAYERS, ChannelConcept())
+        fv = FeatureVisualization(CondAttribution(model), training, concepts, path=folder)
         store = fv.run(default_composite(model), 0, len(training), batch_size=64)
         return {
-            layer: {by: rank(store, by=by, layers=layer, random_state=seed) for by in ("relevance", "activation", "random")}
-            for layer in LAYERS
+            layer: {
+                by: rank(store, by=by, layers=layer, random_state=seed) for by in ("relevance", "activation", "random")
+            } for layer in LAYERS
         }
 
 

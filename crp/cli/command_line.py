@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from crp import __version__
+from crp.cli.arguments import (
+    add_class_names,
+    add_json,
+    add_quantity,
+    add_question,
+    add_store,
+    draw_into_files,
+    not_negative,
+    positive,
+    shard,
+)
 from crp.cli.terminal import in_flags, nothing_on_standard_output, print_lines, printable_message, printable_warnings
+from crp.cli.unit_commands import add_ablate, add_rank
 
 if TYPE_CHECKING:
     from crp.cli.answers import Answer, Conservation, DemoPage, Estimate, Export, StoreInfo, Verification
@@ -42,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (
         _add_demo, _add_run, _add_merge, _add_audit, _add_info, _add_verify, _add_export, _add_concepts, _add_classes,
-        _add_references, _add_patterns, _add_maps,
+        _add_references, _add_patterns, _add_maps, add_rank, add_ablate,
     ):
         add(commands)
     return parser
@@ -94,7 +106,7 @@ def _add_demo(commands: Commands) -> None:
         "demo", help="train a small network on digits and show what it has learned, in pictures"
     )
     demo.add_argument("--out", default="crp-demo", metavar="FOLDER", help="where the pictures go (default: crp-demo)")
-    _add_json(demo)
+    add_json(demo)
     demo.set_defaults(function=_demo)
 
 
@@ -102,7 +114,7 @@ def _demo(options: argparse.Namespace) -> DemoPage:
     from crp.cli.answers import DemoPage
     from crp.demo.story import run_demo
 
-    _draw_into_files()
+    draw_into_files()
     return DemoPage.model_validate(run_demo(options.out)._asdict())
 
 
@@ -119,43 +131,25 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
     run.add_argument("--start", type=int, default=0, metavar="N", help="first sample (default: 0)")
     run.add_argument("--stop", type=int, metavar="N", help="sample after the last (default: length of the dataset)")
-    run.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="samples per batch (default: 32)")
-    run.add_argument("--checkpoint", type=_positive, default=500, metavar="N", help="batches per shard (default: 500)")
+    run.add_argument("--batch-size", type=positive, default=32, metavar="N", help="samples per batch (default: 32)")
+    run.add_argument("--checkpoint", type=positive, default=500, metavar="N", help="batches per shard (default: 500)")
     run.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that read the dataset")
     run.add_argument("--workers", type=int, default=0, metavar="N", help="processes that share the sweep")
-    run.add_argument("--threads", type=_positive, metavar="N", help="threads of each process")
+    run.add_argument("--threads", type=positive, metavar="N", help="threads of each process")
     run.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what to do about broken samples")
     run.add_argument("--keep", choices=["all", "top"], default="all", help="top: tables and class means only")
     run.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the matrices")
     run.add_argument(
-        "--shard", metavar="I/N", type=_shard, help="write every N-th shard, from the I-th on (from 0), for crp merge "
+        "--shard", metavar="I/N", type=shard, help="write every N-th shard, from the I-th on (from 0), for crp merge "
         "to finish (default: the task of the SLURM array that runs this, if any)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace what another sweep left in the folder")
     run.add_argument("--dry-run", action="store_true", help="say what it would take, by a batch, and write nothing")
-    _add_json(run)
+    add_json(run)
     run.set_defaults(function=_run)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
-
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int] | None:
-    from crp.cli.runs import parse_shard
-
-    try:
-        return parse_shard(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(options: argparse.Namespace) -> StoreInfo | Estimate:
@@ -163,23 +157,23 @@ def _run(options: argparse.Namespace) -> StoreInfo | Estimate:
 
     from crp.cli.runs import parse_shard, run
 
-    shard = parse_shard(None) if options.shard is None else options.shard
+    of_array = parse_shard(None) if options.shard is None else options.shard
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     how = {name: getattr(options, name) for name in
            ("batch_size", "checkpoint", "num_workers", "on_error", "keep", "dtype")}
     return run(
-        options.spec, store=options.store, start=options.start, stop=options.stop, shard=shard,
+        options.spec, store=options.store, start=options.start, stop=options.stop, shard=of_array,
         workers=options.workers, overwrite=options.overwrite, dry_run=options.dry_run, **how,
     )
 
 
 def _add_merge(commands: Commands) -> None:
     merge = commands.add_parser("merge", help="finish a store whose shards are all there")
-    _add_store(merge)
+    add_store(merge)
     merge.add_argument("--start", type=int, default=0, metavar="N", help="first sample that must be there")
     merge.add_argument("--stop", type=int, metavar="N", help="sample after the last (default: length of the dataset)")
-    _add_json(merge)
+    add_json(merge)
     merge.set_defaults(function=_merge)
 
 
@@ -197,8 +191,8 @@ def _add_audit(commands: Commands) -> None:
     )
     audit.add_argument("spec", metavar="SPEC", help="as for crp run")
     audit.add_argument("--start", type=int, default=0, metavar="N", help="first sample (default: 0)")
-    audit.add_argument("--samples", type=_positive, default=8, metavar="N", help="how many samples (default: 8)")
-    _add_json(audit)
+    audit.add_argument("--samples", type=positive, default=8, metavar="N", help="how many samples (default: 8)")
+    add_json(audit)
     audit.set_defaults(function=_audit)
 
 
@@ -210,8 +204,8 @@ def _audit(options: argparse.Namespace) -> Conservation:
 
 def _add_info(commands: Commands) -> None:
     info = commands.add_parser("info", help="say what a store holds, finished or not")
-    _add_store(info)
-    _add_json(info)
+    add_store(info)
+    add_json(info)
     info.set_defaults(function=_info)
 
 
@@ -223,8 +217,8 @@ def _info(options: argparse.Namespace) -> StoreInfo:
 
 def _add_verify(commands: Commands) -> None:
     verify = commands.add_parser("verify", help="compare every byte of a store with the hashes in its records")
-    _add_store(verify)
-    _add_json(verify)
+    add_store(verify)
+    add_json(verify)
     verify.set_defaults(function=_verify)
 
 
@@ -238,11 +232,11 @@ def _verify(options: argparse.Namespace) -> Verification:
 
 def _add_export(commands: Commands) -> None:
     export = commands.add_parser("export", help="copy a store for other programs")
-    _add_store(export)
+    add_store(export)
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument("--zarr", metavar="FOLDER", help="one group per layer, for xarray")
     kind.add_argument("--parquet", metavar="FOLDER", help="one file per layer and quantity")
-    _add_json(export)
+    add_json(export)
     export.set_defaults(function=_export)
 
 
@@ -261,11 +255,11 @@ def _add_concepts(commands: Commands) -> None:
         "concepts of a layer matter most in all classes, in a class or in a sample, which classes each serves, and "
         "which concepts are dead.",
     )
-    _add_question(concepts)
-    concepts.add_argument("--target", type=_not_negative, metavar="N", help="a class (default: all count alike)")
-    concepts.add_argument("--sample", type=_not_negative, metavar="N", help="a sample, by its place in the dataset")
-    concepts.add_argument("--most", type=_positive, default=10, metavar="N", help="how many concepts (default: 10)")
-    _add_class_names(concepts)
+    add_question(concepts)
+    concepts.add_argument("--target", type=not_negative, metavar="N", help="a class (default: all count alike)")
+    concepts.add_argument("--sample", type=not_negative, metavar="N", help="a sample, by its place in the dataset")
+    concepts.add_argument("--most", type=positive, default=10, metavar="N", help="how many concepts (default: 10)")
+    add_class_names(concepts)
     concepts.set_defaults(function=_concepts)
 
 
@@ -281,9 +275,9 @@ def _concepts(options: argparse.Namespace) -> Concepts:
 
 def _add_classes(commands: Commands) -> None:
     classes = commands.add_parser("classes", help="say which classes a concept serves")
-    _add_question(classes)
-    classes.add_argument("--concept", type=_not_negative, required=True, metavar="ID", help="the concept")
-    _add_class_names(classes)
+    add_question(classes)
+    classes.add_argument("--concept", type=not_negative, required=True, metavar="ID", help="the concept")
+    add_class_names(classes)
     classes.set_defaults(function=_classes)
 
 
@@ -299,11 +293,11 @@ def _classes(options: argparse.Namespace) -> Classes:
 
 def _add_references(commands: Commands) -> None:
     references = commands.add_parser("references", help="say at which samples a concept is strongest, and where")
-    _add_question(references)
-    references.add_argument("--concept", type=_not_negative, required=True, metavar="ID", help="the concept")
-    references.add_argument("--target", type=_not_negative, metavar="N", help="only samples of this class")
-    references.add_argument("--most", type=_positive, default=8, metavar="N", help="how many samples (default: 8)")
-    _add_class_names(references)
+    add_question(references)
+    references.add_argument("--concept", type=not_negative, required=True, metavar="ID", help="the concept")
+    references.add_argument("--target", type=not_negative, metavar="N", help="only samples of this class")
+    references.add_argument("--most", type=positive, default=8, metavar="N", help="how many samples (default: 8)")
+    add_class_names(references)
     references.set_defaults(function=_references)
 
 
@@ -340,12 +334,12 @@ def _add_maps(commands: Commands) -> None:
 
 
 def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_store(parser)
+    add_store(parser)
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
-    _add_quantity(parser)
-    _add_class_names(parser)
+    add_quantity(parser)
+    add_class_names(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: crp-patterns or crp-maps)")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _report(options: argparse.Namespace) -> Answer:
@@ -353,7 +347,7 @@ def _report(options: argparse.Namespace) -> Answer:
     from crp.cli.reports import report_maps, report_patterns
     from crp.store import ReferenceStore
 
-    _draw_into_files()
+    draw_into_files()
     arguments = (
         ReferenceStore(options.store), options.out or f"crp-{options.command}", options.layer, options.quantity,
         ClassNames(options.class_names),
@@ -363,35 +357,3 @@ def _report(options: argparse.Namespace) -> Answer:
     return report_patterns(
         *arguments, min_pattern_size=options.min_pattern_size, min_samples=options.min_samples, method=options.method,
     )
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="the folder of a sweep")
-
-
-def _add_question(parser: argparse.ArgumentParser) -> None:
-    _add_store(parser)
-    parser.add_argument("--layer", required=True, metavar="NAME", help="the layer; crp info lists them")
-    _add_quantity(parser)
-    _add_json(parser)
-
-
-def _add_quantity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--quantity", choices=["relevance", "activation"], default="relevance", help="of which matrix "
-        "(default: relevance)",
-    )
-
-
-def _add_class_names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--class-names", metavar="FILE", help="a text file with a class name per line, from class 0 on")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON, and nothing else")
-
-
-def _draw_into_files() -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")

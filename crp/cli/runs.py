@@ -55,7 +55,7 @@ def run(
     """
     from crp.sweeps.workers import Workers  # of which reading a store has no need
 
-    visualization, composite = _specified(spec)
+    visualization, composite = specified(spec)
     visualization.path = Path(store or visualization.path)
     sweep = visualization.sweep(composite, **how)
     if overwrite and shard is not None:
@@ -118,7 +118,7 @@ def audit(spec: str, *, start: int = 0, samples: int = 8) -> Conservation:
         The first of the samples.
     samples : int, default 8
     """
-    visualization, composite = _specified(spec)
+    visualization, composite = specified(spec)
     length = len(visualization.dataset)
     if not 0 <= start < length:
         raise ValueError(f"start is from 0 to {length - 1}, the last sample of the dataset, not {start}")
@@ -138,7 +138,7 @@ def audit(spec: str, *, start: int = 0, samples: int = 8) -> Conservation:
     )
 
 
-def _specified(spec: str) -> tuple[SweptDataset, Composite]:
+def specified(spec: str) -> tuple[SweptDataset, Composite]:
     """What a function specifies; its file is executed."""
     from crp.visualization import FeatureVisualization
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from large_sweeps import run
+import torch
+from large_sweeps import Images, run, specification
 from pydantic import TypeAdapter, ValidationError
 
 from crp.analysis import class_shares
@@ -17,6 +18,9 @@ from crp.cli.answers import Failure, StoreInfo, Verification
 from crp.cli.command_line import build_parser
 from crp.cli.concept_answers import Reference
 from crp.cli.schemas import ANSWERS, schema
+from crp.cli.unit_commands import METHODS
+from crp.neurons import Ranking, rank
+from crp.neurons.methods import METHODS as RANKINGS
 from crp.store import ReferenceStore, StoreError
 
 HERE = Path(__file__).parents[1]
@@ -59,7 +63,9 @@ def test_every_command_has_a_schema_that_describes_each_field():
     ["info"], ["merge"], ["verify"], ["concepts", "--layer", "conv"], ["classes", "--layer", "conv", "--concept", "1"],
     ["references", "--layer", "fc", "--concept", "0", "--quantity", "activation"],
     ["patterns", "--layer", "conv", "--min-pattern-size", "3"], ["maps", "--layer", "conv", "--method", "pca"],
-    ["export", "--zarr"], ["export", "--parquet"],
+    ["export", "--zarr"], ["export", "--parquet"], ["rank"], ["rank", "--by", "probe", "--layer", "fc", "--most", "2"],
+    ["rank", "--by", "anova", "--layer", "conv", "--layer", "fc", "--out", "ranking.png"],
+    ["rank", "--by", "anova", "--target", "1", "--quantity", "relevance"],
 ], ids=" ".join)
 def test_commands_that_read_a_store(arguments, store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -186,3 +192,48 @@ def test_stores_without_matrices_answer_as_well(tmp_path, store, capsys):
         assert str(found)[:300] == str(expected)[:300]
     with pytest.raises(StoreError):
         ReferenceStore(tmp_path / "top").values("conv")[:]
+
+
+# Rankings and ablation
+
+def test_the_command_knows_the_rankings_of_a_store():
+    assert set(METHODS) == {name for name, method in RANKINGS.items() if not method.several}
+
+
+def test_rankings_are_those_of_the_library_and_stay_in_the_store(store, capsys):
+    _, found = answer(capsys, "rank", store, "--by", "anova", "--layer", "fc", "--most", 3)
+    opened = ReferenceStore(store)
+    ranking = rank(opened, by="anova", layers="fc")
+    assert [unit["unit"] for unit in found["units"]] == ranking.top(3)
+    np.testing.assert_allclose([unit["score"] for unit in found["units"]], ranking.scores[:3])
+    assert found["classes"] == ["0", "1", "2"] and found["of"] == 4
+    assert Ranking.load(opened, "anova", layers="fc").units == ranking.units
+
+
+def test_labels_come_from_a_file(store, capsys, tmp_path):
+    labels = ["" if i % 4 == 0 else "even" if i % 2 == 0 else "odd" for i in range(40)]
+    (tmp_path / "labels.txt").write_text("\n".join(labels) + "\n")
+    of_file = ["--by", "probeless", "--labels", tmp_path / "labels.txt"]
+    _, found = answer(capsys, "rank", store, *of_file, "--target", "odd")
+    assert (found["rows"], found["left_out"], found["classes"]) == (30, 10, ["even", "odd"])
+    (tmp_path / "labels.txt").write_text("1\n2\n")
+    _, found = answer(capsys, "rank", store, "--by", "anova", "--labels", tmp_path / "labels.txt")
+    assert "there are 2 labels, but the store has 40 rows" in found["error"]
+    _, found = answer(capsys, "rank", store, "--by", "anova", "--target", "9")
+    assert "there is no class '9'; there are 0, 1, 2" in found["error"]
+
+
+def test_ablation_by_the_rankings_of_a_store(store, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, found = answer(
+        capsys, "ablate", SPEC, "--store", store, "--layer", "fc", "--set-to", "zero", "--random", 2, "--samples", 12,
+        "--by", "relevance", "--by", "anova",
+    )
+    assert code == 0 and [area["ranking"] for area in found["areas"]] == ["relevance", "anova"]
+    assert found["samples"] == 12 and Path(found["picture"]).is_file()
+    model = specification()["model"]
+    images, classes = zip(*(Images()[int(i)] for i in np.linspace(0, 39, 12).round()))
+    expected = (model(torch.stack(images)).argmax(1) == torch.tensor(classes)).float().mean()
+    assert found["whole"] == pytest.approx(float(expected))
+    main(["ablate", SPEC, "--store", str(store), "--layer", "conv", "--set-to", "mean", "--random", "1"])
+    assert "with the least first" in capsys.readouterr().out

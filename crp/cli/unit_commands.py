@@ -1,0 +1,98 @@
+"""The commands that rank units and take them away."""
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from crp.cli.arguments import add_class_names, add_json, add_store, draw_into_files, positive
+
+if TYPE_CHECKING:
+    from crp.cli.unit_answers import AblationAnswer, RankingAnswer
+
+    Commands: TypeAlias = argparse._SubParsersAction[Any]
+
+METHODS = (
+    "relevance", "activation", "variance", "mean_distance", "anova", "probeless", "average_precision",
+    "mutual_information", "probe", "gaussian", "random",
+)
+
+
+def add_rank(commands: Commands) -> None:
+    """``crp rank``."""
+    rank = commands.add_parser(
+        "rank", help="rank the units of layers: by relevance, or by what they tell of classes", description="Rank the "
+        "units of layers in a store. The ranking is kept in the store, where crp ablate and Ranking.load find it.",
+    )
+    add_store(rank)
+    rank.add_argument("--by", choices=METHODS, default="relevance", help="what they are ranked by (default: relevance)")
+    rank.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
+    rank.add_argument(
+        "--quantity", choices=["relevance", "activation"], help="of which matrix (default: relevance for --by "
+        "relevance, otherwise activation)",
+    )
+    rank.add_argument(
+        "--labels", metavar="FILE", help="a text file with a label per sample, one in each line; an empty line stands "
+        "for none (default: the targets)",
+    )
+    rank.add_argument("--target", metavar="CLASS", help="the ranking for one class")
+    rank.add_argument("--most", type=positive, default=20, metavar="N", help="how many units to tell (default: 20)")
+    add_class_names(rank)
+    rank.add_argument("--out", metavar="FILE", help="draw the ranking into a picture")
+    add_json(rank)
+    rank.set_defaults(function=_rank)
+
+
+def _rank(options: argparse.Namespace) -> RankingAnswer:
+    from crp.cli.experiments import rank_units
+    from crp.cli.questions import ClassNames
+    from crp.store import ReferenceStore
+
+    draw_into_files()
+    return rank_units(
+        ReferenceStore(options.store), options.by, options.layer, options.quantity, ClassNames(options.class_names),
+        labels=options.labels, target=options.target, most=options.most, picture=options.out,
+    )
+
+
+def add_ablate(commands: Commands) -> None:
+    """``crp ablate``."""
+    ablate = commands.add_parser(
+        "ablate", help="take units away in the order of rankings, and see what is left of a model",
+        description="Take the units of layers away in the order of rankings that crp rank has kept in a store (or that "
+        "are made now), in the reverse order and at random. The file or module that says what was swept is executed: "
+        "run only what you trust.",
+    )
+    ablate.add_argument("spec", metavar="SPEC", help="as for crp run")
+    ablate.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
+    ablate.add_argument(
+        "--by", action="append", choices=METHODS, help="a ranking; may be repeated (default: relevance and activation)"
+    )
+    ablate.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
+    ablate.add_argument(
+        "--set-to", action="append", choices=["zero", "mean", "resample"], help="what units are set to; may be "
+        "repeated (default: all three)",
+    )
+    ablate.add_argument(
+        "--metric", choices=["accuracy", "probability", "logit", "cross_entropy"], default="accuracy",
+        help="of the target (default: accuracy)",
+    )
+    ablate.add_argument(
+        "--samples", type=positive, default=500, metavar="N", help="how many samples, from all over the dataset "
+        "(default: 500)",
+    )
+    ablate.add_argument("--random", type=positive, default=8, metavar="N", help="how many random orders (default: 8)")
+    ablate.add_argument("--batch-size", type=positive, default=64, metavar="N", help="samples per batch (default: 64)")
+    ablate.add_argument("--out", metavar="FILE", default="crp-ablation.png", help="picture (default: crp-ablation.png)")
+    add_json(ablate)
+    ablate.set_defaults(function=_ablate)
+
+
+def _ablate(options: argparse.Namespace) -> AblationAnswer:
+    from crp.cli.experiments import ablate
+
+    draw_into_files()
+    return ablate(
+        options.spec, options.store, options.by or ["relevance", "activation"], options.layer,
+        options.set_to or ["zero", "mean", "resample"], metric=options.metric, samples=options.samples,
+        random=options.random, batch_size=options.batch_size, picture=options.out,
+    )
