@@ -9,6 +9,7 @@ import tempfile
 import numpy as np
 import torch
 from common import ratio_row, time_in_turn
+from pages import write_table
 from torch.utils.data import TensorDataset
 
 from crp.attribution import CondAttribution
@@ -45,14 +46,16 @@ def main() -> None:
             curves = ablation_curve(model, held_out.tensors, rankings, random=4, batch_size=450, verbose=False)
             for area in curves.areas():
                 areas.setdefault((layer, area.by, area.ranking), []).append(area.difference)
-    print("| layer | units | relevance | activation | random | relevance > activation | activation > random |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| layer | units | relevance | activation | random | relevance > activation | activation > random |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
     for layer in LAYERS:
         for by in ("zero", "mean", "resample"):
             of = {name: np.array(areas[layer, by, name]) for name in ("relevance", "activation", "random")}
             means = " | ".join(f"{values.mean():.3f}" for values in of.values())
             first, second = (of["relevance"] > of["activation"]).sum(), (of["activation"] > of["random"]).sum()
-            print(f"| {layer} | {by} | {means} | {first} of {len(SEEDS)} | {second} of {len(SEEDS)} |", flush=True)
+            lines.append(f"| {layer} | {by} | {means} | {first} of {len(SEEDS)} | {second} of {len(SEEDS)} |")
+    print("\n".join(lines), flush=True)
+    write_table("neurons.md", "ablation", "\n".join(lines))
 
     images, classes = held_out.tensors
     data = images.repeat(4, 1, 1, 1), classes.repeat(4)
@@ -72,7 +75,9 @@ def main() -> None:
 
     curve()
     ratios, = time_in_turn(curve, forward)
-    ratio_row("ablation curves of 10 steps, both orders, last layer", "a forward pass", 11, ratios, 0.).print()
+    ratio_row(
+        "ablation curves of 10 steps in both orders, last layer", "a forward pass of all data", 11, ratios, 0.
+    ).print()
 
 
 main()

@@ -3,11 +3,9 @@
 Of whole layers at a position, as relevance patching is used to find circuits, and of single features at a position.
 Small Llamas on agreement, the digits CNN and the digits transformer, 5 seeds each.
 """
-import sys
-import time
-
 import numpy as np
 import torch
+from pages import write_table
 from small_llama import LAYERS, agreement, pairs, trained
 from small_transformer import trained as trained_transformer
 
@@ -42,11 +40,16 @@ def correlations(
     return found
 
 
+LINES = ["| correlation with exact effects (least) | relevance, cp-lrp | relevance, attnlrp | gradient |",
+         "| --- | --- | --- | --- |"]
+
+
 def show(title: str, found: list[dict[str, float]]) -> None:
     """A line of Markdown: means over seeds, and the least."""
     cells = [f"{np.mean([one[name] for one in found]):.3f} ({min(one[name] for one in found):.3f})"
              for name in ("relevance", "attnlrp", "gradient")]
-    print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
+    LINES.append(f"| {title} | " + " | ".join(cells) + " |")
+    print(LINES[-1], flush=True)
 
 
 def llamas() -> None:
@@ -70,9 +73,11 @@ def digits() -> None:
     chosen = [int(np.flatnonzero(classes.numpy() == digit)[0]) for digit in range(8)]
     data, y = images[chosen], classes[chosen]
     training, _ = digit_datasets()
-    attribution = CondAttribution(train_digit_network(training))
     layers: dict[str, Concept] = dict.fromkeys(("relu3", "relu4"), ChannelConcept())
-    show("digits CNN: channels of relu3, relu4", [correlations(attribution, data, data.roll(1, 0), layers, y=y)])
+    show("digits CNN: channels of relu3, relu4", [
+        correlations(CondAttribution(model), data, data.roll(1, 0), layers, y=y)
+        for model in (train_digit_network(training, random_state=seed) for seed in SEEDS)
+    ])
     models = [trained_transformer(seed) for seed in SEEDS]
     for kind, names in (
         ("residual", ["blocks.0", "blocks.1"]), ("attention", ["blocks.0.project", "blocks.1.project"]),
@@ -87,14 +92,10 @@ def digits() -> None:
 
 
 def main() -> None:
-    """Print the table."""
-    start = time.perf_counter()
-    print("| correlation with exact effects (least) | relevance, cp-lrp | relevance, attnlrp | gradient |")
-    print("| --- | --- | --- | --- |")
+    """Write the table."""
     llamas()
-    if "llamas" not in sys.argv:
-        digits()
-    print(f"{time.perf_counter() - start:.0f} s")
+    digits()
+    write_table("neurons.md", "effects", "\n".join(LINES))
 
 
 main()

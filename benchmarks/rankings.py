@@ -11,8 +11,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from common import Row, peak_memory
+from common import peak_memory
 from large_store import SAMPLES, make_store
+from pages import write_table
 
 from crp.neurons import match, rank
 from crp.neurons.methods import METHODS
@@ -70,8 +71,7 @@ def run(name: str, store: str) -> None:
     start = time.perf_counter()
     function(store)
     seconds = time.perf_counter() - start
-    Row(work, "", seconds, reach, (seconds, seconds), "s").print()
-    Row(f"{work}: memory", "", peak_memory(), 4, (peak_memory(), peak_memory()), "GB").print()
+    print(f"| {work} | {seconds:.0f} s | {reach} s | {peak_memory():.1f} GB | 4 GB |", flush=True)
 
 
 def planted(noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,15 +95,17 @@ def found_of_planted(method: str, noise: float, seed: int) -> float:
     return float(np.mean(np.array(rank(given, classes, method, **options).top(20)) < 20))
 
 
-def print_planted() -> None:
+def table_of_planted() -> str:
     """A line of Markdown for each method."""
     levels = (.25, .5, 1.)
-    print("| ranking | " + " | ".join(f"noise {level:g}" for level in levels) + " |")
-    print("| --- |" + " --- |" * len(levels))
+    lines = ["| ranking | " + " | ".join(f"noise {level:g}" for level in levels) + " |",
+             "| --- |" + " --- |" * len(levels)]
     for method in METHODS:
         if method != "svcca":  # which ranks directions
             means = [np.mean([found_of_planted(method, level, seed) for seed in range(3)]) for level in levels]
-            print(f"| {method} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |", flush=True)
+            lines.append(f"| {method} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -111,16 +113,22 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         make_store(folder / "store")
+        lines = ["| work | time | to reach | memory | to reach |", "| --- | --- | --- | --- | --- |"]
         for name in WORK:
-            subprocess.run([sys.executable, __file__, name, folder / "store"], check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, name, folder / "store"], check=True, stdout=subprocess.PIPE, text=True
+            )
+            print(done.stdout, flush=True)
+            lines += [line for line in done.stdout.splitlines() if line.startswith("|")]
     finally:
         shutil.rmtree(folder)
-    print_planted()
+    write_table("neurons.md", "large layers", "\n".join(lines))
+    write_table("neurons.md", "planted units", table_of_planted())
 
 
 warnings.simplefilter("ignore")
 if sys.argv[1:] == ["planted"]:
-    print_planted()
+    write_table("neurons.md", "planted units", table_of_planted())
 elif len(sys.argv) == 3:
     run(*sys.argv[1:])
 else:

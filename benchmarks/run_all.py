@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = [
     "lrp_pass", "transformer_pass", "general_rule", "generate", "attribution_graph", "references", "sweep_last_block",
     "sweep_all_layers", "sweep_small", "sweep_memory", "sweep_scale", "store_queries", "patterns", "rank_correlation",
+    "ablation",
 ]
 
 

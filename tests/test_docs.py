@@ -21,12 +21,13 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 WRITTEN = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PUBLIC = [
     "crp.analysis", "crp.attribution", "crp.attribution.baselines", "crp.cache", "crp.composites", "crp.concepts",
-    "crp.demo.digits", "crp.graph", "crp.helper", "crp.hooks", "crp.image", "crp.rules", "crp.store", "crp.sweeps",
-    "crp.text", "crp.visualization",
+    "crp.demo.digits", "crp.graph", "crp.helper", "crp.hooks", "crp.image", "crp.neurons", "crp.rules", "crp.store",
+    "crp.sweeps", "crp.text", "crp.visualization",
 ]
 TABLES = [
     ("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness"),
-    ("any_model", "words of sentences"), ("any_model", "operations"),
+    ("any_model", "words of sentences"), ("any_model", "operations"), ("neurons", "planted units"),
+    ("neurons", "large layers"), ("neurons", "effects"), ("neurons", "ablation"),
 ]
 
 pytestmark = pytest.mark.usefixtures("quick")

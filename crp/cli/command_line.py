@@ -112,7 +112,7 @@ def _add_demo(commands: Commands) -> None:
 
 def _demo(options: argparse.Namespace) -> DemoPage:
     from crp.cli.answers import DemoPage
-    from crp.demo.story import run_demo
+    from crp.demo.run import run_demo
 
     draw_into_files()
     return DemoPage.model_validate(run_demo(options.out)._asdict())

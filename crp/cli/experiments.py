@@ -21,7 +21,7 @@ def rank_units(
     """Rank the units of a store, keep the ranking there, and tell the first units."""
     ranking = rank(store, _read_labels(labels), by, layers=layers, quantity=quantity)
     ranking.save(store)
-    classes = list(map(str, ranking.classes if labels else names.labels(np.array(ranking.classes, int))))
+    classes = list(map(str, ranking.classes)) if labels else names.of(ranking.classes)
     order, scores, interval = ranking.order, ranking.scores, ranking.interval
     if target is not None:
         place = _place_of(target, ranking, classes)

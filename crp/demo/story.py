@@ -4,7 +4,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from crp.analysis import ClassShares, ResponseMap, TopographicMap, class_shares,
 from crp.attribution.conditional import AttributionGraph, CondAttribution
 from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
-from crp.demo.digits import DIGIT_LAYERS, accuracy, digit_datasets, train_digit_network
-from crp.demo.page import Page
+from crp.demo.digits import DIGIT_LAYERS
 from crp.demo.sentences import describe, in_words
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
 from crp.pictures.map_plots import RESPONSE
@@ -30,80 +28,12 @@ from crp.visualization.feature_visualization import FeatureVisualization
 
 LAYER = DIGIT_LAYERS[-1]
 SPOTLIGHT = partial(vis_opaque_img, kernel_size=5, vis_th=0.15, crop_th=0.05)
-INTRODUCTION = (
-    "A small convolutional network was trained on scanned handwritten digits. What has it learned, and which of it "
-    "made a prediction?"
-)
 READING = (
     "The concepts on this page are the channels of the network's layers; relu1 to relu3 are what its three "
     "convolutions give. In heatmaps red speaks for the prediction (or the concept) and blue against it. The shares in "
     "percent are of the relevance that all concepts of a layer hold together, without regard to sign.\n\n"
 )
 
-
-
-class Demo(NamedTuple):
-    """What the demo made.
-
-    Attributes
-    ----------
-    page : Path
-        ``index.html``
-    store : Path
-        Folder of the store.
-    accuracy : float
-        Share of the held-out digits that the network reads correctly.
-    layer : str
-        The layer whose concepts are shown.
-    concepts : list of int
-        Which, the most relevant first.
-    """
-
-    page: Path
-    store: Path
-    accuracy: float
-    layer: str
-    concepts: list[int]
-
-
-def run_demo(folder: str | Path = "crp-demo") -> Demo:
-    """Train a network on digits, explain it, and write pictures and a page that shows them.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Where ``index.html``, the pictures and the store of the sweep go.
-
-    Returns
-    -------
-    Demo
-    """
-    folder = Path(folder)
-    training, held_out = digit_datasets()
-    print(f"training a network on {len(training)} scanned digits ...")
-    model = train_digit_network(training)
-    correct = accuracy(model, held_out)
-    print(f"  {correct:.1%} of {len(held_out)} held-out digits are read correctly")
-    story = Story(model, training, held_out, folder / "store")
-    page = Page(folder, "What has a network learned that reads digits?", INTRODUCTION)
-
-    print(f"sweeping {len(training)} training digits ...")
-    story.sweep()
-    concepts, shares = story.clear_concepts(count=4)
-    target = story.explained_class
-    page.add("0-story", f"Why is this read as {target}?", *story.overview(concepts[:3], shares[:3]))
-    page.add("1-class-heatmaps", "Where the network looks", *story.class_heatmaps())
-    page.add("2-concepts-of-predictions", "Which concepts made the prediction", *story.concepts_of_predictions())
-    print(f"  a held-out {target} is read as {target} for these concepts of {LAYER}, among others:")
-    for number, (concept, share) in enumerate(zip(concepts, shares), 3):
-        caption, figure = story.portrait(concept, share)
-        page.add(f"{number}-concept-{concept}", f"Concept {concept} of {LAYER}", caption, figure)
-        print(f"    concept {concept:2d}, {share:4.0%} of the relevance; {story.sentence(concept)}")
-    page.add("7-attribution-graph", "What the strongest concept is made of", *story.graph(concepts[0]))
-    page.add("8-patterns", f"How {LAYER} responds as a whole: patterns", *story.patterns())
-    page.add("9-topographic-maps", f"A map of {LAYER} for each digit", *story.topographic_maps())
-    page.add("10-response-maps", "A map of all neurons for each digit", *story.response_maps())
-    return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)
 
 
 def _lit_in_whole(images: torch.Tensor, heatmaps: torch.Tensor, rf: bool) -> list[Image.Image]:
