@@ -1,4 +1,5 @@
-"""Heatmaps of text; the door to ``crp.pictures.text``."""
+"""Texts: corpora with their words, and heatmaps; the door to ``crp.model.corpus`` and ``crp.pictures.text``."""
+from crp.model.corpus import Corpus
 from crp.pictures.text import TokenHeatmap, spaced, vis_tokens
 
-__all__ = ["TokenHeatmap", "spaced", "vis_tokens"]
+__all__ = ["Corpus", "TokenHeatmap", "spaced", "vis_tokens"]

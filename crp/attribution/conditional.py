@@ -23,7 +23,12 @@ from crp.attribution.conditions import (
     one_at_the_largest,
     select_rows,
 )
-from crp.attribution.conservation import explanation, seems_right, sum_over_features
+from crp.attribution.conservation import (
+    explanation,
+    first_token_takes_most,
+    seems_right,
+    sum_over_features,
+)
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
 from crp.attribution.sample_finder import SampleFinder
@@ -249,6 +254,9 @@ class CondAttribution(Steps, Successor):
         summed = sum_over_features(self, broadcast_data) if heatmap else ""
         if summed:
             warnings.warn(summed, stacklevel=2)
+        sink = first_token_takes_most(broadcast_data, result.heatmap) if heatmap and composite is not None else ""
+        if sink:
+            warnings.warn(sink, stacklevel=2)
         leave_gradients(data, broadcast_data, gradients, overwrite=self.overwrite_data_grad)
         self._warn_if_not_conserved(broadcast_data, broadcast_conditions, flow, result)
         return result

@@ -1,6 +1,9 @@
 """Do heatmaps hold the relevance that they started from, and tell something?"""
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from crp.attribution.audit import EXPLOSION, Audit
@@ -8,8 +11,11 @@ from crp.attribution.conditions import layers_of
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.steps import Steps
 from crp.model.inputs import Inputs, list_tensors
+from crp.model.layers import flatten_tensors
+from crp.model.positions import ATTENTION_MASK
 from crp.rules.composites import gives_relevance
 
+_SHORTEST_TEXT = 4
 _OVERRIDABLE = ("broadcast", "relevance_init", "backward", "heatmap_modifier")
 
 
@@ -109,3 +115,32 @@ def sum_over_features(steps: Steps, data: Inputs) -> str:
 
 def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(len(tensor), -1).sum(1, dtype=torch.float64).cpu()
+
+
+def first_token_takes_most(data: Any, heatmap: Any) -> str:
+    """What to do where the first token of texts holds more than half of their absolute relevance; else empty.
+
+    Of texts of four tokens or more, on average; tokens that an attention mask hides are none.
+    """
+    hidden = data.get(ATTENTION_MASK) if isinstance(data, Mapping) else None
+    for ids, relevance in zip(flatten_tensors(data), flatten_tensors(heatmap)):
+        is_text = isinstance(ids, torch.Tensor) and isinstance(relevance, torch.Tensor)
+        if not is_text or ids.is_floating_point() or ids.ndim != 2 or relevance.shape != ids.shape:
+            continue
+        shown = torch.ones_like(relevance, dtype=torch.bool)
+        if isinstance(hidden, torch.Tensor) and hidden.shape == ids.shape:
+            shown = hidden.to(relevance.device) != 0
+        long = shown.sum(1) >= _SHORTEST_TEXT
+        strength = relevance.abs().where(shown, 0)[long]
+        if len(strength) == 0:
+            continue
+        first = strength.gather(1, shown[long].int().argmax(1, keepdim=True))[:, 0]
+        share = float((first / strength.sum(1).clamp_min(torch.finfo(strength.dtype).tiny)).mean())
+        if share > 0.5:
+            return (
+                f"the first token holds {share:.0%} of the absolute relevance: models with attention often look there "
+                "when there is nothing to see (an attention sink), or collect everything there. What the other tokens "
+                "say shows in a difference between outputs, {'y': Contrast(this, that)}, where what both share cancels "
+                "out, or without that token: heatmap[:, 1:]"
+            )
+    return ""

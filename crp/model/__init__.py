@@ -5,6 +5,8 @@
 ``samples``  the items of a dataset as inputs of a model
 ``shapes``   what is wrong with the shape of data that a model cannot be run on
 ``training`` modules that do something else in training
+``corpus``   texts with the words of their tokens
+``edits``    changes to what layers give, for a while
 ``arrays``   arrays from tensors, tables and lists
 ``rows``     batches whose rows are one and the same memory
 ``successors``    classes in the place of zennit-crp's

@@ -20,6 +20,8 @@
     what is left of a model without its units, in passes of what lies above them
 ``shifting``
     units moved from the values of one class to those of another
+``words``
+    units word by word, and the words at which they are strongest
 ``frames``
     tables of pandas
 """
@@ -33,9 +35,10 @@ from crp.neurons.ranking import Ranking
 from crp.neurons.report import ProbeReport, probe_report
 from crp.neurons.shifting import ShiftedClass, shift_class
 from crp.neurons.splits import HeldOut
+from crp.neurons.words import TopWord, WordValues, top_words, with_random_weights, word_values
 
 __all__ = [
     "AblationCurves", "Add", "Area", "Effects", "From", "HeldOut", "Match", "Mean", "ProbeReport", "Ranking",
-    "Resample", "Scale", "Shift", "ShiftedClass", "ablation_curve", "effects", "intervene", "match", "probe_report",
-    "rank", "shift_class",
+    "Resample", "Scale", "Shift", "ShiftedClass", "TopWord", "WordValues", "ablation_curve", "effects", "intervene",
+    "match", "probe_report", "rank", "shift_class", "top_words", "with_random_weights", "word_values",
 ]

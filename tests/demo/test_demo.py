@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from crp.cli import main
-from crp.demo import run
+from crp.demo import run as demo_run
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
 PICTURES = 11
@@ -38,7 +38,7 @@ def demo(request, tmp_path_factory):
     if request.param == "here":
         network, *_ = trained(epochs=FEWER_EPOCHS)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as output:
-            patch.setattr(run, "train_digit_network", lambda training: copy.deepcopy(network))
+            patch.setattr(demo_run, "train_digit_network", lambda training: copy.deepcopy(network))
             main(["demo", "--out", str(folder)])
         return folder, output.getvalue()
     run = subprocess.run(
