@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ class WordValues:
     texts: np.ndarray = field(repr=False)
     samples: np.ndarray = field(repr=False)
     positions: np.ndarray = field(repr=False)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer!r} {values.shape}" for layer, values in self.values.items())
+        return f"WordValues({len(self):,} rows of {len(np.unique(self.texts))} texts; {layers})"
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -121,8 +126,8 @@ def word_values(
     samples = np.repeat(np.arange(len(corpus)), [len(names) for names in words])
     texts = np.array([corpus.text_of(sample) for sample in range(len(corpus))])
     return WordValues(
-        {layer: np.concatenate(parts) for layer, parts in rows.items()}, np.array(sum(words, [])), texts[samples],
-        samples, np.concatenate([np.arange(len(names)) for names in words]),
+        {layer: np.concatenate(parts) for layer, parts in rows.items()}, np.array(list(chain.from_iterable(words))),
+        texts[samples], samples, np.concatenate([np.arange(len(names)) for names in words]),
     )
 
 
