@@ -254,7 +254,8 @@ class CondAttribution(Steps, Successor):
         summed = sum_over_features(self, broadcast_data) if heatmap else ""
         if summed:
             warnings.warn(summed, stacklevel=2)
-        sink = first_token_takes_most(broadcast_data, result.heatmap) if heatmap and composite is not None else ""
+        has_relevance = heatmap and composite is not None
+        sink = first_token_takes_most(self.model, broadcast_data, result.heatmap) if has_relevance else ""
         if sink:
             warnings.warn(sink, stacklevel=2)
         leave_gradients(data, broadcast_data, gradients, overwrite=self.overwrite_data_grad)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from crp.attribution.audit import EXPLOSION, Audit
 from crp.attribution.conditions import layers_of
@@ -117,11 +118,14 @@ def _sum_of_samples(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(len(tensor), -1).sum(1, dtype=torch.float64).cpu()
 
 
-def first_token_takes_most(data: Any, heatmap: Any) -> str:
+def first_token_takes_most(model: nn.Module, data: Any, heatmap: Any) -> str:
     """What to do where the first token of texts holds more than half of their absolute relevance; else empty.
 
-    Of texts of four tokens or more, on average; tokens that an attention mask hides are none.
+    Of texts of four tokens or more, on average; tokens that an attention mask hides are none. Integers are taken for
+    texts in models with attention.
     """
+    if not any("attention" in type(module).__name__.lower() for module in model.modules()):
+        return ""
     hidden = data.get(ATTENTION_MASK) if isinstance(data, Mapping) else None
     for ids, relevance in zip(flatten_tensors(data), flatten_tensors(heatmap)):
         is_text = isinstance(ids, torch.Tensor) and isinstance(relevance, torch.Tensor)

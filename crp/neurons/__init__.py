@@ -16,7 +16,7 @@
     units set to other values while a model runs, and to which
 ``effects``
     what units change in an answer, measured by patching and estimated by relevance
-``curves``, ``lower_part``, ``metrics``
+``curves``, ``lower_part``, ``metrics``, ``labelled_batches``
     what is left of a model without its units, in passes of what lies above them
 ``shifting``
     units moved from the values of one class to those of another

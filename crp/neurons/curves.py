@@ -1,7 +1,7 @@
 """Ablation curves: what becomes of a model's answers as more and more units are taken away."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from scipy.integrate import trapezoid
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from crp.attribution.taps import LayerTaps
 from crp.concepts import ChannelConcept, Concept
 from crp.model.edits import without_edits
-from crp.model.inputs import count_samples, device_of, map_tensors
+from crp.model.inputs import count_samples, device_of
 from crp.model.layers import OutputChoice, resolve_layer, select_output
-from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis
 from crp.neurons.changes import Along, Place, Resample
 from crp.neurons.frames import import_pandas
 from crp.neurons.interventions import activations_at, intervene
+from crp.neurons.labelled_batches import LabelledBatches
 from crp.neurons.lower_part import LowerPart
 from crp.neurons.metrics import Metric, as_metric
 from crp.neurons.ranking import Ranking
@@ -221,7 +220,7 @@ def ablation_curve(
               for order, direction in zip(ORDERS, (1, -1))}
     randoms = [Key(f"random {i}", "", "random") for i in range(random)]
     orders |= {key: generator.permutation(sum(sizes)) for key in randoms}
-    return study.run(_Batches(data, batch_size, device_of(model)), ways, orders, verbose)
+    return study.run(LabelledBatches(data, batch_size, device_of(model)), ways, orders, verbose)
 
 
 def _layers_of(rankings: dict[str, Ranking], layer: str | None) -> tuple[list[str], list[int]]:
@@ -238,54 +237,6 @@ def _layers_of(rankings: dict[str, Ranking], layer: str | None) -> tuple[list[st
     return layers, sizes
 
 
-class _Batches:
-    """Inputs and targets in batches, each time anew."""
-
-    def __init__(self, data: Any, batch_size: int, device: torch.device):
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        self.data, self.batch_size, self.device = data, batch_size, device
-        if isinstance(data, tuple) and len(data) == 2:
-            samples = count_samples(data[0])
-            if len(data[1]) != samples:
-                raise ValueError(f"there are {samples} samples, but {len(data[1])} targets")
-        elif isinstance(data, DataLoader):
-            samples = len(data) * (data.batch_size or 1)
-        elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Tensor):
-            samples = len(data)
-        else:
-            raise TypeError(
-                f"data is (inputs, targets), a dataset or a DataLoader of such pairs, not a {type(data).__name__}"
-            )
-        self.count = -(-samples // (data.batch_size or 1 if isinstance(data, DataLoader) else batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        for inputs, targets in self._on_any_device():
-            yield map_tensors(lambda tensor: tensor.to(self.device), inputs), targets.to(self.device)
-
-    def _on_any_device(self) -> Iterator[tuple[Any, Tensor]]:
-        data, size = self.data, self.batch_size
-        if isinstance(data, DataLoader):
-            for batch in data:
-                inputs, targets = split_item(batch)
-                yield inputs, torch.as_tensor(targets)
-        elif isinstance(data, tuple):
-            targets = torch.as_tensor(data[1])
-            for first in range(0, len(targets), size):
-                part = slice(first, first + size)
-                yield map_tensors(lambda tensor: tensor[part], data[0]), targets[part]
-        else:
-            first = 0
-            for items in iterate_items(data, size):
-                pairs = [split_item(item) for item in items]
-                numbers = list(range(first, first + len(pairs)))
-                first += len(pairs)
-                yield (
-                    join_samples([with_batch_axis(inputs) for inputs, _ in pairs], numbers),
-                    torch.as_tensor(np.array([np.asarray(target) for _, target in pairs])),
-                )
-
-
 class _Ablation:
     """Takes units of layers away from a model, batch by batch."""
 
@@ -297,7 +248,9 @@ class _Ablation:
         self.output, self.metric, self.fractions, self.random_state = output, metric, fractions, random_state
         self._starts = np.cumsum([0, *sizes])
 
-    def run(self, batches: _Batches, ways: list[str], orders: dict[Key, np.ndarray], verbose: bool) -> AblationCurves:
+    def run(
+        self, batches: LabelledBatches, ways: list[str], orders: dict[Key, np.ndarray], verbose: bool
+    ) -> AblationCurves:
         """Scores of all orders in all ways."""
         with torch.no_grad():
             means = self._means(batches) if "mean" in ways else {}
@@ -377,7 +330,7 @@ class _Ablation:
         found = self.concepts.get(layer) if isinstance(self.concepts, Mapping) else self.concepts
         return ChannelConcept() if found is None else found
 
-    def _means(self, batches: _Batches) -> dict[str, Along]:
+    def _means(self, batches: LabelledBatches) -> dict[str, Along]:
         """Mean of each unit over all data and positions."""
         totals: dict[str, Tensor] = {}
         count = 0

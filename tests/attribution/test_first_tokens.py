@@ -9,7 +9,7 @@ from zennit.composites import EpsilonPlus
 from crp.attribution import CondAttribution
 
 
-class Bag(nn.Module):
+class BagWithAttention(nn.Module):
     """Adds up words, of which the first in the text counts more."""
 
     def __init__(self, weight):
@@ -33,7 +33,7 @@ def told(model, data):
 
 @pytest.mark.parametrize("weight, share", [(1., None), (4., None), (6., 55), (30., 86)])
 def test_more_than_half_on_the_first_token_is_told(weight, share):
-    found = told(Bag(weight), torch.randint(0, 9, (3, 6)))
+    found = told(BagWithAttention(weight), torch.randint(0, 9, (3, 6)))
     assert [text.split("holds ")[1].split(" of")[0] for text in found] == ([f"{share}%"] if share else [])
     assert all("Contrast(this, that)" in text for text in found)
 
@@ -41,6 +41,13 @@ def test_more_than_half_on_the_first_token_is_told(weight, share):
 def test_hidden_tokens_are_not_the_first_and_short_texts_have_one():
     ids = torch.randint(1, 9, (2, 7))
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]])
-    assert len(told(Bag(30.), {"input_ids": ids, "attention_mask": mask})) == 1
-    assert not told(Bag(1.), {"input_ids": ids, "attention_mask": mask})
-    assert not told(Bag(30.), ids[:, :3])
+    assert len(told(BagWithAttention(30.), {"input_ids": ids, "attention_mask": mask})) == 1
+    assert not told(BagWithAttention(1.), {"input_ids": ids, "attention_mask": mask})
+    assert not told(BagWithAttention(30.), ids[:, :3])
+
+
+def test_columns_of_a_table_are_no_text():
+    class Table(BagWithAttention):
+        pass
+
+    assert not told(Table(30.), torch.randint(0, 9, (3, 6)))
