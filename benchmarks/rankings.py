@@ -92,7 +92,8 @@ def found_of_planted(method: str, noise: float, seed: int) -> float:
         random = np.random.default_rng(100 + seed)
         given = [values, values[:, :20] @ random.normal(size=(20, 20)) / 4 + .1 * random.normal(size=(2000, 20))]
     options = {} if method in ("random", "probe", "gaussian") else {"n_bootstrap": 0}
-    return float(np.mean(np.array(rank(given, classes, method, **options).top(20)) < 20))
+    labels = None if METHODS[method].several else classes
+    return float(np.mean(np.array(rank(given, labels, method, **options).top(20)) < 20))
 
 
 def table_of_planted() -> str:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,12 +27,15 @@ class Edit:
     address : LayerAddress
     change : callable
         ``(tensor, sends_relevance) -> tensor``; with True, what comes back through it is relevance.
+    says : object
+        What it does, in values that tell it from other edits.
     calls : int
         How often it was made.
     """
 
     address: LayerAddress
     change: Callable[[torch.Tensor, bool], torch.Tensor]
+    says: Any = None
     calls: int = 0
     thread: int = field(default_factory=threading.get_ident)
 

@@ -71,6 +71,11 @@ def call_model(model: nn.Module, data: Inputs) -> Any:
     return model(data)
 
 
+def copied_inputs(data: Inputs, device: torch.device) -> Any:
+    """Data on a device without gradients, in memory of their own: models may write to them."""
+    return map_tensors(lambda tensor: tensor.detach().to(device, copy=True), data)
+
+
 def prepare_inputs(data: Inputs, device: torch.device) -> Any:
     """Data on a device, with gradients where they are possible; to be called in :func:`gradient_mode`."""
     count_samples(data)

@@ -168,6 +168,7 @@ class Mean(Change):
                 )
             return Along(torch.from_numpy(_means_of_store(self.source, place.layer)).float()).prepared(place)
         activations = torch.as_tensor(self.source)
+        activations = activations if activations.is_floating_point() else activations.float()
         if activations.ndim < 2:
             raise ValueError(f"activations are [N, ...], not of the shape {tuple(activations.shape)}")
         return Along(place.mean(activations)).prepared(place)
@@ -249,6 +250,24 @@ class Resample(Change):
 
 
 @dataclass(frozen=True, eq=False)
+class Rows(Change):
+    """Given values for each row of the batch.
+
+    Parameters
+    ----------
+    activations : torch.Tensor
+        [B, ...] of the layer.
+    """
+
+    activations: Tensor
+
+    def prepared(self, place: Place) -> NewValue:
+        """The activations, as the concept sees them."""
+        given = place.coordinates(self.activations)
+        return lambda values, sends_relevance: given.to(values)
+
+
+@dataclass(frozen=True, eq=False)
 class From(Change):
     """The values that the model has for other inputs: activation patching.
 
@@ -281,6 +300,12 @@ def as_new_value(value: Any, place: Place) -> NewValue:
         return value.prepared(place)
     number = float(value)
     return lambda values, sends_relevance: torch.full_like(values[:1], number)
+
+
+def contents_of(value: Any) -> list:
+    """What a change was made with: numbers, tensors, the identity of a store."""
+    found = list(vars(value).values()) if isinstance(value, Change) else [float(value)]
+    return [each.identity() if isinstance(each, ReferenceStore) else each for each in found]
 
 
 def check_value(value: Any, where: str) -> None:

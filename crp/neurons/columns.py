@@ -88,6 +88,8 @@ def mutual_information(
     """
     from sklearn.feature_selection import mutual_info_classif, mutual_info_regression  # which takes seconds to import
 
+    scale = values.std(0)  # beside 1, since noise of a fixed size is added that parts equal values
+    values = (values - values.mean(0)) / np.where(scale > 0, scale, 1)
     how = {"n_neighbors": neighbours, "random_state": random_state}
     if not labels.classes:
         return mutual_info_regression(values, labels.values, **how), np.empty((0, values.shape[1]))

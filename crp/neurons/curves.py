@@ -11,12 +11,10 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crp.attribution.taps import LayerTaps
 from crp.concepts import ChannelConcept, Concept
-from crp.model.edits import without_edits
 from crp.model.inputs import count_samples, device_of
 from crp.model.layers import OutputChoice, resolve_layer, select_output
-from crp.neurons.changes import Along, Place, Resample
+from crp.neurons.changes import Along, Place, Rows
 from crp.neurons.frames import import_pandas
 from crp.neurons.interventions import activations_at, intervene
 from crp.neurons.labelled_batches import LabelledBatches
@@ -24,6 +22,7 @@ from crp.neurons.lower_part import LowerPart
 from crp.neurons.metrics import Metric, as_metric
 from crp.neurons.ranking import Ranking
 from crp.rules.attach import check_supported
+from crp.rules.restoring import TensorState, run_undone
 
 if TYPE_CHECKING:
     import pandas
@@ -173,7 +172,7 @@ def ablation_curve(
     by : str or sequence of str
         "zero"; "mean", over the data and positions; "resample": the values of another sample of the batch.
     steps : sequence of float
-        Shares of the ranked units.
+        Shares of the ranked units, of which there is at least one; besides none and all.
     random : int, default 8
         How many random orders.
     layer : str, optional
@@ -212,21 +211,25 @@ def ablation_curve(
     layers, sizes = _layers_of(named, layer)
     for name in layers:
         resolve_layer(model, name)
-    study = _Ablation(
-        model, layers, sizes, concepts, output, as_metric(metric), np.unique([0., *steps, 1.]), random_state
-    )
+    units = sum(sizes)
+    counts = np.unique([0, units, *(max(round(step * units), 1) for step in steps)])
+    study = _Ablation(model, layers, sizes, concepts, output, as_metric(metric), counts, random_state)
     generator = np.random.default_rng(random_state)
     orders = {Key(name, "", order): ranking.order[::direction] for name, ranking in named.items()
               for order, direction in zip(ORDERS, (1, -1))}
     randoms = [Key(f"random {i}", "", "random") for i in range(random)]
     orders |= {key: generator.permutation(sum(sizes)) for key in randoms}
-    return study.run(LabelledBatches(data, batch_size, device_of(model)), ways, orders, verbose)
+    batches = LabelledBatches(data, batch_size, device_of(model))
+    return run_undone(lambda: study.run(batches, ways, orders, verbose), TensorState(model).restore)
 
 
 def _layers_of(rankings: dict[str, Ranking], layer: str | None) -> tuple[list[str], list[int]]:
     """The layers that all rankings are of, and how many units each has."""
     if not rankings or not all(isinstance(ranking, Ranking) for ranking in rankings.values()):
         raise TypeError("rankings are a Ranking, or a dict of names and Rankings")
+    for name, ranking in rankings.items():
+        if ranking.method == "svcca":
+            raise ValueError(f"ranking {name!r} is of {len(ranking)} directions, and not of units")
     found = {name: (ranking.layers or ([layer] if layer else []), ranking.sizes) for name, ranking in rankings.items()}
     (first, (layers, sizes)), *others = found.items()
     for name, of_ranking in others:
@@ -242,11 +245,13 @@ class _Ablation:
 
     def __init__(
         self, model: nn.Module, layers: list[str], sizes: list[int], concepts: Any, output: OutputChoice,
-        metric: Metric, fractions: np.ndarray, random_state: int | None,
+        metric: Metric, counts: np.ndarray, random_state: int | None,
     ):
         self.model, self.layers, self.sizes, self.concepts = model, layers, sizes, concepts
-        self.output, self.metric, self.fractions, self.random_state = output, metric, fractions, random_state
+        self.output, self.metric, self.counts, self.random_state = output, metric, counts, random_state
+        self.fractions = counts / sum(sizes)
         self._starts = np.cumsum([0, *sizes])
+        self._others: dict[str, Tensor] = {}
 
     def run(
         self, batches: LabelledBatches, ways: list[str], orders: dict[Key, np.ndarray], verbose: bool
@@ -286,18 +291,17 @@ class _Ablation:
             for way in ways:
                 values: dict[str, Any] = dict.fromkeys(self.layers, 0.) if way == "zero" else means
                 if way == "resample":
-                    values = self._others(activations, number)
+                    values = self._of_other_samples(activations, number)
                 for key, order in orders.items():
-                    for step, fraction in enumerate(self.fractions):
+                    for step, count in enumerate(self.counts):
                         output = clean
-                        if fraction > 0:
-                            with intervene(self.model, self._changes(order, fraction, values), concepts=self.concepts):
+                        if count > 0:
+                            with intervene(self.model, self._changes(order[:count], values), concepts=self.concepts):
                                 output = self._chosen(lower.run())
                         tallies[key._replace(by=way), step].add(output, targets)
                     bar.update()
 
-    def _changes(self, order: np.ndarray, fraction: float, values: Mapping[str, Any]) -> dict[str, dict]:
-        numbers = order[:max(round(fraction * len(order)), 1)]
+    def _changes(self, numbers: np.ndarray, values: Mapping[str, Any]) -> dict[str, dict]:
         layer = np.searchsorted(self._starts, numbers, side="right") - 1
         return {
             self.layers[i]: {tuple((numbers[layer == i] - self._starts[i]).tolist()): values[self.layers[i]]}
@@ -305,18 +309,21 @@ class _Ablation:
         }
 
     def _activations(self, lower: LowerPart) -> dict[str, Tensor]:
-        with without_edits(), LayerTaps(self.model, self.layers) as taps:
-            lower.run()
-            return dict(taps.activations)
+        return activations_at(self.model, None, self.layers, lower.run)
 
-    def _others(self, activations: dict[str, Tensor], number: int) -> dict[str, Resample]:
-        state = 0 if self.random_state is None else self.random_state
-        return {layer: Resample(found, state + number) for layer, found in activations.items()}
+    def _of_other_samples(self, activations: dict[str, Tensor], number: int) -> dict[str, Rows]:
+        """For each sample, what another one of the batch does; for a batch of one, one of the batch before."""
+        count = len(next(iter(activations.values())))
+        if count > 1:
+            self._others = activations
+        if not self._others:
+            raise ValueError("by='resample' takes values of other samples of a batch: batch_size is at least 2")
+        state = None if self.random_state is None else self.random_state + number
+        shift = int(np.random.default_rng(state).integers(1, max(count, 2)))
+        return {layer: Rows(found.roll(shift, 0)[:count]) for layer, found in self._others.items()}
 
     def _check_sizes(self, activations: dict[str, Tensor]) -> None:
         for layer, size in zip(self.layers, self.sizes):
-            if layer not in activations:
-                raise ValueError(f"layer {layer!r} is not used in the forward pass of the model")
             concept = self._concept(layer)
             one = Place(layer, concept, {}).coordinates(activations[layer][:1])
             found = concept.read(one, layer).value.shape[1]

@@ -17,9 +17,11 @@ from crp.attribution.conditions import check_targets, output_indices
 from crp.attribution.contrast import Contrast
 from crp.attribution.taps import LayerTaps, tap_module
 from crp.concepts import Concept, EncodedConcept, as_layer_map
-from crp.model.inputs import call_model, count_samples, list_tensors, map_tensors
+from crp.model.edits import edits_of, without_edits
+from crp.model.inputs import call_model, copied_inputs, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import resolve_layer, select_output
 from crp.neurons.frames import import_pandas
+from crp.neurons.interventions import check_called_once
 from crp.neurons.ranking import Ranking
 from crp.rules.attach import freeze_parameters, run_exclusively
 from crp.rules.control_flow import step_by_step
@@ -186,6 +188,8 @@ def effects(
         raise ValueError(f"method is {', '.join(map(repr, METHODS))}, not {method!r}")
     if functional not in ATTENTION:
         raise ValueError(f"functional is {', '.join(map(repr, ATTENTION))}, not {functional!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
     if y is not None and metric is not None:
         raise TypeError("y and metric both say what is looked at: give one of them")
     model = attribution.model
@@ -194,9 +198,6 @@ def effects(
         resolve_layer(model, layer)
     if composite is not None and method == "relevance":
         _check_per_unit(composite, model)
-    data, counterfactual = (
-        map_tensors(lambda tensor: tensor.detach().to(attribution.device), inputs) for inputs in (data, counterfactual)
-    )
     _check_same_shape(data, counterfactual)
     study = _Study(attribution, concepts, data, counterfactual, y, metric, functional, positions)
 
@@ -274,28 +275,28 @@ class _Study:
 
     def read(self, inputs: Any, *, graph: bool = False) -> tuple[dict[str, Tensor], Tensor]:
         """Activations of the layers, and the metric; with a graph from the lowest layer on."""
-        with LayerTaps(self.model, self.concepts, from_layers=graph) as taps:
+        held, recorded = (self.concepts, ()) if graph else ((), self.concepts)
+        with LayerTaps(
+            self.model, held, recorded, None if graph else lambda tensor, _: tensor.clone(), from_layers=graph,
+            edits=edits_of(self.model),
+        ) as taps, without_edits():
             with step_by_step():
-                found = self.metric(call_model(self.model, inputs), range(self.count))
-            for layer in self.concepts:
-                calls = taps.calls.get(layer, 0)
-                if calls != 1:
-                    what = "is not used" if calls == 0 else f"runs {calls} times"
-                    raise ValueError(f"layer {layer!r} {what} in the forward pass of the model")
-            return dict(taps.outputs), found
+                output = call_model(self.model, copied_inputs(inputs, self.attribution.device))
+                found = self.metric(output, range(self.count))
+            check_called_once(taps.calls, self.concepts)
+            return dict(taps.outputs if graph else taps.activations), found
 
     def estimated(self, method: str) -> dict[str, np.ndarray]:
         """Differences times gradients, or times relevance per unit."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
+        with gradient_mode(), ExitStack() as stack:
             if method == "relevance":
                 mode = PerUnitMode(self.model, self.functional)
                 stack.callback(mode.temporary.remove)
                 stack.enter_context(mode)
             activations, metric = self.read(self.data, graph=True)
-        if not metric.requires_grad:
-            raise ValueError("the metric does not depend on the layers")
-        factors = torch.autograd.grad(metric.sum(), list(activations.values()), allow_unused=True)
+            if not metric.requires_grad:
+                raise ValueError("the metric does not depend on the layers")
+            factors = torch.autograd.grad(metric.sum(), list(activations.values()), allow_unused=True)
         with torch.no_grad():
             others, of_other = self.read(self.other)
             self.clean, self.of_counterfactual = (found.detach().double().cpu().numpy() for found in (metric, of_other))
@@ -349,8 +350,8 @@ class _Study:
     def _with_layer(self, layer: str, tensor: Tensor, samples: list[int]) -> Tensor:
         """The metric where a layer gives a tensor for rows of some samples."""
         inputs = map_tensors(lambda values: values[samples], self.data)
-        with undone(tap_module(resolve_layer(self.model, layer), lambda _: tensor).remove):
-            return self.metric(call_model(self.model, inputs), samples)
+        with undone(tap_module(resolve_layer(self.model, layer), lambda _: tensor.clone()).remove):
+            return self.metric(call_model(self.model, copied_inputs(inputs, self.attribution.device)), samples)
 
 
 def _value_of(output: Tensor, targets: Any, shape: torch.Size) -> Tensor:

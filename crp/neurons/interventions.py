@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -12,12 +12,12 @@ from zennit.core import RemovableHandleList
 
 from crp.attribution.taps import LayerTaps, tap_module
 from crp.concepts import ChannelConcept, Concept, EncodedConcept, as_ids
-from crp.model.edits import Edit, put_down, take_up, without_edits
-from crp.model.inputs import call_model, device_of, map_tensors
+from crp.model.edits import Edit, edits_of, put_down, take_up, without_edits
+from crp.model.inputs import call_model, copied_inputs, device_of
 from crp.model.layers import LayerAddress, resolve_layer
-from crp.neurons.changes import Add, From, NewValue, Place, as_new_value, check_value
+from crp.neurons.changes import Add, From, NewValue, Place, as_new_value, check_value, contents_of
 from crp.rules.attach import check_supported
-from crp.rules.restoring import undoing
+from crp.rules.restoring import TensorState, undoing, undone
 
 
 def intervene(
@@ -29,7 +29,8 @@ def intervene(
     All is checked that can be before the model runs; nothing stays on the model afterwards, whatever happens. Within
     the context the model can be called, generate text and be attributed: heatmaps are those of the changed model, and
     relevance ends at units that were set. Contexts nest: what is entered later acts on what the earlier ones leave.
-    Calls of the model in other threads are not changed.
+    Calls of the model in other threads are not changed; neither is what activation checkpointing runs again after the
+    context, or in a thread of autograd on a GPU.
 
     Parameters
     ----------
@@ -41,8 +42,7 @@ def intervene(
         :class:`Resample`, :class:`From`; for a whole layer also :class:`Add`.
     positions : int or list of int, optional
         Flat positions at which values are set, such as tokens; those from the end are negative. By default all. Where
-        models of Hugging Face generate with a cache, they are counted from the beginning of the text, and -1 is each
-        new token.
+        models of Hugging Face generate with a cache, they are those of the prompt, and -1 is each new token as well.
     concepts : Concept or dict, optional
         What the units of the layers are: channels (on any axis), heads, directions, latents of an autoencoder with
         their remainder; for all layers or by layer. By default channels on axis 1. What is set for latents is decoded
@@ -121,6 +121,14 @@ class _Plan:
         kept = None if positions is None else as_ids(positions)
         return cls(address, concept, values, kept)
 
+    @property
+    def says(self) -> list:
+        """What is done, for the records of sweeps."""
+        return [
+            self.positions, self.concept,
+            [(units, type(value).__name__, contents_of(value)) for units, value in self.values.items()],
+        ]
+
     def prepare(self, captured: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Make the functions that give new values, of what the layer gave for other inputs."""
         of_layer = {inputs: activations[self.address.layer] for inputs, activations in captured.items()
@@ -144,7 +152,8 @@ class _Plan:
         for units, new_value in self._functions if positions != [] else ():
             members = self._members_of(units, positions, values)
             new = new_value(values, sends_relevance)
-            result = new.expand_as(values) if members is None else torch.where(members, new, result)
+            # a copy, for models that write to it
+            result = new.expand_as(values).clone() if members is None else torch.where(members, new, result)
         return result
 
     def _positions_in(self, values: Tensor) -> list[int] | None:
@@ -168,7 +177,8 @@ class _Plan:
             ids = list(range(self.concept.read(values[:1].detach(), layer).value.shape[1])) if units is None else list(
                 units
             )
-            members = self.concept.members(values.shape, ids, positions, layer).to(values.device)
+            with torch.inference_mode(False):  # for passes to come in any mode
+                members = self.concept.members(values.shape, ids, positions, layer).to(values.device)
             for (others, *place), known in self._members.items():
                 if place == list(key[1:]) and bool((known & members).any()):
                     raise ValueError(f"units {units} and {others} of {layer!r} are in part the same")
@@ -181,7 +191,7 @@ def _standing(model: nn.Module, plans: list[_Plan]) -> Iterator[nn.Module]:
     captured = _captured(model, plans)
     for plan in plans:
         plan.prepare(captured)
-    edits = [Edit(plan.address, plan.change) for plan in plans]
+    edits = [Edit(plan.address, plan.change, plan.says) for plan in plans]
     runs: list[None] = []
     handles = RemovableHandleList()
     guard = undoing(handles.remove, lambda: take_up(edits))
@@ -219,14 +229,41 @@ def _captured(model: nn.Module, plans: list[_Plan]) -> dict[int, dict[str, Tenso
     return {key: activations_at(model, inputs, layers) for key, (inputs, layers) in wanted.items()}
 
 
-def activations_at(model: nn.Module, inputs: Any, layers: list[str]) -> dict[str, Tensor]:
-    """What layers give for inputs, at their last calls, without the edits that stand on the model."""
-    data = map_tensors(lambda tensor: tensor.detach().to(device_of(model)), inputs)
-    with torch.no_grad(), without_edits(), LayerTaps(model, layers) as taps:
-        call_model(model, data)
-        missing = [layer for layer in layers if layer not in taps.activations]
-        if missing:
-            raise ValueError(f"layer {missing[0]!r} is not used in the forward pass of the model")
-        return dict(taps.activations)
+def activations_at(
+    model: nn.Module, inputs: Any, layers: Iterable[str], run: Callable[[], Any] | None = None
+) -> dict[str, Tensor]:
+    """What layers give for inputs, with the edits that stand on the model; its buffers stay as they are.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    inputs : torch.Tensor, tuple or dict
+    layers : iterable of str
+    run : callable, optional
+        What runs the model, by default a call with the inputs.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not run, or several times.
+    """
+    layers = list(layers)
+    taps = LayerTaps(model, (), layers, lambda tensor, _: tensor.clone(), edits=edits_of(model))
+    with torch.inference_mode(False), torch.no_grad(), undone(TensorState(model).restore), without_edits(), taps:
+        if run is None:
+            call_model(model, copied_inputs(inputs, device_of(model)))
+        else:
+            run()
+    check_called_once(taps.calls, layers)
+    return dict(taps.activations)
+
+
+def check_called_once(calls: Mapping[str, int], layers: Iterable[str]) -> None:
+    """Raise a ValueError for layers that did not run, or several times, with several values."""
+    for layer in layers:
+        count = calls.get(layer, 0)
+        if count != 1:
+            what = "is not used" if count == 0 else f"runs {count} times"
+            raise ValueError(f"layer {layer!r} {what} in the forward pass of the model")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from crp.model.inputs import count_samples, map_tensors
 from crp.model.samples import iterate_items, join_samples, split_item, with_batch_axis
@@ -25,6 +25,8 @@ class LabelledBatches:
             if len(data[1]) != samples:
                 raise ValueError(f"there are {samples} samples, but {len(data[1])} targets")
         elif isinstance(data, DataLoader):
+            if isinstance(data.dataset, IterableDataset):
+                raise TypeError("data is read several times, which a stream cannot be: give its samples as tensors")
             samples = len(data) * (data.batch_size or 1)
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Tensor):
             samples = len(data)

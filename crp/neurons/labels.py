@@ -60,7 +60,9 @@ def read_labels(labels: Any, table: UnitTable) -> Labels:
             return Labels(rows, 0, [], np.zeros(table.rows))
         targets = table.targets
         return _classes(targets, targets >= 0)
-    given = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    given = as_array(labels) if isinstance(labels, torch.Tensor) else labels
+    if hasattr(given, "dtype") and not isinstance(given.dtype, np.dtype):  # of pandas, whose integers may be missing
+        given = given.tolist()
     flat = np.asarray(given) if not isinstance(given, (list, tuple)) else _array_of(list(given))
     if flat.ndim != 1:
         raise ValueError(f"labels hold one for each row, but have the shape {flat.shape}")
@@ -130,7 +132,8 @@ def _numbers(labels: np.ndarray) -> Labels:
         raise ValueError("labels hold infinite numbers")
     distinct = np.unique(values)
     _check_several(distinct, "number")
-    if len(distinct) <= 20 and np.array_equal(distinct, np.round(distinct)):
+    is_partial = not known.all()
+    if (len(distinct) <= 20 or is_partial) and np.array_equal(distinct, np.round(distinct)):
         warnings.warn(
             f"the labels are real numbers, {', '.join(f'{value:g}' for value in distinct[:4])} ...: they are taken as "
             "numbers; integers or strings are classes", stacklevel=3,

@@ -59,6 +59,8 @@ class Method(NamedTuple):
     def check(self, name: str, options: dict[str, Any]) -> None:
         """Raise a TypeError for an option that the method does not have."""
         known = [p.name for p in inspect.signature(self.score).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if options.get("n_bootstrap", 0) < 0:
+            raise ValueError(f"n_bootstrap is not negative, as {options['n_bootstrap']} is")
         for option in options:
             if option not in known:
                 raise TypeError(f"a ranking by {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
@@ -69,8 +71,6 @@ def _from_moments(
     score: Callable[[Moments], np.ndarray], score_of_each: Callable[[Moments], np.ndarray] | None = None,
     keeps_constant: bool = False,
 ) -> Found:
-    if n_bootstrap < 0:
-        raise ValueError(f"n_bootstrap is not negative, as {n_bootstrap} is")
     samples = None if table.samples is None else table.samples[labels.rows]
     drawn = resamplings(labels, samples, n_bootstrap, random_state)
     scores, bounds = np.empty(table.units), np.empty((table.units, 2))
@@ -174,10 +174,11 @@ def _average_precision(
         if n_bootstrap:
             best = of_columns.above_chance(of_each[:, columns], shares[:, None]).argmax(0)
             is_best = labels.of_class[:, None] == best
+            own = of_each[best, np.arange(table.units)[columns]]
             replicates = np.stack([ordered.average_precision(is_best, weights) for weights in drawn[1:]])
+            replicates = np.where(np.isnan(replicates), own, replicates)  # of resamplings that lack the class
             bounds[columns] = interval(
-                of_columns.above_chance(replicates, shares[best]),
-                of_columns.above_chance(of_each[best, np.arange(table.units)[columns]], shares[best]),
+                of_columns.above_chance(replicates, shares[best]), of_columns.above_chance(own, shares[best])
             )
     scores = of_columns.above_chance(of_each, shares[:, None]).max(0)
     return Found(scores, of_each, bounds if n_bootstrap else None)
@@ -228,7 +229,7 @@ def _probe(
     largest = of_each.max(0)
     order = np.lexsort((np.arange(table.units), -largest, -scores))
     return Found(
-        scores, of_each if labels.classes else None, held_out=held_out, constant=np.flatnonzero(probe.scale == 0),
+        scores, of_each if labels.classes else None, held_out=held_out,
         details={"weights": probe.weights}, order=order,
     )
 
@@ -249,9 +250,7 @@ def _gaussian(
     random = np.random.default_rng(random_state)
     inner = replace(labels, rows=labels.rows[rows], values=labels.values[rows])
     fitted, chosen_by = split(inner, belonging[rows], .3, random)
-    fitted, chosen_by = (
-        np.sort(random.permutation(rows[part])[:_MOST_GAUSSIAN_ROWS]) for part in (fitted, chosen_by)
-    )
+    fitted, chosen_by = (_thinned(rows[part], labels.of_class, random) for part in (fitted, chosen_by))
     values = table.subset(chosen).matrices[""][labels.rows].astype(np.float64)
     classes = labels.of_class
     count = min(n_select, len(chosen))
@@ -270,6 +269,16 @@ def _gaussian(
         order=np.concatenate([selected, by_anova[~np.isin(by_anova, selected)]]),
         details={"selected": selected},
     )
+
+
+def _thinned(rows: np.ndarray, of_class: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """No more rows than a Gaussian needs, of each class its share and at least some."""
+    share = min(_MOST_GAUSSIAN_ROWS / len(rows), 1)
+    kept = []
+    for number in np.unique(of_class[rows]):
+        own = rows[of_class[rows] == number]
+        kept.append(random.permutation(own)[:max(int(np.ceil(share * len(own))), min(len(own), 20))])
+    return np.sort(np.concatenate(kept))
 
 
 def _random(table: UnitTable, labels: Labels, random_state: RandomState) -> Found:

@@ -12,12 +12,24 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def _check_classes(output: Tensor, targets: Tensor) -> None:
+    if output.ndim != 2 or output.shape[1] < 2 or targets.is_floating_point():
+        raise ValueError(
+            f"the metric is of classes: outputs [B, classes] and class numbers, not {tuple(output.shape)} and "
+            f"{targets.dtype} targets; a function (output, targets) -> [B] does for others"
+        )
+    if int(targets.min()) < 0 or int(targets.max()) >= output.shape[1]:
+        raise ValueError(f"targets are from 0 to {output.shape[1] - 1}, the outputs of the model")
+
+
 def _accuracy(output: Tensor, targets: Tensor) -> Tensor:
+    _check_classes(output, targets)
     return (output.argmax(1) == targets).float()
 
 
 def _logit(output: Tensor, targets: Tensor) -> Tensor:
-    return output.gather(1, targets[:, None])[:, 0]
+    _check_classes(output, targets)
+    return output.gather(1, targets.long()[:, None])[:, 0]
 
 
 def _probability(output: Tensor, targets: Tensor) -> Tensor:
@@ -25,7 +37,8 @@ def _probability(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cross_entropy(output: Tensor, targets: Tensor) -> Tensor:
-    return -functional.cross_entropy(output, targets, reduction="none")
+    _check_classes(output, targets)
+    return -functional.cross_entropy(output, targets.long(), reduction="none")
 
 
 NAMED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -103,7 +103,7 @@ def _moments_of(table: UnitTable, labels: Labels, drawn: np.ndarray, columns: sl
         if known.start == known.stop:
             continue
         values = block[labels.rows[known] - rows.start].astype(np.float64)
-        shift = values.mean(0) if shift is None else shift
+        shift = values[0].copy() if shift is None else shift
         lowest, highest = np.minimum(lowest, values.min(0)), np.maximum(highest, values.max(0))
         values -= shift
         of_class, weights = labels.of_class[known], drawn[:, known].astype(np.float64)
@@ -127,14 +127,14 @@ def mean_and_scale(table: UnitTable, rows: np.ndarray) -> tuple[np.ndarray, np.n
         inside = rows[slice(*np.searchsorted(rows, (span.start, span.stop)))] - span.start
         if len(inside):
             values = block[inside].astype(np.float64)
-            shift = values.mean(0) if shift is None else shift
-            values -= shift
+            shift = values[0].copy() if shift is None else shift
+            values -= shift  # of which constant units are zero exactly
             total += values.sum(0)
             squares += np.einsum("ij,ij->j", values, values)
     assert shift is not None
     mean = shift + total / len(rows)
     variance = np.maximum(squares - total ** 2 / len(rows), 0) / len(rows)
-    return mean, np.sqrt(np.where(variance > 1e-14 * (mean ** 2 + variance), variance, 0))
+    return mean, np.sqrt(variance)
 
 
 def variance(found: Moments) -> np.ndarray:
@@ -167,13 +167,22 @@ def f_statistic_of_numbers(found: Moments) -> np.ndarray:
 
 
 def _ratio(between: np.ndarray, of_between: np.ndarray, within: np.ndarray, of_within: np.ndarray) -> np.ndarray:
-    """Mean squares; the largest number there is where classes explain everything."""
+    """Mean squares; the largest number there is where classes explain everything.
+
+    Raises
+    ------
+    ValueError
+        If there are no more rows than classes.
+    """
+    if (of_within[0] <= 0).any() or (of_between[0] <= 0).any():
+        raise ValueError("analysis of variance needs more rows than classes")
+    of_within, of_between = np.maximum(of_within, 1), np.maximum(of_between, 1)
     between, within = np.maximum(between, 0), np.maximum(within, 0)
     scale = between + within
     within = np.where(within <= 1e-12 * scale, 0, within)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = (between / of_between) / (within / of_within)
-    return np.nan_to_num(np.where(scale > 0, ratio, 0), nan=0, posinf=np.finfo(float).max)
+    return np.nan_to_num(np.where(scale > 0, ratio, 0), nan=np.finfo(float).max, posinf=np.finfo(float).max)
 
 
 def mean_differences(found: Moments) -> np.ndarray:

@@ -83,7 +83,8 @@ class _Problem:
             if not len(places):
                 continue
             values = block if len(places) == len(block) else block[places]
-            values = values.astype(np.float32, copy=False) - mean
+            exact = values if values.dtype == np.float32 else values - self.mean  # which float32 could not hold
+            values = exact - mean if exact is values else exact.astype(np.float32)
             outputs = (values @ scaled.T).astype(np.float64) + bias
             part, residual = self._residual(outputs, self.targets[inside])
             loss += part

@@ -117,6 +117,8 @@ def rank(
         raise ValueError(f"by={name!r} compares models: give a list of two or more, rank([a, b], by={name!r})")
     tables = [unit_table(one, layers if _has_layers(one) else None, quantity) for one in given]
     names = [f"values[{i}]" for i in range(len(given))]
+    if method.several and labels is not None:
+        raise TypeError(f"by={name!r} compares models and looks at no labels")
     known = _labels(labels, tables[0], method, name)
     found = rank_tables(tables, names, known, method, random_state, options)
     return _ranking(name, method, tables[0], known, found, options, random_state)
@@ -170,6 +172,9 @@ def _ranking(
 ) -> Ranking:
     constant = constant_units(table, labels.rows) if found.constant is None else found.constant
     scores, of_each = found.scores.copy(), found.of_each
+    if not np.isfinite(scores).all():
+        number = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(f"the score of unit {number} is not finite: its values are too large to calculate with")
     bounds, order = found.interval, found.order
     if not found.keeps_constant:
         scores[constant] = 0
@@ -181,15 +186,18 @@ def _ranking(
     has_classes = of_each is not None and len(of_each) > 0
     each = of_each if of_each is not None and has_classes else np.empty((0, table.units))
     class_order = np.argsort(-each, axis=1, kind="stable")
+    layers, sizes = [layer for layer in table.matrices if layer], table.sizes
+    if len(order) != table.units:  # directions, which are of no layer
+        layers, sizes = [], [len(order)]
     source = None
     if table.source is not None:
         source = RankingSource(store=table.source.store.identity(), quantity=cast(Quantity, table.source.quantity))
     kept = {key: value for key, value in options.items() if key != "groups"} | {"random_state": random_state}
     return Ranking(
-        name, {key: _plain(value) for key, value in kept.items()}, [layer for layer in table.matrices if layer],
-        table.sizes, order, scores[order], labels.classes if has_classes else [], class_order,
-        np.take_along_axis(each, class_order, 1), None if bounds is None else bounds[order], found.held_out, constant,
-        len(labels.rows), labels.left_out, found.details, source,
+        name, {key: _plain(value) for key, value in kept.items()}, layers, sizes, order, scores[order],
+        labels.classes if has_classes else [], class_order, np.take_along_axis(each, class_order, 1),
+        None if bounds is None else bounds[order], found.held_out, constant, len(labels.rows), labels.left_out,
+        found.details, source,
     )
 
 

@@ -310,9 +310,6 @@ class Ranking:
             "order": ("i", (units,)), "scores": ("f", (units,)), "class_order": ("i", (classes, units)),
             "class_scores": ("f", (classes, units)), "interval": ("f", (units, 2)),
         }
-        if said.method == "svcca":  # which ranks directions, of which there may be fewer
-            found = len(arrays["order"])
-            expected |= {"order": ("i", (found,)), "scores": ("f", (found,))}
         for name, (kind, shape) in expected.items():
             array = arrays.get(name)
             if array is None and name == "interval":

@@ -161,8 +161,13 @@ def probe_report(
     F. Dalvi, H. Sajjad, N. Durrani, Y. Belinkov (2020). Analyzing Redundancy in Pretrained Transformer Models. EMNLP.
     """
     table = unit_table(values, layers, quantity)
-    if ranking is not None and ranking.sizes != table.sizes:
-        raise ValueError(f"the ranking is of {ranking.sizes} units by layer, but values hold {table.sizes}")
+    if ranking is not None:
+        own = [layer for layer in table.matrices if layer]
+        has_other_layers = bool(own and ranking.layers) and own != ranking.layers
+        if ranking.sizes != table.sizes or has_other_layers or ranking.method == "svcca":
+            raise ValueError(
+                f"the ranking is of {ranking.sizes} units of {ranking.layers}, but values hold {table.sizes} of {own}"
+            )
     if labels is None and table.targets is None:
         raise ValueError(f"probe_report needs labels, one for each of the {table.rows} rows")
     if not all(0 < share <= 1 for share in shares) or draws < 1:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from crp.concepts import ChannelConcept, Concept
-from crp.model.inputs import call_model, count_samples, device_of, map_tensors
+from crp.model.arrays import as_array
+from crp.model.inputs import call_model, copied_inputs, count_samples, device_of, map_tensors
 from crp.model.layers import OutputChoice, select_output
 from crp.neurons.changes import Along
 from crp.neurons.interventions import intervene
@@ -24,7 +25,7 @@ class ShiftedClass(NamedTuple):
     lower, upper : float
         Wilson interval of 95 %.
     control : float
-        The same, where each unit is moved as another one should be: the order of the units is shuffled.
+        The same, where each unit is moved as another one should be: the order of the units is shuffled. NaN for one.
     samples : int
         How many samples gave another answer than the target before.
     """
@@ -84,9 +85,11 @@ def shift_class(
     concept = ChannelConcept() if concept is None else concept
     if type(concept) is not ChannelConcept:
         raise TypeError(f"units are channels, ChannelConcept(axis), not {concept!r}")
-    activations, known = torch.as_tensor(values).double(), np.asarray(labels)
+    activations, known = torch.from_numpy(np.array(as_array(values))).double(), np.asarray(labels)
     if known.shape != (len(activations),):
         raise ValueError(f"there are {len(activations)} rows of values, but labels have the shape {known.shape}")
+    if answer is None and not isinstance(target, (int, np.integer)):
+        raise TypeError(f"say with answer= which output of the model stands for {target!r}")
     number = int(target) if answer is None else answer
     of_source, of_target = (_moments(activations, known == name, concept.axis, name) for name in (source, target))
     scale = torch.where(of_source[1] > 0, of_target[1] / of_source[1].clamp_min(1e-30), 0)
@@ -98,9 +101,9 @@ def shift_class(
 
     def answers(change: Along | None) -> np.ndarray:
         if change is None:
-            return _answers(model, data, output, batch_size)
+            return _answers(model, data, output, batch_size, number)
         with intervene(model, {layer: {tuple(chosen): change}}, concepts=concept):
-            return _answers(model, data, output, batch_size)
+            return _answers(model, data, output, batch_size, number)
 
     before = answers(None)
     others = before != number
@@ -109,6 +112,7 @@ def shift_class(
     success, control = (
         float((answers(change)[others] == number).mean()) for change in (Along(amount, scale), Along(other, mixed))
     )
+    control = control if len(chosen) > 1 else float("nan")
     return ShiftedClass(success, *_wilson(success, int(others.sum())), control, int(others.sum()))
 
 
@@ -122,15 +126,17 @@ def _moments(activations: Tensor, rows: np.ndarray, axis: int, name: Any) -> tup
     return own.mean((0, 2)), own.std((0, 2), correction=0)
 
 
-def _answers(model: nn.Module, data: Any, output: OutputChoice, batch_size: int) -> np.ndarray:
+def _answers(model: nn.Module, data: Any, output: OutputChoice, batch_size: int, number: int) -> np.ndarray:
     """[B], the largest output of each sample."""
     device, found = device_of(model), []
     with torch.no_grad():
         for first in range(0, count_samples(data), batch_size):
-            part = map_tensors(lambda tensor: tensor[first:first + batch_size].to(device), data)
-            chosen = select_output(call_model(model, part), output, "y")
+            part = map_tensors(lambda tensor: tensor[first:first + batch_size], data)
+            chosen = select_output(call_model(model, copied_inputs(part, device)), output, "y")
             if chosen.ndim != 2:
                 raise ValueError(f"the output has the shape {tuple(chosen.shape)}, not [samples, classes]")
+            if not 0 <= number < chosen.shape[1]:
+                raise IndexError(f"output {number} is out of range: outputs are 0 to {chosen.shape[1] - 1}")
             found.append(chosen.argmax(1).cpu().numpy())
     return np.concatenate(found)
 

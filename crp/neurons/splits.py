@@ -37,10 +37,15 @@ def groups_of(table: UnitTable, labels: Labels, groups: Any) -> np.ndarray:
     """[n], which of the labelled rows belong together: of a group, of a sample, or none."""
     if groups is None:
         return np.arange(len(labels.rows)) if table.samples is None else table.samples[labels.rows]
-    found = np.asarray(groups)
-    if found.shape != (table.rows,):
-        raise ValueError(f"groups holds one for each of the {table.rows} rows, but has the shape {found.shape}")
-    return np.unique(found, return_inverse=True)[1][labels.rows]
+    found = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(found) != table.rows:
+        raise ValueError(f"groups holds {len(found)} groups, but there are {table.rows} rows")
+    numbers: dict[Any, int] = {}
+    for row, group in enumerate(found):
+        if group is None or group != group:  # NaN: it belongs to no other
+            found[row] = object()
+        numbers.setdefault(found[row], len(numbers))
+    return np.array([numbers[group] for group in found])[labels.rows]
 
 
 def split(
@@ -87,6 +92,8 @@ def judge(
         base, metric = (values - values.mean()) ** 2, "R2"
         good = base - (outputs[:, 0] - values) ** 2
         chance = 1 - float(((values - labels.values[fitted].mean()) ** 2).sum() / base.sum())
+    if base.sum() == 0:
+        raise ValueError("all numbers that are held out are the same: give more rows, or a larger test_size")
     _, place = np.unique(groups[held], return_inverse=True)
     good_of, base_of = np.bincount(place, good), np.bincount(place, base)
     random = np.random.default_rng(random_state)

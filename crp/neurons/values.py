@@ -94,9 +94,8 @@ class UnitTable:
 
     def subset(self, numbers: np.ndarray) -> UnitTable:
         """Some units, in this order, in memory."""
-        chosen = np.empty((self.rows, len(numbers)), np.float32)
-        for rows, block in self.row_blocks():
-            chosen[rows] = block[:, numbers]
+        parts = [block[:, numbers] for _, block in self.row_blocks()]
+        chosen = np.concatenate(parts)
         return replace(self, matrices={"": chosen})
 
     def shares(self) -> UnitTable:
@@ -124,7 +123,7 @@ class UnitTable:
     def _checked(self, values: np.ndarray, layer: str, rows: slice | np.ndarray) -> np.ndarray:
         if values.dtype.kind not in "fiub":
             raise TypeError(f"values are numbers, not {values.dtype}")
-        if values.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
             number = row + rows.start if isinstance(rows, slice) else int(rows[row])
             where = f" of {layer!r}" if layer else ""
@@ -165,7 +164,8 @@ class _Absolute:
         return len(self.matrix)
 
     def span(self, first: int, stop: int) -> np.ndarray:
-        return np.abs(_span(self.matrix, slice(first, stop)))
+        values = _span(self.matrix, slice(first, stop))
+        return np.abs(values if values.dtype.kind == "f" else values.astype(np.float64))
 
 
 def unit_table(values: Any, layers: Any = None, quantity: str = "activation") -> UnitTable:

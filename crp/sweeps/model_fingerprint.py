@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from crp.model.edits import edits_of
 from crp.store.fingerprint import Walk, fingerprint, is_of_process, own_classes
 from crp.store.user_code import is_of_library, names_in_class
 
@@ -138,7 +139,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _hooks(model: nn.Module, walk: Walk) -> dict[str, str]:
-    """Hashes of the hooks on a model's modules, apart from those of libraries."""
+    """Hashes of the hooks on a model's modules, apart from those of libraries, and of what sets layers to values."""
     found = {}
     for module_name, module in model.named_modules():
         forward = _own_hooks(module, "_forward_pre_hooks", "_forward_hooks")
@@ -146,6 +147,8 @@ def _hooks(model: nn.Module, walk: Walk) -> dict[str, str]:
         for kind, hooks in (("forward", forward), ("backward", backward)):
             if hooks:
                 found[f"{module_name}.{kind} hooks"] = walk.digest(hooks).hex()
+    for number, (layer, edit) in enumerate(edits_of(model)):
+        found[f"{edit.address.module_name}.edit {number} of {layer}"] = walk.digest(edit.says).hex()
     return found
 
 

@@ -1,6 +1,7 @@
 """Curves of what is left of a model without its units."""
 import itertools
 from collections import OrderedDict
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from crp.concepts import ChannelConcept, HeadConcept
-from crp.neurons import ablation_curve, rank, shift_class
+from crp.neurons import From, Mean, Scale, ablation_curve, intervene, rank, shift_class
 from crp.neurons.curves import ORDERS, WAYS
 from crp.neurons.lower_part import LowerPart
 
@@ -67,7 +68,7 @@ def test_curves_are_those_of_the_model_without_units(form):
         model, form(inputs, targets), ranking, "logit", by="zero", steps=(.2, .5, 1), random=2, batch_size=4,
         verbose=False,
     )
-    np.testing.assert_allclose(curves.fractions, [0, .2, .5, 1])
+    np.testing.assert_allclose(curves.fractions, [0, 1 / 6, .5, 1])  # one, three and six units
     for order, direction in zip(ORDERS, (1, -1)):
         units = ranking.order[::direction]
         expected = [
@@ -77,7 +78,7 @@ def test_curves_are_those_of_the_model_without_units(form):
         np.testing.assert_allclose(curves.curves[ranking.method, "zero", order], expected)
     area = curves.areas()[0]
     most, least = (curves.curves[ranking.method, "zero", order] for order in ORDERS)
-    steps = np.diff([0, .2, .5, 1])
+    steps = np.diff(curves.fractions)
     by_hand = [float((steps * (curve[1:] + curve[:-1]) / 2).sum()) for curve in (most, least)]
     np.testing.assert_allclose((area.most, area.least, area.difference), (*by_hand, by_hand[1] - by_hand[0]))
     assert area.lower <= area.difference <= area.upper
@@ -143,7 +144,7 @@ def test_several_layers_rankings_and_heads():
     )
 
 
-class Mean:
+class Collected:
     """As torchmetrics has them."""
 
     def reset(self):
@@ -161,7 +162,7 @@ def test_metrics_of_any_kind():
     options = {"by": "zero", "steps": (.3,), "random": 1, "batch_size": 4, "verbose": False}
     expected = ablation_curve(model, (inputs, targets), ranking, **options)
     for metric in (
-        Mean(), lambda output, targets: (output.argmax(1) == targets).double(),
+        Collected(), lambda output, targets: (output.argmax(1) == targets).double(),
         lambda output, targets: (output.argmax(1) == targets).double().mean(),
         lambda output, targets: float((output.argmax(1) == targets).double().mean()),
     ):
@@ -219,6 +220,122 @@ def test_nothing_stays_after_an_interrupt():
     assert not any("forward" in vars(module) for module in model.modules()) and not hooks_of(model)
 
 
+def brute_force(model, inputs, targets, ranking, layer, change):
+    """Logits of the targets with more and more units changed, without caching anything."""
+    found = []
+    for count in range(len(ranking) + 1):
+        with intervene(model, {layer: {tuple(ranking.top(count)): change}}) if count else nullcontext():
+            output = model(inputs.clone())
+        found.append(float(output.gather(1, targets[:, None]).mean()))
+    return found
+
+
+class WritesToWhatItTakes(nn.Module):
+    """A path around an activation reads what that has written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.relu, self.b, self.o = nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x.sub_(.5)
+        h = self.a(x)
+        y = self.relu(h)
+        return self.o(self.b(y) + h)
+
+
+class AddsInPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b, self.o = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.b(x)
+        h += x
+        return self.o(h.tanh_())
+
+
+def model_with_hook():
+    model = nn.Sequential(OrderedDict(a=nn.Linear(4, 8), b=nn.Linear(8, 8), o=nn.Linear(8, 3)))
+    model.b.register_forward_hook(lambda module, args, output: output * 2 + 1)
+    return model
+
+
+@pytest.mark.parametrize("make", [WritesToWhatItTakes, AddsInPlace, model_with_hook])
+@pytest.mark.parametrize("inside", [False, True])
+def test_models_that_write_in_place_and_have_hooks_and_edits(make, inside):
+    torch.manual_seed(0)
+    model = make().double().eval()
+    inputs, targets = torch.randn(9, 4).double(), torch.arange(9) % 3
+    given = inputs.clone()
+    units = model.b.out_features
+    ranking = rank({"b": np.random.default_rng(0).random((20, units))}, by="activation")
+    edit = {"b": {0: Scale(3.)}} if make is AddsInPlace else {"a": {1: Scale(2.)}}
+    with intervene(model, edit) if inside else nullcontext():
+        curves = ablation_curve(
+            model, (inputs, targets), ranking, "logit", by=["zero", "mean"], steps=[i / units for i in range(1, units)],
+            batch_size=4, random=0, verbose=False,
+        )
+        assert torch.equal(inputs, given)
+        expected = brute_force(model, inputs, targets, ranking, "b", 0.)
+        kept = []
+        handle = model.b.register_forward_hook(lambda module, args, output: kept.append(output.clone()))
+        model(inputs.clone())
+        handle.remove()
+        means = brute_force(model, inputs, targets, ranking, "b", Mean(kept[0]))
+    order = "most important first"
+    np.testing.assert_allclose(curves.curves["activation", "zero", order], expected, atol=1e-9)
+    np.testing.assert_allclose(curves.curves["activation", "mean", order], means, atol=1e-6)
+
+
+def test_resampled_values_are_of_other_samples():
+    model, seen = nn.Sequential(OrderedDict(b=nn.Identity(), o=nn.Identity())).eval(), []
+    inputs = torch.eye(9)[:, :9] + 1
+    model.o.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    ablation_curve(
+        model, (inputs, torch.arange(9)), rank({"b": np.random.rand(5, 9)}, by="variance"), "logit", by="resample",
+        steps=(1.,), random=0, batch_size=4, verbose=False,
+    )
+    changed = [output for output in seen if not any(torch.equal(output, part) for part in inputs.split(4))]
+    assert sum(map(len, changed)) == 2 * 9  # in both orders
+    with pytest.raises(ValueError, match="batch_size is at least 2"):
+        ablation_curve(
+            model, (inputs, torch.arange(9)), rank({"b": np.random.rand(5, 9)}, by="variance"), "logit", batch_size=1,
+            verbose=False,
+        )
+
+
+@pytest.mark.parametrize("units", [2, 4, 10])
+def test_areas_are_over_the_units_that_are_gone(units):
+    """Where all units count alike, half of the area is left in any order."""
+    model = nn.Sequential(OrderedDict(b=nn.Identity(), o=nn.Linear(units, 2))).eval()
+    with torch.no_grad():
+        model.o.weight[:] = 1 / units
+        model.o.bias.zero_()
+    ranking = rank({"b": np.random.rand(5, units)}, by="variance")
+    ones = torch.ones(4, units), torch.zeros(4, dtype=torch.long)
+    curves = ablation_curve(model, ones, ranking, "logit", by="zero", verbose=False)
+    area = curves.areas()[0]
+    np.testing.assert_allclose((area.most, area.least, area.random, area.cpr), .5, atol=1e-6)
+
+
+def test_train_mode_leaves_no_trace():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ablation_curve(model, data(), ranked(), by=["mean", "resample"], steps=(.5,), random=0, verbose=False)
+    with intervene(model, {"act": {0: From(data(2)[0])}}):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_rankings_of_directions_are_refused():
+    values = np.random.rand(30, 6)
+    ranking = rank([values, values[:, :3]], by="svcca")
+    assert ranking.units == [0, 1, 2]
+    with pytest.raises(ValueError, match="of 3 directions, and not of units"):
+        ablation_curve(network(), data(), ranking, layer="act")
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"metric": "acuracy"}, "not 'acuracy'"), ({"by": "one"}, "not 'one'"), ({"steps": (2.,)}, "above 0 and at most 1"),
     ({"rankings": ranked(5)}, "5 units of 'act', which has 6"), ({"rankings": {}}, "a Ranking, or a dict"),
@@ -266,6 +383,11 @@ def test_units_move_from_one_class_to_another():
     expected = target.mean(0) + .5 * (target.mean(0) - source.mean(0))
     torch.testing.assert_close(moved.mean(0)[:3], expected[:3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(moved.std(0)[:3], target.std(0)[:3], atol=1e-2, rtol=1e-2)
+    assert np.isnan(shift_class(model, "hidden", values, labels, 0, 1, data=of_source, units=[0]).control)
+    with pytest.raises(IndexError, match="output 5 is out of range: outputs are 0 to 1"):
+        shift_class(model, "hidden", values, labels, 0, 1, data=of_source, answer=5)
+    with pytest.raises(TypeError, match="answer="):
+        shift_class(model, "hidden", values, np.array(["a", "b"])[labels], "a", "b", data=of_source)
     with pytest.raises(ValueError, match="no row of values is of class 7"):
         shift_class(model, "hidden", values, labels, 7, 1, data=of_source)
     with pytest.raises(ValueError, match="nothing to change"):

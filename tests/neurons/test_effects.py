@@ -17,7 +17,7 @@ from zennit.types import Linear
 from crp.attribution import CondAttribution, Contrast
 from crp.attribution.taps import LayerTaps
 from crp.concepts import ChannelConcept, EncodedConcept, HeadConcept
-from crp.neurons import effects
+from crp.neurons import effects, intervene
 from crp.rules.operations.per_unit import PerUnitMode
 
 
@@ -253,6 +253,58 @@ def test_estimates_take_two_forward_passes(method, forwards):
     effects(CondAttribution(model), data, other, ["act", "second", "norm"], method=method)
     handle.remove()
     assert len(calls) == forwards
+
+
+class AddsInPlace(nn.Module):
+    def __init__(self, in_place):
+        super().__init__()
+        self.l, self.o, self.in_place = nn.Linear(4, 4), nn.Linear(4, 3), in_place
+
+    def forward(self, x):
+        h = self.l(x)
+        if self.in_place:
+            x.mul_(2)
+            h += x
+            return self.o(h.tanh_())
+        return self.o((h + x * 2).tanh())
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradient", "exact"])
+def test_what_a_model_does_in_place_changes_nothing(method):
+    torch.manual_seed(0)
+    one, other = (AddsInPlace(in_place).double().eval() for in_place in (True, False))
+    other.load_state_dict(one.state_dict())
+    data, counterfactual = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    given = data.clone(), counterfactual.clone()
+    found, expected = (
+        effects(CondAttribution(model), data, counterfactual, ["l"], method=method, y=0) for model in (one, other)
+    )
+    np.testing.assert_allclose(found["l"], expected["l"], atol=1e-12)
+    assert torch.equal(data, given[0]) and torch.equal(counterfactual, given[1])
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradient", "exact"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_effects_in_any_mode(method, mode):
+    model, data, other = written_with_data()
+    expected = effects(CondAttribution(model), data, other, ["act"], method=method, y=0)
+    with mode():
+        found = effects(CondAttribution(model), data, other, ["act"], method=method, y=0)
+    np.testing.assert_allclose(found["act"], expected["act"])
+
+
+@pytest.mark.parametrize("method", ["relevance", "gradient", "exact"])
+def test_effects_on_a_model_that_is_changed(method):
+    model, data, other = written_with_data()
+    changed = Written().double().eval()
+    changed.load_state_dict(model.state_dict())
+    changed.act = nn.Sequential(nn.Identity())
+    changed.act.register_forward_hook(lambda module, args, output: output.index_fill(1, torch.tensor([2]), .3))
+    expected = effects(CondAttribution(changed), data, other, ["act", "norm"], method=method, y=0)
+    with intervene(model, {"act": {2: .3}}):
+        found = effects(CondAttribution(model), data, other, ["act", "norm"], method=method, y=0)
+    np.testing.assert_allclose(found["norm"], expected["norm"], atol=1e-12)
+    np.testing.assert_allclose(found.clean, expected.clean)
 
 
 def test_the_model_stays_as_it_was():

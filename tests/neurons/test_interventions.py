@@ -6,6 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+import torchvision
 from random_language_models import language_models
 from small_sweeps import hooks_of, small_model, sweep
 from torch import nn
@@ -383,6 +384,61 @@ def test_what_does_not_fit_is_refused_when_the_model_runs(changes, options, mess
                 else:
                     model(data)
     assert not hooks_of(model)
+
+
+def test_a_model_patched_with_itself_is_itself():
+    """Also where it writes in place to what layers give, as residual networks do."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(.5, 1.5)
+            module.bias.data.normal_()
+    data = torch.randn(2, 3, 32, 32).double()
+    with torch.no_grad():
+        expected = model(data)
+        for change in ({tuple(range(64)): From(data)}, From(data), {3: From(data)}):
+            with intervene(model, {"layer1.0.bn2": change}):
+                for _ in range(3):
+                    torch.testing.assert_close(model(data), expected)
+        with intervene(model, {"layer1.0.bn2": 0.}):
+            torch.testing.assert_close(model(data), model(data))
+
+
+def test_layers_called_several_times_have_several_values():
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, shared)
+    with pytest.raises(ValueError, match="'0' runs 2 times"):
+        with intervene(model, {"0": From(torch.rand(1, 4))}):
+            pass
+    with intervene(model, {"0": {0: Scale(2)}}):
+        model(torch.rand(1, 4))
+
+
+def test_modes_may_change_within_a_context():
+    model, data = network(), images()
+    with intervene(model, {"relu": {0: 0.}}):
+        with torch.inference_mode():
+            model(data)
+        model(data).sum().backward()
+
+
+def test_a_sweep_does_not_go_on_under_an_intervention(tmp_path):
+    from small_sweeps import Breakable, visualization
+    from zennit.composites import EpsilonPlusFlat
+
+    from crp.store import StoreError
+    data = Breakable(8)
+    fv = visualization(tmp_path, data)
+    with pytest.raises(RuntimeError):
+        fv.run(EpsilonPlusFlat(), batch_size=2, checkpoint=1)
+    data.at = None
+    with intervene(fv.attribution.model, {"conv": {0: 0.}}):
+        with pytest.raises(StoreError, match="hooks"):
+            fv.run(EpsilonPlusFlat(), batch_size=2, checkpoint=1)
+        whole = visualization(tmp_path / "whole", model=fv.attribution.model).run(EpsilonPlusFlat())
+    assert (whole.values("conv", "activation")[:, 0] == 0).all()
+    fv.run(EpsilonPlusFlat(), batch_size=2, checkpoint=1)
 
 
 def test_layers_that_do_not_run_are_told():

@@ -448,6 +448,66 @@ def test_rows_with_nan_are_named(by):
         rank(values, labels, by)
 
 
+@pytest.mark.parametrize("by", [name for name in QUICK if name not in ("relevance", "activation", "random")])
+def test_values_far_from_zero_are_not_constant(by):
+    values, labels = planted(200, 6, strength=3.)
+    ranking = rank(values + 2e7, labels, by)
+    assert len(ranking.constant) == 0 and set(ranking.top(3)) <= {0, 1, 2, 3, 4}
+
+
+def test_values_of_any_size():
+    values, labels = planted(200, 4, 2, strength=3.)
+    tiny, usual = (rank(scale * values, labels, "mutual_information") for scale in (1e-16, 1))
+    assert tiny.top(2) == usual.top(2)
+    with pytest.raises(ValueError, match="too large to calculate with"), np.errstate(all="ignore"):
+        rank(values * 1e200, labels, "variance")
+    assert rank(np.array([[-128, 100]] * 4, np.int8), by="activation").scores.tolist() == [128, 100]
+
+
+def test_integers_of_pandas_with_holes_are_classes():
+    pandas = pytest.importorskip("pandas")
+    values, _ = planted(300, 6)
+    labels = [None, *(np.arange(299) % 30).tolist()]
+    expected = rank(values, labels, "anova")
+    for given in (pandas.array(labels, dtype="Int64"), pandas.Series(labels, dtype="Int64"),
+                  pandas.Series([None if x is None else str(x) for x in labels], dtype="string"),
+                  pandas.Series(pandas.Categorical(labels))):
+        ranking = rank(values, given, "anova")
+        assert len(ranking.classes) == 30 and sorted(ranking.units) == sorted(expected.units)
+        np.testing.assert_allclose(np.sort(ranking.scores), np.sort(expected.scores))
+    with pytest.warns(UserWarning, match="taken as numbers"):
+        rank(values, pandas.Series(labels, dtype="float"), "anova")
+
+
+def test_too_little_to_say_anything():
+    values, _ = planted(4, 6)
+    with pytest.raises(ValueError, match="more rows than classes"):
+        rank(values[:2], [0, 1], "anova")
+    with pytest.raises(ValueError, match="held out are the same"):
+        rank(values, [.5, 1.2, 3.3, 1.], "probe")
+
+
+def test_a_rare_class_among_many_rows_stays():
+    random = np.random.default_rng(0)
+    labels = np.arange(30_000) % 2
+    labels[:6] = 2
+    for seed in range(3):
+        rank(random.normal(size=(30_000, 3)), labels, "gaussian", n_select=2, random_state=seed)
+
+
+def test_groups_of_any_kind():
+    values, labels = planted(40, 6)
+    groups = [None if i % 4 == 0 else "ab"[i % 2] + str(i // 8) for i in range(40)]
+    assert rank(values, labels, "probe", groups=groups).held_out is not None
+    with pytest.raises(ValueError, match="groups holds 3 groups, but there are 40"):
+        rank(values, labels, "probe", groups=[1, 2, 3])
+
+
+def test_comparisons_of_models_look_at_no_labels():
+    with pytest.raises(TypeError, match="looks at no labels"):
+        rank([np.eye(3)] * 2, [0, 1, 1], "correlation")
+
+
 def test_options_of_other_methods_are_refused():
     with pytest.raises(TypeError, match="no option 'n_select'; it has: n_bootstrap"):
         rank(*planted(), "anova", n_select=3)

@@ -156,8 +156,12 @@ def test_probe_reports_have_controls():
     assert len(report.to_frame()) == 2 + 3 * 2 and report.plot().axes
     ranking = rank(values, labels, "anova")
     assert probe_report(values, labels, ranking, shares=(.2,), draws=1).order.tolist() == ranking.order.tolist()
+    named = rank({"a": values[:, :10], "b": values[:, 10:]}, labels, "anova")
+    for other in (rank(values[:, :5], by="variance"), rank([values, values], by="svcca")):
+        with pytest.raises(ValueError, match="the ranking is of"):
+            probe_report(values, labels, other)
     with pytest.raises(ValueError, match="the ranking is of"):
-        probe_report(values, labels, rank(values[:, :5], by="variance"))
+        probe_report({"b": values[:, :10], "a": values[:, 10:]}, labels, named)
     with pytest.raises(ValueError, match="needs labels"):
         probe_report(values)
 
