@@ -99,3 +99,16 @@ def test_what_is_no_contrast_is_refused(model, data):
         FeatureVisualization(
             CondAttribution(model), Items(list(data)), {"1": ChannelConcept()}, start_layer="1", y=Contrast(3, 1)
         ).run(EpsilonPlus())
+
+
+def test_tokens_go_by_their_texts():
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    vocabulary = {"[UNK]": 0, "is": 1, "are": 2, "keys": 3}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    assert Contrast.between_tokens(tokenizer, "are", "is") == Contrast([(-1, 2)], [(-1, 1)])
+    assert Contrast.between_tokens(tokenizer, ["are", "keys"], "is", None) == Contrast([2, 3], [1])
+    for text in ("the", "are is"):
+        with pytest.raises(ValueError, match="no token of its own"):
+            Contrast.between_tokens(tokenizer, text, "is")

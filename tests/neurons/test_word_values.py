@@ -143,6 +143,27 @@ def test_values_of_words_are_those_of_their_tokens(tokenizer, subwords, batch_si
         assert len(rank(found.values, labels, "anova")) == 48
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
+def test_any_language_model_is_read(name):
+    model, layer = language_models()[name]
+    model = model.get_encoder() if name == "t5" else model
+    layer = layer.removeprefix("encoder.") if name == "t5" else layer
+    tokenizer = TOKENIZERS["wordpiece"]()
+    corpus = Corpus([text.split()[:3] for text in TEXTS], tokenizer, special_tokens=False)
+    for number in range(len(corpus)):  # whose ids the small vocabulary may lack
+        corpus._samples[number].ids[:] = [token % 50 for token in corpus._samples[number].ids]
+    found = word_values(CondAttribution(model.eval()), corpus, [layer], batch_size=2, verbose=False)
+    assert len(found) == sum(len(corpus.words(i)) for i in range(4)) and np.isfinite(found.values[layer]).all()
+    inputs = {key: value[None] for key, value in corpus[2][0].items() if key != "token_type_ids"}
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    model(**inputs)
+    handle.remove()
+    tensor = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
+    last = [np.flatnonzero(corpus.word_of_tokens(2) == word)[-1] for word in range(len(corpus.words(2)))]
+    np.testing.assert_allclose(found.values[layer][found.samples == 2], tensor[0, last].detach().numpy(), atol=1e-5)
+
+
 def test_values_of_heads_and_relevance():
     tokenizer = wordpiece()
     model, corpus = bert(len(tokenizer)), Corpus(TEXTS, tokenizer)
