@@ -140,6 +140,9 @@ def _add_run(commands: Commands) -> None:
     run.add_argument("--keep", choices=["all", "top"], default="all", help="top: tables and class means only")
     run.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the matrices")
     run.add_argument(
+        "--rows", choices=["samples", "positions"], default="samples", help="positions: a row for each, such as a token"
+    )
+    run.add_argument(
         "--shard", metavar="I/N", type=shard, help="write every N-th shard, from the I-th on (from 0), for crp merge "
         "to finish (default: the task of the SLURM array that runs this, if any)",
     )
@@ -161,7 +164,7 @@ def _run(options: argparse.Namespace) -> StoreInfo | Estimate:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     how = {name: getattr(options, name) for name in
-           ("batch_size", "checkpoint", "num_workers", "on_error", "keep", "dtype")}
+           ("batch_size", "checkpoint", "num_workers", "on_error", "keep", "dtype", "rows")}
     return run(
         options.spec, store=options.store, start=options.start, stop=options.stop, shard=of_array,
         workers=options.workers, overwrite=options.overwrite, dry_run=options.dry_run, **how,

@@ -134,6 +134,8 @@ def references_of_concept(
         class_shares(store, layer, quantity).of_class(target)  # refuses classes that are not there
     places = np.unravel_index(found.positions, entry.position_shape) if entry.position_shape else ()
     positions = np.transpose(places).tolist() if entry.has_positions and entry.position_shape else [None] * most
+    if store.of_positions:
+        positions = found.positions[:, None].tolist()
     targets: dict[int, list[int]] = {}
     if store.options["keep"] != "top":
         rows = store.rows()

@@ -128,6 +128,38 @@ class Corpus:
         """[T], for each token of a sample the place of its word; -1 for tokens that belong to none."""
         return self._samples[index].word_of.copy()
 
+    def of_rows(self, rows: np.ndarray, what: str = "words") -> np.ndarray:
+        """The word, or the token, of each row of a store that was swept with ``rows="positions"``.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray
+            ``store.rows(quantity)``, of a sweep of this corpus with ``collate_fn=corpus.collate``.
+        what : {"words", "tokens"}
+
+        Returns
+        -------
+        numpy.ndarray
+            [rows] of str; no words for tokens that belong to none.
+
+        Raises
+        ------
+        ValueError
+            If rows are not of tokens of this corpus.
+        """
+        if what not in ("words", "tokens"):
+            raise ValueError(f"what is 'words' or 'tokens', not {what!r}")
+        found = []
+        for sample, position in zip(rows["sample"].tolist(), rows["position"].tolist()):
+            if not 0 <= sample < len(self) or not 0 <= position < len(self._samples[sample].ids):
+                raise ValueError(f"sample {sample} of this corpus has no token {position}")
+            own = self._samples[sample]
+            if what == "tokens":
+                found.append(self.tokenizer.convert_ids_to_tokens(own.ids[position]))
+            else:
+                found.append(own.words[own.word_of[position]] if own.word_of[position] >= 0 else "")
+        return np.array(found)
+
     def label_words(
         self, by: Collection[str] | str | re.Pattern | os.PathLike | Callable[[str], Any]
     ) -> list[list[Any]]:

@@ -11,7 +11,7 @@
         shard.json                      size and sha256 of each file, sha256 of the manifest; skipped samples
     tables/L0003.relevance.value.npy    [concepts, 40] the top rows; .value_normalised likewise
     seal.json                           sha256 of all shards and tables: the store is complete
-    patterns/L0003.activation.json      names a file beside it, with clusters of the rows of a matrix
+    patterns/L0003.activation.json      names a file beside it, with clusters of the rows of a matrix; rankings likewise
 
 A sweep that replaced another one lies in a folder ``sweep-...`` of the store, which its ``manifest.json`` names.
 
@@ -21,7 +21,8 @@ size are those that the manifest says.
 
 A sweep with ``keep="top"`` leaves no shards: beside the top rows, ``tables`` then has the sums of each class
 (``L0003.relevance.class_sum.npy`` [classes, concepts]; ``classes.npy`` and ``relevance.class_count.npy`` [classes]).
-With ``dtype="float16"``, matrices hold each row divided by its total.
+With ``dtype="float16"``, matrices hold each row divided by its total. With ``rows="positions"``, rows are positions of
+samples, such as tokens, which ``rows.npy`` numbers, and there are no files of positions.
 
 From bottom to top:
 

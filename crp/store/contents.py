@@ -10,13 +10,25 @@ from crp.store.folder import StoreError
 from crp.store.schema import MOST_POSITIONS, ShardRecord
 
 
-def check_rows(rows: np.ndarray, record: ShardRecord, quantity: str, path: str | Path) -> None:
+def check_rows(
+    rows: np.ndarray, record: ShardRecord, quantity: str, of_positions: bool, path: str | Path
+) -> None:
     """Raise a StoreError if the rows of a shard are not those of its samples, in order.
 
-    Activation has a row for each sample that was not skipped, relevance one for each target of these.
+    Activation has a row for each sample that was not skipped, relevance one for each target of these; or as many as
+    samples have positions.
     """
-    samples, targets = rows["sample"], rows["target"]
-    is_in_order = _ascend(samples, strictly=quantity == "activation")
+    samples, targets, positions = rows["sample"], rows["target"], rows["position"]
+    swept = record.stop - record.first - len(record.skipped)
+    if of_positions:
+        later, earlier = samples[1:] > samples[:-1], positions[1:] > positions[:-1]
+        again = targets[1:] != targets[:-1] if quantity == "relevance" else np.zeros(len(later), bool)
+        is_in_order = bool((later | (samples[1:] == samples[:-1]) & (earlier | again)).all())
+        is_in_order &= len(np.unique(samples)) <= swept and _are_within(positions, 0, MOST_POSITIONS)
+        is_in_order &= quantity == "relevance" or len(np.unique(samples)) == swept
+    else:
+        is_in_order = _ascend(samples, strictly=quantity == "activation") and bool((positions == -1).all())
+        is_in_order &= quantity == "relevance" or len(rows) == swept
     if (
         not is_in_order or not _are_within(samples, record.first, record.stop)
         or np.isin(samples, [*map(int, record.skipped)]).any()

@@ -9,10 +9,12 @@ Quantity = Literal["relevance", "activation"]
 Statistic = Literal["sum", "max"]
 Keep = Literal["all", "top"]
 MatrixType = Literal["float32", "float16"]
+RowKind = Literal["samples", "positions"]
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 KEPT: tuple[Keep, ...] = get_args(Keep)
 DTYPES: tuple[MatrixType, ...] = get_args(MatrixType)
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
 TABLE_DEPTH = 40
 ROW_FIELDS = ("sample", "target", "position", "prediction")
 ROW_DTYPE = np.dtype([(field, "<i8") for field in ROW_FIELDS])

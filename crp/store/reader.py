@@ -105,6 +105,11 @@ class ReferenceStore:
         return self.manifest.settings.options.model_dump()
 
     @property
+    def of_positions(self) -> bool:
+        """Whether rows are positions of samples, such as tokens, instead of whole samples."""
+        return self.manifest.settings.options.rows == "positions"
+
+    @property
     def statistics(self) -> list[str]:
         """The statistics over positions that the store holds."""
         return stored_statistics(self.manifest.settings.options.max_target)
@@ -137,7 +142,8 @@ class ReferenceStore:
     def rows(self, quantity: str = "relevance") -> np.ndarray:
         """Sample, target, position and prediction of each row, as a structured array.
 
-        Relevance has a row per (sample, target), activation one per sample. -1 stands for none.
+        Relevance has a row per (sample, target), activation one per sample; or one for each position of these, in
+        sweeps with ``rows="positions"``. -1 stands for none.
         """
         name = f"{_quantity(quantity)}.rows"
         stored = self._arrays.of_shards(name)
@@ -146,7 +152,7 @@ class ReferenceStore:
             for shard, part, rows in zip(self.shards, stored, parts):
                 record = self._arrays.record(shard)
                 if record is not None:
-                    check_rows(rows, record, quantity, part.path)
+                    check_rows(rows, record, quantity, self.of_positions, part.path)
             self._checked.add(name)
         return np.concatenate(parts)
 
@@ -205,6 +211,11 @@ class ReferenceStore:
     def positions(self, layer: str, quantity: str = "relevance") -> ShardedMatrix:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
         entry = self.entry(layer)
+        if self.of_positions:
+            own = (part[:]["position"].astype(np.int32) for part in self._arrays.of_shards(
+                f"{_quantity(quantity)}.rows"
+            ))
+            return ShardedMatrix([np.broadcast_to(part[:, None], (len(part), entry.concepts)) for part in own])
         if entry.has_positions:
             parts = self._arrays.of_shards(f"{entry.key}.{_quantity(quantity)}.position")
             return ShardedMatrix(parts, least=0)
@@ -304,12 +315,20 @@ class ReferenceStore:
         """The classes, how many rows each has, and which: [classes, rows] of zeros and ones."""
         pairs = self.rows()
         classes, number = np.unique(pairs["target"], return_inverse=True)
-        row = np.arange(len(pairs))
-        if _quantity(quantity) == "activation":
-            row = np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])
+        row = self._rows_of_pairs(quantity)
         shape = len(classes), len(self.rows(quantity))
         membership = csr_array((np.ones(len(row)), (number, row)), shape=shape)
         return classes, np.bincount(number, minlength=len(classes)), membership
+
+    def _rows_of_pairs(self, quantity: str) -> np.ndarray:
+        """For each row of relevance, the row of a quantity with its sample, and its position where rows have one."""
+        pairs = self.rows()
+        if _quantity(quantity) == "relevance":
+            return np.arange(len(pairs))
+        own = self.rows(quantity)
+        width = 2 + max(pairs["position"].max(initial=-1), own["position"].max(initial=-1))
+        place, among = (rows["sample"] * width + rows["position"] + 1 for rows in (pairs, own))
+        return np.searchsorted(among, place)
 
     def class_means(
         self, layer: str, concept: int, quantity: str, n: int, *, statistic: str = "sum", normalised: bool = True
@@ -326,10 +345,7 @@ class ReferenceStore:
             raise ValueError(f"n is at least 1, not {n}")
         column = self.values(layer, quantity, statistic=statistic, normalised=normalised)[:, concept]
         pairs = self.rows()
-        if _quantity(quantity) == "relevance":
-            values = column
-        else:
-            values = column[np.searchsorted(self.rows(quantity)["sample"], pairs["sample"])]
+        values = column[self._rows_of_pairs(quantity)]
         order = np.lexsort((-values, pairs["target"]))
         targets, starts, counts = np.unique(pairs["target"][order], return_index=True, return_counts=True)
         rank = np.arange(len(order)) - np.repeat(starts, counts)

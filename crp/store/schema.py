@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
 
-from crp.store.files import Keep, MatrixType, Statistic
+from crp.store.files import Keep, MatrixType, RowKind, Statistic
 from crp.store.folder import Folder, StoreError, reading_errors
 from crp.store.records import file_hash, read_record
 
@@ -160,6 +160,7 @@ class Options(_Description):
     checkpoint: Count
     keep: Keep
     dtype: MatrixType
+    rows: RowKind = "samples"
 
 
 class Settings(_Description):
@@ -237,8 +238,8 @@ class ShardRecord(_Range):
     def _accounts_for_samples(self) -> Self:
         if not all(self.first <= int(sample) < self.stop for sample in self.skipped):
             raise ValueError("samples that were skipped are of the shard")
-        if self.rows.activation != self.stop - self.first - len(self.skipped):
-            raise ValueError("activation has a row for each sample that was not skipped")
+        if self.rows.activation < self.stop - self.first - len(self.skipped):
+            raise ValueError("activation has a row, or several, for each sample that was not skipped")
         return self
 
 

@@ -61,7 +61,7 @@ class BatchPass:
     composite : zennit.core.Composite
     batch_size : int
         How many rows go together.
-    max_target, on_device, dtype, on_error, starts, position_mask, among_counting
+    max_target, on_device, dtype, on_error, starts, position_mask, among_counting, rows
         As for :class:`crp.sweeps.Sweep`.
 
     Attributes
@@ -77,12 +77,13 @@ class BatchPass:
     def __init__(
         self, attribution: CondAttribution, concepts: dict[str, Concept], composite: Composite, batch_size: int,
         max_target: str, on_device: str | torch.device | None, dtype: str, on_error: str, starts: Starts,
-        position_mask: PositionMask, among_counting: bool,
+        position_mask: PositionMask, among_counting: bool, rows: str = "samples",
     ):
         self.attribution, self.concepts, self.composite = attribution, concepts, composite
         self.batch_size, self.max_target, self.on_device, self.dtype = batch_size, max_target, on_device, dtype
         self.on_error, self.starts = on_error, starts
         self.position_mask, self.among_counting = position_mask, among_counting
+        self.of_positions = rows == "positions"
         self.axes: dict[str, tuple[int, ...]] = {}
         self._counts: torch.Tensor | None = None
         self.proven: Batch | None = None
@@ -233,19 +234,25 @@ class BatchPass:
         return ValueError(f"{difference} ({describe_error(error)})")
 
     def read(self, tensor: torch.Tensor, layer: str) -> tuple[torch.Tensor, ...]:
-        """What the store keeps of an activation or relevance: value and total of each statistic, and the position."""
+        """What the store keeps of an activation or relevance: value and total of each statistic, and the position.
+
+        With rows of positions, values [B, positions, concepts] and totals [B, positions].
+        """
         tensor = tensor if self.on_device is None else tensor.to(self.on_device)
         kept = []
         for statistic in stored_statistics(self.max_target):
-            value, position = self._read(tensor, layer, statistic)
-            value = value.float()
-            total = value.abs().sum(1)
+            if self.of_positions:
+                value = self.concepts[layer].at_positions(tensor, layer).movedim(1, 2).float()
+            else:
+                read, position = self._read(tensor, layer, statistic)
+                value = read.float()
+            total = value.abs().sum(-1)
             if self.dtype == "float16" and not bool(torch.isfinite(total).all()):  # values are kept as shares of it
                 raise FloatingPointError(f"the sum over the concepts of {layer!r} is not finite in float32")
             if self.dtype == "float16":
-                value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).half()
+                value = (value / total.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).half()
             kept += [value, total]
-        return *kept, position.to(torch.int32)
+        return tuple(kept) if self.of_positions else (*kept, position.to(torch.int32))
 
     def _read(self, tensor: torch.Tensor, layer: str, statistic: str) -> Reading:
         concept, axes = self.concepts[layer], self.axes.get(layer)
@@ -268,7 +275,10 @@ class BatchPass:
                     last = places[-1]
                     rows = self._rows(batch, places, targets, result.prediction)
                     has_relevance = targets != Start.NOTHING
-                    written = thread.submit(self._write_rows, layers, writer, rows, result, has_relevance, is_first)
+                    shown = self._shown(result) if self.of_positions else None
+                    written = thread.submit(
+                        self._write_rows, layers, writer, rows, result, has_relevance, is_first, shown
+                    )
                 report(len(batch.samples) + len(batch.skipped))
             written.result()
 
@@ -282,20 +292,36 @@ class BatchPass:
 
     def _write_rows(
         self, layers: list[LayerEntry], writer: ShardWriter, rows: np.ndarray, result: AttributionResult,
-        has_relevance: np.ndarray, is_first: np.ndarray,
+        has_relevance: np.ndarray, is_first: np.ndarray, shown: np.ndarray | None,
     ) -> None:
-        """Write relevance of the rows that have it, activation of the first of each sample."""
+        """Write relevance of the rows that have it, activation of the first of each sample.
+
+        With ``shown`` [rows, positions], which positions count, each of these becomes a row.
+        """
         for quantity, recorded, selected in (
             ("relevance", result.relevances, has_relevance), ("activation", result.activations, is_first)
         ):
             chosen = rows[selected]
+            places: Any = (slice(None),)
+            if shown is not None:
+                places = np.nonzero(shown[selected])
+                chosen = chosen[places[0]]
+                number = shown[selected].cumsum(1) - 1
+                chosen["position"] = number[places] if self.among_counting else places[1]
             if quantity == "activation":
                 chosen["target"] = -1
             writer.append(f"{quantity}.rows", chosen)
             for entry in layers:
-                arrays = (tensor.cpu().numpy()[selected] for tensor in recorded[entry.name])
+                arrays = (tensor.cpu().numpy()[selected][places] for tensor in recorded[entry.name])
                 for name, array in zip(self._columns(entry), arrays):
                     writer.append(f"{entry.key}.{quantity}.{name}", array)
+
+    def _shown(self, result: AttributionResult) -> np.ndarray:
+        """[rows, positions], which positions count."""
+        if self._counts is not None:
+            return self._counts.cpu().numpy()
+        totals = next(iter(result.activations.values()))[1]
+        return np.ones(totals.shape, bool)
 
     def _rows(self, batch: Batch, places: np.ndarray, targets: np.ndarray, prediction: torch.Tensor) -> np.ndarray:
         rows = np.empty(len(places), ROW_DTYPE)

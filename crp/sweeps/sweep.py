@@ -18,11 +18,11 @@ from zennit.core import Composite
 from crp.attribution.conditional import AttributionResult, CondAttribution
 from crp.attribution.conservation import looks_like_sigmoid, looks_like_softmax
 from crp.concepts import Concept, check_max_target
-from crp.model.positions import PositionMask
+from crp.model.positions import PositionMask, counting_positions
 from crp.model.samples import SampleError, is_death_of_reader
 from crp.rules.restoring import run_undone
 from crp.store.creation import begin_replacement, create_store, remove_replaced, remove_sweep, replace_store, replacing
-from crp.store.files import DTYPES, KEPT, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
+from crp.store.files import DTYPES, KEPT, ROW_KINDS, TABLE_DEPTH, TABLE_DTYPE, stored_statistics
 from crp.store.fingerprint import probe_indices
 from crp.store.folder import StoreError
 from crp.store.place import Place, is_store, place_of_store, place_with
@@ -89,6 +89,8 @@ class Sweep:
         Which positions of samples count: a key of inputs, or ``inputs -> [B, T]``.
     among_counting : bool, default False
         Number positions among those that count: where padding depends on the batch.
+    rows : {"samples", "positions"}
+        "positions" writes a row for each position of a sample that counts, such as a token.
     probed : int, optional
         Among how many samples to look for some that stand for all.
     """
@@ -99,9 +101,10 @@ class Sweep:
         batch_size: int = 32, checkpoint: int = 500, on_device: str | torch.device | None = None,
         keep: str = "all", dtype: str = "float32", on_error: str = "raise", start_layer: str | None = None,
         y: Any = None, position_mask: PositionMask = None, among_counting: bool = False, probed: int | None = None,
+        rows: str = "samples",
     ):
         check_max_target(max_target)
-        for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES)):
+        for name, value, known in (("keep", keep, KEPT), ("dtype", dtype, DTYPES), ("rows", rows, ROW_KINDS)):
             if value not in known:
                 raise ValueError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
         if composite is None:
@@ -118,10 +121,10 @@ class Sweep:
         self.load, self.length, self.probed = load, length, probed or length
         self.max_target = max_target
         self.batch_size, self.checkpoint = operator.index(batch_size), operator.index(checkpoint)
-        self.keep, self.dtype = keep, dtype
+        self.keep, self.dtype, self.rows = keep, dtype, rows
         self._pass = BatchPass(
             attribution, self.concepts, composite, self.batch_size, max_target, on_device, dtype, on_error,
-            Starts(attribution.MODEL_OUTPUT_NAME, start_layer, y), position_mask, among_counting,
+            Starts(attribution.MODEL_OUTPUT_NAME, start_layer, y), position_mask, among_counting, rows,
         )
         if start_layer in self.concepts:
             raise ValueError(f"relevance starts at {start_layer!r}, which has none: leave it out of layer_map")
@@ -274,7 +277,7 @@ class Sweep:
             "composite": composite_fingerprint(self.composite, self.attribution.model),
             "options": {
                 "max_target": self.max_target, "batch_size": self.batch_size, "checkpoint": self.checkpoint,
-                "keep": self.keep, "dtype": self.dtype,
+                "keep": self.keep, "dtype": self.dtype, "rows": self.rows,
             },
             "layers": [entry.model_dump(mode="json") for entry in self.layers],
         }
@@ -322,7 +325,8 @@ class Sweep:
         Their matrices; with ``keep="top"`` their tables, and the matrices of one.
         """
         statistics, value = len(stored_statistics(self.max_target)), np.dtype(self.dtype).itemsize
-        of_sample = 2 * sum(entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers)
+        of_row = 2 * sum(entry.concepts * (value * statistics + 4 * entry.has_positions) for entry in self.layers)
+        of_sample = of_row * self._rows_of_sample
         samples = [stop - first for first, stop in parts]
         if self.keep == "all":
             return of_sample * sum(samples)
@@ -367,14 +371,32 @@ class Sweep:
         self._pass.proven, self._pass.output_shape = self.first_batch, result.prediction.shape
         self._pass.find_positions(self.first_batch)
         self._warn_of_squashed_output(result)
-        self.layers = []
+        self.layers, self._rows_of_sample = [], 1
+        if self.rows == "positions":
+            self._rows_of_sample = self._count_positions(result)
         for number, (layer, concept) in enumerate(self.concepts.items()):
             activation = result.activations[layer]
-            shape = concept.position_shape(activation.shape[1:], layer)
+            shape = () if self.rows == "positions" else concept.position_shape(activation.shape[1:], layer)
             self.layers.append(LayerEntry(
                 key=f"L{number:04d}", name=layer, concepts=concept.read(activation, layer).value.shape[1],
                 position_shape=shape, concept=ConceptEntry(**describe_concept(concept)),
             ))
+
+    def _count_positions(self, result: AttributionResult) -> int:
+        """How many positions the first sample has, in all layers alike."""
+        counts = {
+            layer: concept.at_positions(result.activations[layer], layer).shape[2]
+            for layer, concept in self.concepts.items()
+        }
+        told = counting_positions(self._pass.position_mask, self.first_batch.data)
+        if told is not None:
+            counts["the position mask"] = told.shape[1]
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"rows='positions' needs the same positions in all layers, such as tokens, but there are {counts}: "
+                "sweep other layers by themselves, or give concepts on the right axis, ChannelConcept(-1) for [B, T, C]"
+            )
+        return next(iter(counts.values()))
 
     def _warn_of_squashed_output(self, result: AttributionResult) -> None:
         """Say what a softmax or sigmoid at the end of the model does; sweeps have no heatmap to tell it from."""

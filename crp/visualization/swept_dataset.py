@@ -152,7 +152,7 @@ class SweptDataset:
         self, composite: Composite, data_start: int = 0, data_end: int | None = None, batch_size: int = 32,
         checkpoint: int = 500, on_device: str | torch.device | None = None, *, overwrite: bool = False,
         resume: bool = True, num_workers: int = 0, on_error: str = "raise", keep: str = "all", dtype: str = "float32",
-        executor: Any = None, factory: Callable | None = None,
+        rows: str = "samples", executor: Any = None, factory: Callable | None = None,
     ) -> ReferenceStore:
         """Sweep samples of the dataset and keep what each does to each concept.
 
@@ -188,6 +188,9 @@ class SweptDataset:
         dtype : {"float32", "float16"}
             Of the matrices. "float16" takes half the space: values then are wrong by at most 0.05 %, or 3e-8 of the
             sum of the absolute values in their row, whichever is more.
+        rows : {"samples", "positions"}
+            "positions" keeps a row for each position of a sample, such as a token, instead of one for their sum:
+            rankings, patterns and references are then of tokens. Positions that ``position_mask`` hides have none.
         executor : object, optional
             Anything with ``submit(function, *args)`` that returns something with ``result()``: a
             ``ProcessPoolExecutor``, loky, a ``dask.distributed.Client``. Its workers compute the shards, and write them
@@ -213,13 +216,13 @@ class SweptDataset:
         """
         data_end = len(self.dataset) if data_end is None else data_end
         if self._sweeps_in_its_own_way():
-            given = overwrite, resume, num_workers, on_error, keep, dtype, executor, factory
-            if given != (False, True, 0, "raise", "all", "float32", None, None):
+            given = overwrite, resume, num_workers, on_error, keep, dtype, rows, executor, factory
+            if given != (False, True, 0, "raise", "all", "float32", "samples", None, None):
                 raise TypeError("run_distributed or collect_results is overridden, and takes none of run's keywords")
             return self._run_in_its_own_way(composite, data_start, data_end, batch_size, checkpoint, on_device)
         how: dict[str, Any] = {
             "batch_size": batch_size, "checkpoint": checkpoint, "on_device": on_device, "num_workers": num_workers,
-            "on_error": on_error, "keep": keep, "dtype": dtype,
+            "on_error": on_error, "keep": keep, "dtype": dtype, "rows": rows,
         }
         sweep = self.sweep(composite, **how)
         workers = None

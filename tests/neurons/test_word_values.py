@@ -231,3 +231,22 @@ def test_models_with_random_weights_are_of_the_same_architecture(name):
         is_constant = own.numel() < 30 or bool((own == own.flatten()[0]).all())
         assert is_constant or not torch.equal(own, other), key
     assert not control.training and type(control) is type(model)
+
+
+def test_rows_of_a_sweep_have_their_tokens(tmp_path):
+    tokenizer = wordpiece()
+    corpus = Corpus(TEXTS, tokenizer, targets=[0, 1, 2, 0])
+    layer = "bert.encoder.layer.0"
+    attribution = CondAttribution(bert(len(tokenizer)), output="logits")
+    fv = FeatureVisualization(
+        attribution, corpus, {layer: ChannelConcept(-1)}, path=tmp_path, collate_fn=corpus.collate
+    )
+    store = fv.run(EpsilonPlus(), batch_size=3, rows="positions")
+    rows = store.rows("activation")
+    assert corpus.of_rows(rows, "tokens").tolist() == sum(map(corpus.tokens, range(4)), [])
+    words = [corpus.words(i)[word] if word >= 0 else "" for i in range(4) for word in corpus.word_of_tokens(i)]
+    assert corpus.of_rows(rows).tolist() == words
+    found = word_values(attribution, corpus, {layer: ChannelConcept(-1)}, subwords="all", verbose=False)
+    np.testing.assert_allclose(store.values(layer, "activation")[:], found.values[layer], atol=1e-5)
+    with pytest.raises(ValueError, match="has no token"):
+        Corpus(TEXTS[:2], tokenizer).of_rows(rows)
