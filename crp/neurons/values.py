@@ -1,7 +1,7 @@
 """Values of units, read in blocks: an array, arrays by layer, or a store."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -79,9 +79,9 @@ class UnitTable:
             pieces = [self._checked(_span(matrix, rows)[:, part], layer, rows) for layer, matrix, part in parts]
             yield rows, pieces[0] if len(pieces) == 1 else np.concatenate(pieces, 1)
 
-    def column_blocks(self, rows: np.ndarray, least: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
+    def column_blocks(self, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """All units, some at a time: their numbers, and their values at some rows, [rows, some units] float64."""
-        step, first = max(_BLOCK_BYTES // (8 * max(len(rows), 1)), least), 0
+        step, first = max(_BLOCK_BYTES // (8 * max(len(rows), 1)), 1), 0
         for layer, matrix in self.matrices.items():
             for start in range(0, matrix.shape[1], step):
                 part = slice(start, min(start + step, matrix.shape[1]))
@@ -94,17 +94,16 @@ class UnitTable:
 
     def subset(self, numbers: np.ndarray) -> UnitTable:
         """Some units, in this order, in memory."""
-        parts = [block[:, numbers] for _, block in self.row_blocks()]
-        chosen = np.concatenate(parts)
+        chosen = np.concatenate([block[:, numbers] for _, block in self.row_blocks()])
         return replace(self, matrices={"": chosen})
 
     def shares(self) -> UnitTable:
         """The same units; of each row the absolute values, divided by their sum over a layer."""
-        return replace(self, matrices={layer: _Shares(matrix) for layer, matrix in self.matrices.items()})
+        return replace(self, matrices={layer: _Made(matrix, _shares) for layer, matrix in self.matrices.items()})
 
     def absolute(self) -> UnitTable:
         """The same units, with absolute values."""
-        return replace(self, matrices={layer: _Absolute(matrix) for layer, matrix in self.matrices.items()})
+        return replace(self, matrices={layer: _Made(matrix, _absolute) for layer, matrix in self.matrices.items()})
 
     def _placed(self) -> Iterator[tuple[str, Any, int]]:
         """Layers, and the number of the first unit of each."""
@@ -132,10 +131,11 @@ class UnitTable:
 
 
 @dataclass(frozen=True)
-class _Shares:
-    """The absolute values of a matrix [rows, units], each row divided by their sum; made when it is read."""
+class _Made:
+    """What is made of the rows of a matrix [rows, units], when they are read."""
 
     matrix: Any
+    make: Callable[[np.ndarray], np.ndarray]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -145,27 +145,18 @@ class _Shares:
         return len(self.matrix)
 
     def span(self, first: int, stop: int) -> np.ndarray:
-        values = np.abs(_span(self.matrix, slice(first, stop)).astype(np.float64))
-        total = values.sum(1, keepdims=True)
-        return np.divide(values, total, out=values, where=total > 0)
+        return self.make(_span(self.matrix, slice(first, stop)))
 
 
-@dataclass(frozen=True)
-class _Absolute:
-    """The absolute values of a matrix [rows, units]; made when it is read."""
+def _absolute(values: np.ndarray) -> np.ndarray:
+    return np.abs(values if values.dtype.kind == "f" else values.astype(np.float64))
 
-    matrix: Any
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape
-
-    def __len__(self) -> int:
-        return len(self.matrix)
-
-    def span(self, first: int, stop: int) -> np.ndarray:
-        values = _span(self.matrix, slice(first, stop))
-        return np.abs(values if values.dtype.kind == "f" else values.astype(np.float64))
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Absolute values, those of each row divided by their sum."""
+    values = np.abs(values.astype(np.float64))
+    total = values.sum(1, keepdims=True)
+    return np.divide(values, total, out=values, where=total > 0)
 
 
 def unit_table(values: Any, layers: Any = None, quantity: str = "activation") -> UnitTable:
