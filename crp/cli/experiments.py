@@ -20,7 +20,7 @@ def rank_units(
 ) -> RankingAnswer:
     """Rank the units of a store, keep the ranking there, and tell the first units."""
     ranking = rank(store, _read_labels(labels), by, layers=layers, quantity=quantity)
-    ranking.save(store)
+    ranking.save(store, None if labels is None else Path(labels).name)
     classes = list(map(str, ranking.classes)) if labels else names.of(ranking.classes)
     order, scores, interval = ranking.order, ranking.scores, ranking.interval
     if target is not None:

@@ -32,7 +32,7 @@ def add_rank(commands: Commands) -> None:
     )
     rank.add_argument(
         "--labels", metavar="FILE", help="a text file with a label per sample, one in each line; an empty line stands "
-        "for none (default: the targets)",
+        "for none (default: the targets); the store then keeps the ranking under the name of the file",
     )
     rank.add_argument("--target", metavar="CLASS", help="the ranking for one class")
     rank.add_argument("--most", type=positive, default=20, metavar="N", help="how many units to tell (default: 20)")
@@ -62,7 +62,10 @@ def add_ablate(commands: Commands) -> None:
         "are made now), in the reverse order and at random. The file or module that says what was swept is executed: "
         "run only what you trust.",
     )
-    ablate.add_argument("spec", metavar="SPEC", help="as for crp run")
+    ablate.add_argument(
+        "spec", metavar="SPEC", help="what was swept: file.py, file.py:function or module:function, such as "
+        "crp.demo.digits:digit_sweep",
+    )
     ablate.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
     ablate.add_argument(
         "--by", action="append", choices=METHODS, help="a ranking; may be repeated (default: relevance and activation)"

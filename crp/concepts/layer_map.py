@@ -26,6 +26,19 @@ def as_layer_map(layer_map: Any) -> dict[str, Concept]:
     return concepts
 
 
+UNSAID = ChannelConcept()
+"""Stands for the concept of a layer of which nobody said what its units are: channels on axis 1, if that is clear."""
+
+
+def check_said(concept: Concept, shape: tuple[int, ...], layer: str) -> None:
+    """Raise a ValueError if nobody said which of two axes [B, ., .] holds the units of a layer."""
+    if concept is UNSAID and len(shape) == 3:
+        raise ValueError(
+            f"layer {layer!r} has the shape {tuple(shape)}: say which axis holds its units, ChannelConcept(-1) for "
+            "[B, T, C] as in transformers, ChannelConcept(1) for [B, C, T]"
+        )
+
+
 def _as_dict(layer_map: Any) -> dict:
     if isinstance(layer_map, Mapping):
         return dict(layer_map)

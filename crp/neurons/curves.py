@@ -11,7 +11,8 @@ from scipy.integrate import trapezoid
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from crp.concepts import ChannelConcept, Concept
+from crp.concepts import Concept
+from crp.concepts.layer_map import UNSAID, check_said
 from crp.model.inputs import count_samples, device_of
 from crp.model.layers import OutputChoice, resolve_layer, select_output
 from crp.neurons.changes import Along, Place, Rows
@@ -168,7 +169,7 @@ def ablation_curve(
     metric : str or callable
         "accuracy", "probability" or "logit" of the target, "cross_entropy" (negative, so that more is better); or
         ``(output, targets) -> [B]`` or one number for a batch; or an object with ``reset``, ``update(output, targets)``
-        and ``compute``, as torchmetrics has them.
+        and ``compute``, as torchmetrics has them. More has to be better: a loss goes in with a minus.
     by : str or sequence of str
         "zero"; "mean", over the data and positions; "resample": the values of another sample of the batch.
     steps : sequence of float
@@ -325,6 +326,7 @@ class _Ablation:
     def _check_sizes(self, activations: dict[str, Tensor]) -> None:
         for layer, size in zip(self.layers, self.sizes):
             concept = self._concept(layer)
+            check_said(concept, activations[layer].shape, layer)
             one = Place(layer, concept, {}).coordinates(activations[layer][:1])
             found = concept.read(one, layer).value.shape[1]
             if found != size:
@@ -335,7 +337,7 @@ class _Ablation:
 
     def _concept(self, layer: str) -> Concept:
         found = self.concepts.get(layer) if isinstance(self.concepts, Mapping) else self.concepts
-        return ChannelConcept() if found is None else found
+        return UNSAID if found is None else found
 
     def _means(self, batches: LabelledBatches) -> dict[str, Along]:
         """Mean of each unit over all data and positions."""
@@ -344,6 +346,7 @@ class _Ablation:
         for inputs, _ in batches:
             samples = count_samples(inputs)
             for layer, found in activations_at(self.model, inputs, self.layers).items():
+                check_said(self._concept(layer), found.shape, layer)
                 mean = Place(layer, self._concept(layer), {}).mean(found).double() * samples
                 totals[layer] = totals[layer] + mean if layer in totals else mean
             count += samples

@@ -1,7 +1,7 @@
 """What units would change in a model's answer if they took their values of another input."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +17,7 @@ from crp.attribution.conditions import check_targets, output_indices
 from crp.attribution.contrast import Contrast
 from crp.attribution.taps import LayerTaps, tap_module
 from crp.concepts import Concept, EncodedConcept, as_layer_map
+from crp.concepts.layer_map import UNSAID, check_said
 from crp.model.edits import edits_of, without_edits
 from crp.model.inputs import call_model, copied_inputs, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import resolve_layer, select_output
@@ -116,7 +117,8 @@ class Effects:
         means = np.concatenate([np.atleast_3d(array).sum(2).mean(0) for array in self.effects.values()])
         names = [str(unit) if isinstance(unit, int) else f"{unit[0]} {unit[1]}" for unit in ranking.top(k)]
         total = self.counterfactual.mean() - self.clean.mean()
-        title = f"effect of {len(names)} units, by {self.method}; of the whole input: {total:.3g}"
+        how = "measured" if self.method == "exact" else f"estimated by {self.method}"
+        title = f"effects of {len(names)} units, {how}; of the whole input: {total:.3g}"
         return draw_ranking(names, means[ranking.order[:k]], None, title, figsize, "change of the metric")
 
 
@@ -140,16 +142,19 @@ def effects(
     data, counterfactual : torch.Tensor, tuple or dict
         [B, ...] each, of the same shapes.
     layers : list of str, or dict layer -> Concept
-        Addressed as in conditions; a list means the channels on axis 1.
+        Addressed as in conditions; a list means the channels on axis 1, where there is no doubt: of layers [B, T, C]
+        or [B, C, T] it has to be said.
     method : {"relevance", "gradient", "exact"}
     composite : zennit.core.Composite, optional
-        Of rules by which linear layers hand on relevance as by the epsilon rule, which is also what is done without.
+        Not needed: linear layers hand on relevance by the epsilon rule. Composites with other rules, such as
+        ``EpsilonPlus``, are refused.
     functional : {"cp-lrp", "attnlrp", "cp-lrp-gates"}
         As for :class:`CondAttribution`: with "cp-lrp" the weights of attention are constants.
     y : optional
-        Outputs as they stand under "y" in conditions, a :class:`crp.attribution.Contrast` among them; a tensor or array
-        of B classes, or a list of B contrasts, one for each sample. The metric is the output, or the difference. By
-        default the largest output of each sample.
+        Outputs as they stand under "y" in conditions, the same for all samples: ``y=3``, ``y=[0, 1]`` (their sum),
+        ``y=[(-1, 42)]``, a :class:`crp.attribution.Contrast`. Or one for each sample: a tensor or array of B classes,
+        or a list of B contrasts. The metric is the output, or the difference. By default the largest output of each
+        sample; outputs with positions need it.
     metric : callable, optional
         ``output [B, ...] -> [B]``, differentiable, instead of ``y``.
     positions : bool, default False
@@ -194,6 +199,8 @@ def effects(
         raise TypeError("y and metric both say what is looked at: give one of them")
     model = attribution.model
     concepts = as_layer_map(layers)
+    if not isinstance(layers, Mapping):
+        concepts = dict.fromkeys(concepts, UNSAID)
     for layer in concepts:
         resolve_layer(model, layer)
     if composite is not None and method == "relevance":
@@ -284,6 +291,8 @@ class _Study:
                 output = call_model(self.model, copied_inputs(inputs, self.attribution.device))
                 found = self.metric(output, range(self.count))
             check_called_once(taps.calls, self.concepts)
+            for layer, concept in self.concepts.items():
+                check_said(concept, taps.activations[layer].shape, layer)
             return dict(taps.outputs if graph else taps.activations), found
 
     def estimated(self, method: str) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zennit.core import RemovableHandleList
 
 from crp.attribution.taps import LayerTaps, tap_module
-from crp.concepts import ChannelConcept, Concept, EncodedConcept, as_ids
+from crp.concepts import Concept, EncodedConcept, as_ids
+from crp.concepts.layer_map import UNSAID, check_said
 from crp.model.edits import Edit, edits_of, put_down, take_up, without_edits
 from crp.model.inputs import call_model, copied_inputs, device_of
 from crp.model.layers import LayerAddress, resolve_layer
@@ -45,8 +46,9 @@ def intervene(
         models of Hugging Face generate with a cache, they are those of the prompt, and -1 is each new token as well.
     concepts : Concept or dict, optional
         What the units of the layers are: channels (on any axis), heads, directions, latents of an autoencoder with
-        their remainder; for all layers or by layer. By default channels on axis 1. What is set for latents is decoded
-        again; a remainder is set by its norm.
+        their remainder; for all layers or by layer. By default channels on axis 1, where there is no doubt: of layers
+        [B, T, C] or [B, C, T] it has to be said. What is set for latents is decoded again; a remainder is set by its
+        norm.
 
     Returns
     -------
@@ -104,20 +106,20 @@ class _Plan:
         """The plan that an entry stands for."""
         address = resolve_layer(model, layer)
         concept = concepts.get(layer) if isinstance(concepts, Mapping) else concepts
-        concept = ChannelConcept() if concept is None else concept
+        concept = UNSAID if concept is None else concept
         if not isinstance(concept, Concept):
             raise TypeError(f"concepts are instances of crp.concepts.Concept, by layer or for all, not {concept!r}")
         values: dict[tuple[int, ...] | None, Any] = {None: change}
         if isinstance(change, Mapping):
             values = {tuple(as_ids(units)): value for units, value in change.items()}
             named = [unit for units in values for unit in units or ()]
-            if len(set(named)) < len(named) or not named:
+            if len(set(named)) < len(named):
                 twice = sorted({unit for unit in named if named.count(unit) > 1})
-                raise ValueError(f"units of {layer!r} are named once each, but {twice or 'none'} is")
+                raise ValueError(f"units of {layer!r} are named once each, but {twice} is")
         for units, value in values.items():
-            check_value(value, f"unit {units} of {layer!r}" if units else f"layer {layer!r}")
+            check_value(value, f"layer {layer!r}" if units is None else f"unit {units} of {layer!r}")
             if units is not None and isinstance(value, Add):
-                raise ValueError(f"a direction is added to a whole layer: {{{layer!r}: {value!r}}}")
+                raise ValueError(f"a direction is added to a whole layer: {{{layer!r}: Add(direction)}}")
         kept = None if positions is None else as_ids(positions)
         return cls(address, concept, values, kept)
 
@@ -138,6 +140,7 @@ class _Plan:
 
     def change(self, tensor: Tensor, sends_relevance: bool) -> Tensor:
         """What the layer gives instead."""
+        check_said(self.concept, tensor.shape, self.address.layer)
         if isinstance(self.concept, EncodedConcept) and not self._adds:
             return self.concept.edited(tensor, lambda code: self._set(code, sends_relevance))
         return self._set(tensor, sends_relevance)

@@ -31,6 +31,8 @@ class Match:
         Below this absolute correlation a unit has no partner.
     names : tuple of str
         What the two are called.
+    constant_in_a, constant_in_b : numpy.ndarray
+        Units that have the same value in all rows, and so neither a partner nor lack one.
     """
 
     partner_of_a: np.ndarray = field(repr=False)
@@ -39,12 +41,15 @@ class Match:
     correlation_of_b: np.ndarray = field(repr=False)
     threshold: float
     names: tuple[str, str]
+    constant_in_a: np.ndarray = field(repr=False)
+    constant_in_b: np.ndarray = field(repr=False)
 
     def __repr__(self) -> str:
         (a, b), mutual = self.names, len(self.mutual)
         return (
-            f"Match({a}: {len(self.partner_of_a)} units, {len(self.alone_in_a)} without partner; {b}: "
-            f"{len(self.partner_of_b)} units, {len(self.alone_in_b)} without; {mutual} mutual pairs)"
+            f"Match({a}: {len(self.partner_of_a)} units, {len(self.alone_in_a)} without partner, "
+            f"{len(self.constant_in_a)} constant; {b}: {len(self.partner_of_b)} units, {len(self.alone_in_b)} without, "
+            f"{len(self.constant_in_b)} constant; {mutual} mutual pairs)"
         )
 
     @property
@@ -58,13 +63,13 @@ class Match:
 
     @property
     def alone_in_a(self) -> np.ndarray:
-        """Units of the first without a partner in the second."""
-        return np.flatnonzero(np.abs(self.correlation_of_a) < self.threshold)
+        """Units of the first that vary, without a partner in the second."""
+        return np.setdiff1d(np.flatnonzero(np.abs(self.correlation_of_a) < self.threshold), self.constant_in_a)
 
     @property
     def alone_in_b(self) -> np.ndarray:
-        """Units of the second without a partner in the first."""
-        return np.flatnonzero(np.abs(self.correlation_of_b) < self.threshold)
+        """Units of the second that vary, without a partner in the first."""
+        return np.setdiff1d(np.flatnonzero(np.abs(self.correlation_of_b) < self.threshold), self.constant_in_b)
 
     def to_frame(self) -> pandas.DataFrame:
         """A table with a row for each unit of the first: its partner, their correlation, whether they are mutual."""
@@ -75,7 +80,7 @@ class Match:
         })
 
     def plot(self, figsize: tuple[float, float] | None = None) -> Figure:
-        """Draw how many units have a partner of at least each correlation.
+        """Draw how many of the units that vary have a partner of at least each correlation.
 
         Parameters
         ----------
@@ -88,8 +93,11 @@ class Match:
         """
         from crp.pictures.ranking_plots import draw_match
 
+        vary = (np.delete(correlation, constant) for correlation, constant in (
+            (self.correlation_of_a, self.constant_in_a), (self.correlation_of_b, self.constant_in_b)
+        ))
         return draw_match(
-            [np.abs(self.correlation_of_a), np.abs(self.correlation_of_b)], list(self.names), self.threshold,
+            [np.abs(correlation) for correlation in vary], list(self.names), self.threshold,
             f"{len(self.mutual)} mutual pairs", figsize,
         )
 
@@ -138,4 +146,5 @@ def match(
         best = np.take_along_axis(found, row[None], 0)[0]
         better = np.abs(best) > np.abs(best_b)
         partner_b[better], best_b[better] = row[better] + columns.start, best[better]
-    return Match(partner_a, partner_b, best_a, best_b, threshold, names)
+    constant = (np.flatnonzero(of.scale == 0) for of in (first, second))
+    return Match(partner_a, partner_b, best_a, best_b, threshold, names, *constant)

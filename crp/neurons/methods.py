@@ -56,9 +56,18 @@ class Method(NamedTuple):
     labels: str
     several: bool = False
 
+    @property
+    def options(self) -> list[str]:
+        """Names of the options."""
+        return [p.name for p in inspect.signature(self.score).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def takes(self, option: str) -> bool:
+        """Whether the method has an option."""
+        return option in self.options
+
     def check(self, name: str, options: dict[str, Any]) -> None:
         """Raise a TypeError for an option that the method does not have."""
-        known = [p.name for p in inspect.signature(self.score).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        known = self.options
         if options.get("n_bootstrap", 0) < 0:
             raise ValueError(f"n_bootstrap is not negative, as {options['n_bootstrap']} is")
         for option in options:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -10,14 +12,18 @@ import numpy as np
 from crp.neurons.labels import Labels, read_labels
 from crp.neurons.methods import METHODS, Found, Method, constant_units, rank_tables
 from crp.neurons.ranking import Ranking, RankingSource, default_quantity
+from crp.neurons.splits import groups_of
 from crp.neurons.values import UnitTable, unit_table
 from crp.store.files import Quantity
 from crp.store.reader import ReferenceStore
 
+_OF_THE_SCALE = ("relevance", "activation", "variance", "mean_distance", "probeless")
+
 
 def rank(
     values: Any, labels: Any = None, by: str | Callable[[np.ndarray, np.ndarray], Any] = "relevance", *,
-    layers: str | list[str] | None = None, quantity: str | None = None, random_state: int | None = 0, **options: Any,
+    layers: str | list[str] | None = None, quantity: str | None = None, groups: Any = None,
+    random_state: int | None = 0, **options: Any,
 ) -> Ranking:
     """Rank units: which matter most, to the model or for what labels say.
 
@@ -35,7 +41,7 @@ def rank(
 
         - "relevance": the mean share that a unit has in the absolute values of its layer; of a store's relevance.
           ``targets`` takes only rows of these classes.
-        - "activation": the mean absolute value; ``targets`` as before.
+        - "activation": the mean absolute value, in a store of the sum over positions; ``targets`` as before.
         - "variance", "mean_distance": the variance, and the mean distance from the mean.
         - "anova": the F statistic, over all classes, and for each against the rest; for numbers that of a regression.
         - "probeless": the distances between the means of classes, added up over all pairs, and for each class over
@@ -61,13 +67,16 @@ def rank(
         - "random": random numbers, to compare with.
         - a function ``(values [rows, units], labels [rows]) -> scores [units]``.
 
-        Everything that is fitted holds out ``test_size`` (.25) of the samples, or of ``groups`` (one for each row).
+        Everything that is fitted holds out ``test_size`` (.25) of the samples or groups.
         The other methods draw samples ``n_bootstrap`` (100) times for their intervals; "mutual_information" only if
         asked to, since each takes as long as the first, and by halves without repeats.
     layers : str or list of str, optional
         Of a store or dict; by default all.
     quantity : {"activation", "relevance"}, optional
         Of a store; by default relevance for "relevance", otherwise activation.
+    groups : array-like, optional
+        For each row what belongs together, such as the text of a word: it is held out, or drawn for intervals, as a
+        whole. By default the samples of a store.
     random_state : int or None, default 0
         Of what is drawn: resamplings, splits, random scores.
     **options
@@ -120,8 +129,20 @@ def rank(
     if method.several and labels is not None:
         raise TypeError(f"by={name!r} compares models and looks at no labels")
     known = _labels(labels, tables[0], method, name)
+    if groups is not None and not method.takes("groups"):
+        codes = np.zeros(tables[0].rows, int)
+        codes[known.rows] = groups_of(tables[0], known, groups)
+        tables[0] = replace(tables[0], samples=codes)
+    elif groups is not None:
+        options = options | {"groups": groups}
+    if name in _OF_THE_SCALE and len(tables[0].matrices) > 1:
+        warnings.warn(
+            f"scores by {name!r} depend on the size and scale of a layer: rank layers by themselves, layers='...', or "
+            "compare what does not, such as by='anova'", stacklevel=2,
+        )
     found = rank_tables(tables, names, known, method, random_state, options)
-    return _ranking(name, method, tables[0], known, found, options, random_state)
+    given_labels = {"labels": "given"} if labels is not None else {}
+    return _ranking(name, method, tables[0], known, found, options | given_labels, random_state)
 
 
 def _method(by: Any) -> tuple[str, Method]:

@@ -216,15 +216,17 @@ class Ranking:
         title = f"{len(names)} of {len(self)} units{of}, by {self.method.replace('_', ' ')}{whose}"
         if self.held_out is not None:
             title += f"\nheld out: {self.held_out}"
-        return draw_ranking(names, scores[:k], shown, title, figsize)
+        return draw_ranking(names, scores[:k], shown, title, figsize, f"score: {self.method.replace('_', ' ')}")
 
-    def save(self, path: str | Path | ReferenceStore) -> None:
-        """Write the ranking to a file (.npz, without pickle).
+    def save(self, path: str | Path | ReferenceStore, name: str | None = None) -> None:
+        """Write the ranking to a file, in the form of .npz, without pickle.
 
         Parameters
         ----------
         path : str, Path or crp.store.ReferenceStore
             A store keeps the rankings of its layers beside the matrices.
+        name : str, optional
+            What the ranking is called in a store; needed for rankings by labels of your own.
 
         Raises
         ------
@@ -232,11 +234,15 @@ class Ranking:
             If the ranking is of something else than the store.
         """
         if not isinstance(path, ReferenceStore):
+            if name is not None:
+                raise TypeError(f"name={name!r} is of rankings in a store, but {path} is a file")
             write_archive(path, _KIND, *self._contents())
             return
         if self.source is None or self.source.store != path.identity():
             raise ValueError(f"this ranking is not of {path.path}: save it elsewhere")
-        stem = _stem(path, self.method, self.layers, self.source.quantity)
+        if self.options.get("labels") == "given" and name is None:
+            raise ValueError("this ranking is by labels of your own: give it a name, .save(store, 'loops')")
+        stem = _stem(path, self.method, self.layers, self.source.quantity, name)
         write_attached(path, stem, archive_bytes(_KIND, *self._contents()))
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -257,7 +263,7 @@ class Ranking:
     @classmethod
     def load(
         cls, path: str | Path | ReferenceStore, method: str | None = None, *, layers: str | list[str] | None = None,
-        quantity: str | None = None,
+        quantity: str | None = None, name: str | None = None,
     ) -> Ranking:
         """Read what :meth:`save` wrote.
 
@@ -270,6 +276,8 @@ class Ranking:
             Of the ranking in a store; by default all.
         quantity : {"activation", "relevance"}, optional
             Of the ranking in a store; by default that which ``method`` looks at.
+        name : str, optional
+            That it was given in the store.
 
         Raises
         ------
@@ -279,7 +287,7 @@ class Ranking:
             If the store holds none such, or one of a sweep that it does not hold any more.
         """
         if not isinstance(path, ReferenceStore):
-            if method is not None or layers is not None or quantity is not None:
+            if (method, layers, quantity, name) != (None,) * 4:
                 raise TypeError(f"method, layers and quantity are of rankings in a store, but {path} is a file")
             return read_archive(path, _KIND, cls._made_of)
         if method is None:
@@ -287,7 +295,9 @@ class Ranking:
         names = path.layers if layers is None else [layers] if isinstance(layers, str) else list(layers)
         quantity = quantity or default_quantity(method)
         how = f"rank(store, by={method!r}, layers={names!r}, quantity={quantity!r}).save(store)"
-        with open_attached(path, _stem(path, method, names, quantity)) as found:
+        if name is not None:
+            how = f"{how[:-1]}, {name!r})"
+        with open_attached(path, _stem(path, method, names, quantity, name)) as found:
             if found is None:
                 raise StoreError(f"{path.path} holds no such ranking: make it with {how}")
             file, file_path = found
@@ -336,7 +346,7 @@ def default_quantity(method: str) -> str:
     return "relevance" if method == "relevance" else "activation"
 
 
-def _stem(store: ReferenceStore, method: str, layers: list[str], quantity: str) -> str:
+def _stem(store: ReferenceStore, method: str, layers: list[str], quantity: str, name: str | None) -> str:
     """What the names of the files begin with that keep a ranking."""
-    keys = "\n".join(store.attached_stem(layer, quantity) for layer in layers)
+    keys = "\n".join([*(store.attached_stem(layer, quantity) for layer in layers), *([] if name is None else [name])])
     return f"ranking.{method}.{hashlib.sha256(keys.encode()).hexdigest()[:16]}"

@@ -30,16 +30,14 @@ class ProbeReport:
         With all units.
     control : HeldOut
         With all units, on the control task: random labels.
-    shares : list of float
-        Of the units, for what follows.
     counts : list of int
-        How many these are.
+        Numbers of units, for what follows.
     top, bottom : list of HeldOut
         With the first and the last units of the ranking.
     random : list of HeldOut
         With units drawn at random: mean, least and largest score of several draws in the place of the interval.
     fewest : int
-        How many of the first units do, for a score at most .01 below that with all.
+        How many of the first units do, for a score at most .01 below that with all, as more of them do too.
     clusters : numpy.ndarray
         [U], number of the group of units that are alike (average linkage of 1 - |r|, cut at .5) of each unit; constant
         ones are alone.
@@ -50,7 +48,6 @@ class ProbeReport:
 
     everything: HeldOut
     control: HeldOut
-    shares: list[float]
     counts: list[int]
     top: list[HeldOut] = field(repr=False)
     random: list[HeldOut] = field(repr=False)
@@ -91,7 +88,8 @@ class ProbeReport:
         lines = [f"{'units':<20}{'count':>6}  {metric:<8}  interval         chance"]
         for name, count, held in self._lines():
             span = f"[{held.lower:.3f}, {held.upper:.3f}]"
-            lines.append(f"{name:<20}{count:>6}  {held.score:<8.3f}  {span:<16} {held.chance:.3f}")
+            of_draws = "  (range of draws)" if name == "random" else ""
+            lines.append(f"{name:<20}{count:>6}  {held.score:<8.3f}  {span:<16} {held.chance:.3f}{of_draws}")
         lines.append(f"selectivity {self.selectivity:.3f}; {self.fewest} of {len(self.order)} units do within .01")
         lines.append(f"{len(np.unique(self.clusters))} groups of units that are alike")
         return "\n".join(lines)
@@ -185,10 +183,10 @@ def probe_report(
     whole = fit_probe(table, known, fitted, l1, l2)
     everything = judge(whole.outputs(table, known.rows[held]), known, fitted, held, belonging, random_state)
     order = _order(whole.weights) if ranking is None else ranking.order
-    counts = [max(round(share * table.units), 1) for share in shares]
+    counts = sorted({max(round(share * table.units), 1) for share in shares})
     top = [judged(order[:count]) for count in counts]
     return ProbeReport(
-        everything, judged(None, _control_task(known, types, table, random)), list(shares), counts, top,
+        everything, judged(None, _control_task(known, types, table, random)), counts, top,
         [_of_draws([judged(random.choice(table.units, count, replace=False)) for _ in range(draws)])
          for count in counts],
         [judged(order[len(order) - count:]) for count in counts],
@@ -219,11 +217,10 @@ def _of_draws(found: list[HeldOut]) -> HeldOut:
 
 
 def _fewest(is_enough: Callable[[int], bool], units: int) -> int:
-    """The smallest number of units that is enough, taking for granted that more are then, too."""
-    enough = 1
-    while enough < units and not is_enough(enough):
-        enough = min(2 * enough, units)
-    too_few = enough // 2
+    """The smallest number of units that is enough, as more are: halved between powers of two."""
+    powers = [2 ** power for power in range(units.bit_length()) if 2 ** power < units]
+    too_few = next((count for count in reversed(powers) if not is_enough(count)), 0)
+    enough = min(2 * too_few or 1, units)
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
         enough, too_few = (middle, too_few) if is_enough(middle) else (enough, middle)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crp.concepts import ChannelConcept, Concept
+from crp.concepts import ChannelConcept, Concept, as_ids
 from crp.model.arrays import as_array
 from crp.model.inputs import call_model, copied_inputs, count_samples, device_of, map_tensors
 from crp.model.layers import OutputChoice, select_output
@@ -82,6 +82,7 @@ def shift_class(
     ValueError
         If a class has no values, or the model answers with the target for all samples anyway.
     """
+    source, target = (name.item() if isinstance(name, (Tensor, np.generic)) else name for name in (source, target))
     concept = ChannelConcept() if concept is None else concept
     if type(concept) is not ChannelConcept:
         raise TypeError(f"units are channels, ChannelConcept(axis), not {concept!r}")
@@ -94,7 +95,7 @@ def shift_class(
     of_source, of_target = (_moments(activations, known == name, concept.axis, name) for name in (source, target))
     scale = torch.where(of_source[1] > 0, of_target[1] / of_source[1].clamp_min(1e-30), 0)
     amount = of_target[0] - scale * of_source[0] + beta * (of_target[0] - of_source[0])
-    chosen = list(range(len(scale))) if units is None else list(units)
+    chosen = list(range(len(scale))) if units is None else as_ids(units)
     shuffled = np.random.default_rng(random_state).permutation(chosen)
     mixed, other = scale.clone(), amount.clone()
     mixed[chosen], other[chosen] = scale[shuffled], amount[shuffled]

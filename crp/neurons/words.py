@@ -80,7 +80,8 @@ def word_values(
         Which token stands for a word of several: the last or first one, or their mean. With "all" each token is a row,
         special ones as well, and ``words`` are the tokens.
     composite, y : optional
-        For relevance: rules, and outputs as they stand under "y"; by default the largest output of each sample.
+        For relevance, which needs rules: outputs as they stand under "y", by default the largest output [B, classes] of
+        each sample; outputs with positions need it.
     batch_size : int, default 16
         Most samples that run at once; those of a length do, so that none is padded.
     verbose : bool, default True
@@ -101,6 +102,8 @@ def word_values(
         raise ValueError(f"subwords is {', '.join(map(repr, SUBWORDS))}, not {subwords!r}")
     if quantity == "relevance" and composite is None:
         raise ValueError("relevance needs a composite: word_values(..., composite=default_composite(model))")
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"corpus is a crp.text.Corpus, Corpus(texts, tokenizer), not a {type(corpus).__name__}")
     concepts = as_layer_map(layers)
     if not isinstance(layers, dict):
         concepts = {layer: ChannelConcept(-1) for layer in concepts}

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from crp.pictures.plotting import NEGATIVE, POSITIVE, new_figure
 
@@ -83,6 +84,7 @@ def draw_report(
         axes.axhline(held.score, color="black", linewidth=1, linestyle=style, label=name)
     axes.axhline(everything.chance, color="black", linewidth=1, linestyle=":", label="chance")
     axes.set_xlabel("number of units", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"{everything.metric}, held out", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
@@ -102,8 +104,11 @@ def draw_curves(
     panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axes, (way, of_way) in zip(panels, curves.items()):
         if len(random[way]):
-            axes.fill_between(fractions, random[way].min(0), random[way].max(0), color="gray", alpha=.2, linewidth=0)
-            axes.plot(fractions, random[way].mean(0), color="gray", linewidth=1, label="random orders")
+            axes.plot(fractions, random[way].mean(0), color="gray", linewidth=1, label="random orders: mean")
+            axes.fill_between(
+                fractions, random[way].min(0), random[way].max(0), color="gray", alpha=.2, linewidth=0,
+                label=f"range of {len(random[way])} random orders",
+            )
         names = list(dict.fromkeys(name for name, _ in of_way))
         for (name, most_first), scores in of_way.items():
             colour = f"C{names.index(name)}" if len(names) > 1 else POSITIVE if most_first else NEGATIVE

@@ -178,7 +178,8 @@ def test_a_linear_model_has_no_other_effects(method):
     model = nn.Sequential(nn.Conv1d(2, 5, 3, padding=1), nn.Flatten(), nn.Linear(40, 3)).double()
     data, other = torch.randn(2, 2, 8).double(), torch.randn(2, 2, 8).double()
     for positions in (False, True):
-        exact, found = (effects(CondAttribution(model), data, other, ["0"], method=of, y=Contrast(0, 1),
+        layers = {"0": ChannelConcept()}
+        exact, found = (effects(CondAttribution(model), data, other, layers, method=of, y=Contrast(0, 1),
                                 positions=positions) for of in ("exact", method))
         assert found["0"].shape == ((2, 5, 8) if positions else (2, 5))
         np.testing.assert_allclose(found["0"], exact["0"], atol=1e-10)
@@ -349,6 +350,16 @@ def test_bad_input_is_refused_in_words(arguments, message):
     given = {"data": data, "counterfactual": other, "layers": ["act"], **arguments}
     with pytest.raises((ValueError, TypeError, IndexError), match=message):
         effects(CondAttribution(model), **given)
+
+
+def test_axes_that_nobody_named_are_asked_for():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Flatten(), nn.Linear(20, 2))
+    data = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    for method in ("relevance", "exact"):
+        with pytest.raises(ValueError, match=r"say which axis holds its units, ChannelConcept\(-1\)"):
+            effects(CondAttribution(model), *data, ["0"], method=method, y=0)
+    with pytest.raises(ValueError, match="say which axis holds its units"), intervene(model, {"0": {1: 0.}}):
+        model(data[0])
 
 
 def test_layers_called_twice_and_unused_are_refused():

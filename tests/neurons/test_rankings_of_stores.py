@@ -52,9 +52,15 @@ def test_rankings_are_saved_and_loaded(own, tmp_path, by):
     labels = np.arange(SAMPLES) % 2
     ranking = rank(own, labels, by)
     ranking.save(tmp_path / "ranking.npz")
-    ranking.save(own)
+    with pytest.raises(ValueError, match="give it a name"):
+        ranking.save(own)
+    ranking.save(own, "even")
+    rank(own, (np.arange(SAMPLES) % 5 == 0).astype(int), by).save(own, "fives")
+    rank(own, by=by).save(own)
     again = ReferenceStore(own.path)
-    for loaded in (Ranking.load(tmp_path / "ranking.npz"), Ranking.load(own, by), Ranking.load(again, by)):
+    assert Ranking.load(again, by).classes in ([], [0, 1, 2])
+    for loaded in (Ranking.load(tmp_path / "ranking.npz"), Ranking.load(own, by, name="even"),
+                   Ranking.load(again, by, name="even")):
         assert loaded.units == ranking.units and loaded.classes == ranking.classes
         assert loaded.held_out == ranking.held_out and loaded.options == ranking.options
         for name in ("scores", "class_scores", "class_order", "constant"):
@@ -166,6 +172,15 @@ def test_probe_reports_have_controls():
         probe_report(values)
 
 
+def test_scores_that_depend_on_the_scale_of_layers_are_told(store):
+    with pytest.warns(UserWarning, match="depend on the size and scale of a layer"):
+        rank(store, by="variance")
+    groups = np.arange(SAMPLES) // 4
+    grouped, alone = (rank(store, by="anova", layers="fc", groups=of) for of in (groups, None))
+    np.testing.assert_array_equal(grouped.scores, alone.scores)
+    assert not np.array_equal(grouped.interval, alone.interval)
+
+
 def test_control_tasks_that_can_be_learned_by_heart():
     """A label per word: a probe on units that know words learns any labels, and selectivity tells."""
     random = np.random.default_rng(0)
@@ -187,5 +202,6 @@ def test_units_are_matched_as_by_all_correlations():
     assert np.array_equal(found.partner_of_b, np.abs(expected).argmax(0))
     np.testing.assert_allclose(found.correlation_of_b, expected[found.partner_of_b, range(5)], atol=1e-6)
     assert found.mutual.tolist() in ([[3, 0], [1, 1]], [[1, 1], [3, 0]])
-    assert found.alone_in_a.tolist() == [0, 2, 4, 5, 6] and found.alone_in_b.tolist() == [2, 3, 4]
+    assert found.alone_in_a.tolist() == [0, 2, 4, 5] and found.constant_in_a.tolist() == [6]
+    assert found.alone_in_b.tolist() == [2, 3, 4]
     assert found.to_frame()["mutual"].sum() == 2 and found.plot().axes and "2 mutual" in repr(found)
