@@ -249,6 +249,13 @@ def test_regression_on_the_units_of_another_model(blocks):
     np.testing.assert_allclose(scores[:2], 1 - (wrong ** 2).mean(0)[:2] / values[held].var(0)[:2], rtol=1e-6)
 
 
+def test_regression_reads_what_is_in_small_differences():
+    random = np.random.default_rng(0)
+    large, small = random.normal(size=(2, 400))
+    other = np.stack([large, large + .02 * small], 1)
+    assert rank([small[:, None], other], by="regression").scores[0] > .99
+
+
 def test_svcca_finds_what_two_models_share(blocks):
     random = np.random.default_rng(0)
     shared = random.normal(size=(500, 2))
