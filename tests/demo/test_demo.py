@@ -14,7 +14,7 @@ from crp.cli import main
 from crp.demo import run as demo_run
 from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 
-PICTURES = 11
+PICTURES = 13
 FEWER_EPOCHS = 8
 
 pytestmark = pytest.mark.slow
