@@ -83,7 +83,7 @@ class AblationCurves:
     fractions : numpy.ndarray
         [S], shares of the ranked units that are taken away, from 0 to 1.
     curves : dict
-        :class:`Key` (ranking, by, order) -> [S], the scores.
+        ``(ranking, by, order)``, with these as attributes too -> [S], the scores.
     random : dict
         By -> [R, S], the scores of random orders.
     metric : str

@@ -149,7 +149,7 @@ def effects(
         Not needed: linear layers hand on relevance by the epsilon rule. Composites with other rules, such as
         ``EpsilonPlus``, are refused.
     functional : {"cp-lrp", "attnlrp", "cp-lrp-gates"}
-        As for :class:`CondAttribution`: with "cp-lrp" the weights of attention are constants.
+        As for :class:`crp.attribution.CondAttribution`: with "cp-lrp" the weights of attention are constants.
     y : optional
         Outputs as they stand under "y" in conditions, the same for all samples: ``y=3``, ``y=[0, 1]`` (their sum),
         ``y=[(-1, 42)]``, a :class:`crp.attribution.Contrast`. Or one for each sample: a tensor or array of B classes,

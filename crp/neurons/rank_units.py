@@ -49,7 +49,7 @@ def rank(
         - "average_precision": for each class the average precision of a unit as its detector. Over all classes the
           best one, in units of what there is to gain above chance, ``(precision - share) / (1 - share)``.
         - "mutual_information": with the labels, in nats, by ``n_neighbors`` (3); see
-          :func:`sklearn.feature_selection.mutual_info_classif`.
+          ``sklearn.feature_selection.mutual_info_classif``.
         - "probe": elastic-net logistic regression (linear for numbers) with the penalties ``l1`` and ``l2`` (1e-3) on
           the absolute weights and on half their squares, beside the mean loss of units in standard deviations. Units
           come in by growing share of the weight mass of a class; the score is one less the share that is held already.
