@@ -39,7 +39,7 @@ class ProbeReport:
     fewest : int
         How many of the first units do, for a score at most .01 below that with all, as more of them do too.
     clusters : numpy.ndarray
-        [U], number of the group of units that are alike (average linkage of 1 - |r|, cut at .5) of each unit; constant
+        [U], number of the group of units that are alike (average linkage of ``1 - |r|``, cut at .5) of each unit; constant
         ones are alone.
     order : numpy.ndarray
         [U], numbers of the units in the order of the ranking.
@@ -228,7 +228,7 @@ def _fewest(is_enough: Callable[[int], bool], units: int) -> int:
 
 
 def redundancy_clusters(table: UnitTable, cut: float = .5) -> np.ndarray:
-    """[U], groups of units that are alike, numbered from 0: average linkage of 1 - |r|, cut at a distance."""
+    """[U], groups of units that are alike, numbered from 0: average linkage of ``1 - |r|``, cut at a distance."""
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
