@@ -39,8 +39,8 @@ class ProbeReport:
     fewest : int
         How many of the first units do, for a score at most .01 below that with all, as more of them do too.
     clusters : numpy.ndarray
-        [U], number of the group of units that are alike (average linkage of ``1 - |r|``, cut at .5) of each unit; constant
-        ones are alone.
+        [U], number of the group of units that are alike (average linkage of ``1 - |r|``, cut at .5) of each unit;
+        constant ones are alone.
     order : numpy.ndarray
         [U], numbers of the units in the order of the ranking.
     rows, left_out : int
