@@ -14,8 +14,8 @@ from crp.analysis.unit_statistics import UnitStatistics, typical_units, unit_sta
 from crp.model.arrays import as_array
 from crp.model.inputs import list_tensors, map_tensors
 from crp.model.samples import split_item, with_batch_axis
-from crp.store.archive import archive_bytes, read_archive, read_open_archive, write_archive
-from crp.store.attached import open_attached, write_attached
+from crp.store.archive import archive_bytes, read_archive, write_archive
+from crp.store.attached import read_attached, write_attached
 from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
 
@@ -316,14 +316,10 @@ class Patterns:
     @classmethod
     def _load_from_store(cls, store: ReferenceStore, layer: str, quantity: str) -> Patterns:
         how = f"find_patterns(store, {layer!r}, {quantity!r}).save(store)"
-        with open_attached(store, store.attached_stem(layer, quantity)) as found:
-            if found is None:
-                raise StoreError(f"{store.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
-            file, path = found
-            try:
-                patterns = read_open_archive(file, path, _KIND, cls._made_of)
-            except ValueError as error:
-                raise StoreError(str(error)) from error
+        found = read_attached(store, store.attached_stem(layer, quantity), _KIND, cls._made_of)
+        if found is None:
+            raise StoreError(f"{store.path} holds no patterns of the {quantity} of {layer!r}: find them with {how}")
+        patterns, path = found
         if (patterns.options["source"] or {}).get("store") != store.identity():
             raise StoreError(f"{path} is of another sweep than the store holds: find the patterns again with {how}")
         values = store.values(layer, quantity)

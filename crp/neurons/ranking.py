@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from crp.neurons.frames import import_pandas
 from crp.neurons.splits import HeldOut
 from crp.neurons.values import UnitId
-from crp.store.archive import archive_bytes, read_archive, read_open_archive, write_archive
-from crp.store.attached import open_attached, write_attached
+from crp.store.archive import archive_bytes, read_archive, write_archive
+from crp.store.attached import read_attached, write_attached
 from crp.store.files import Quantity
 from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
@@ -297,14 +297,10 @@ class Ranking:
         how = f"rank(store, by={method!r}, layers={names!r}, quantity={quantity!r}).save(store)"
         if name is not None:
             how = f"{how[:-1]}, {name!r})"
-        with open_attached(path, _stem(path, method, names, quantity, name)) as found:
-            if found is None:
-                raise StoreError(f"{path.path} holds no such ranking: make it with {how}")
-            file, file_path = found
-            try:
-                ranking = read_open_archive(file, file_path, _KIND, cls._made_of)
-            except ValueError as error:
-                raise StoreError(str(error)) from error
+        found = read_attached(path, _stem(path, method, names, quantity, name), _KIND, cls._made_of)
+        if found is None:
+            raise StoreError(f"{path.path} holds no such ranking: make it with {how}")
+        ranking, file_path = found
         if ranking.source is None or ranking.source.store != path.identity():
             raise StoreError(f"{file_path} is of another sweep than the store holds: make it again with {how}")
         return ranking

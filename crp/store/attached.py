@@ -5,11 +5,12 @@ The name of a file holds its hash, so another one lies beside it until the recor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
+from crp.store.archive import read_open_archive
 from crp.store.folder import Folder, StoreError, reading_errors
 from crp.store.place import place_with
 from crp.store.reader import ReferenceStore
@@ -49,28 +50,30 @@ def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
         remove_ended(folder)
 
 
-@contextmanager
-def open_attached(store: ReferenceStore, stem: str) -> Iterator[tuple[BufferedReader, Path] | None]:
-    """The file of a result, compared with its hash; None if there is none.
+def read_attached(
+    store: ReferenceStore, stem: str, kind: str, make: Callable[[dict, dict], Any]
+) -> tuple[Any, Path] | None:
+    """A result and the path of its file, which is compared with its hash; None if there is none.
 
     Raises
     ------
     StoreError
-        If it is damaged.
+        If it is damaged, or no such result.
     """
     with store.place.open() as parent:
         if not parent.has(ATTACHED):
-            yield None
-            return
+            return None
         with parent.folder(ATTACHED) as folder:
             if not folder.has(f"{stem}.json"):
-                yield None
-                return
+                return None
             file, path, entry = _open_named(folder, f"{stem}.json")
             with file:
                 check_file(file, path, entry)
                 file.seek(0)
-                yield file, path
+                try:
+                    return read_open_archive(file, path, kind, make), path
+                except ValueError as error:
+                    raise StoreError(str(error)) from error
 
 
 def _open_named(folder: Folder, record_name: str) -> tuple[BufferedReader, Path, FileEntry]:
