@@ -40,7 +40,6 @@ class Place(NamedTuple):
             return self.concept.axis
         return -1 if isinstance(self.concept, HeadConcept) else None
 
-
     def mean(self, activations: Tensor) -> Tensor:
         """The mean of activations over samples and positions, [units]; over samples, where the axis is not known."""
         found = self.coordinates(activations)
@@ -73,13 +72,7 @@ class Scale(Change):
 
     def prepared(self, place: Place) -> NewValue:
         """``factor`` times the values; relevance passes."""
-        def scale(values: Tensor, sends_relevance: bool) -> Tensor:
-            if sends_relevance and carries(values):
-                factor = torch.as_tensor(self.factor, dtype=values.dtype, device=values.device)
-                return run_with_rule(Scaling(factor, values.shape), torch.mul, (values, factor), {})
-            return values * self.factor
-
-        return scale
+        return lambda values, sends_relevance: _scaled(values, self.factor, sends_relevance)
 
 
 @dataclass(frozen=True)
@@ -135,9 +128,7 @@ class Add(Change):
                     f"layer {place.layer!r} has {values.shape[axis]} features on axis {axis}, the direction "
                     f"{len(direction)}"
                 )
-            shape = [1] * values.ndim
-            shape[axis] = -1
-            return _added(values, direction.view(shape), sends_relevance)
+            return _added(values, _along(axis, direction, values), sends_relevance)
 
         return add
 
@@ -198,20 +189,13 @@ class Along(Change):
                 return given.to(values)
             if values.shape[axis] != len(given):
                 raise ValueError(f"layer {place.layer!r} has {values.shape[axis]} units, not {len(given)}")
-            shape = [1] * values.ndim
-            shape[axis] = -1
-            return given.to(values).view(shape)
+            return _along(axis, given.to(values), values)
 
         def set_values(values: Tensor, sends_relevance: bool) -> Tensor:
             new = aligned(self.values, values)
             if self.factors is None:
                 return new
-            factors = aligned(self.factors, values)
-            if sends_relevance and carries(values):
-                scaled = run_with_rule(Scaling(factors, values.shape), torch.mul, (values, factors), {})
-            else:
-                scaled = values * factors
-            return _added(scaled, new, sends_relevance)
+            return _added(_scaled(values, aligned(self.factors, values), sends_relevance), new, sends_relevance)
 
         return set_values
 
@@ -326,6 +310,20 @@ def check_value(value: Any, where: str) -> None:
 def _check_number(name: str, number: float) -> None:
     if not np.isfinite(number):
         raise ValueError(f"{name} is a finite number, not {number}")
+
+
+def _along(axis: int, given: Tensor, values: Tensor) -> Tensor:
+    """A value for each feature, on the axis of the features of ``values``."""
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return given.view(shape)
+
+
+def _scaled(values: Tensor, factor: Tensor | float, sends_relevance: bool) -> Tensor:
+    if sends_relevance and carries(values):
+        factor = torch.as_tensor(factor, dtype=values.dtype, device=values.device)
+        return run_with_rule(Scaling(factor, values.shape), torch.mul, (values, factor), {})
+    return values * factor
 
 
 def _added(values: Tensor, summand: Tensor, sends_relevance: bool) -> Tensor:
