@@ -24,7 +24,7 @@ from crp.neurons.between import (
 from crp.neurons.gaussian import select_forward
 from crp.neurons.labels import Labels
 from crp.neurons.moments import Moments, interval, moments, resamplings
-from crp.neurons.probes import fit_probe, share_order
+from crp.neurons.probes import fit_probe, order_of_shares, share_order
 from crp.neurons.splits import HeldOut, groups_of, judge, split
 from crp.neurons.values import UnitTable
 
@@ -75,13 +75,17 @@ class Method(NamedTuple):
                 raise TypeError(f"a ranking by {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}")
 
 
+def _resamplings(table: UnitTable, labels: Labels, count: int, random_state: RandomState) -> np.ndarray:
+    samples = None if table.samples is None else table.samples[labels.rows]
+    return resamplings(labels, samples, count, random_state)
+
+
 def _from_moments(
     table: UnitTable, labels: Labels, random_state: RandomState, n_bootstrap: int,
     score: Callable[[Moments], np.ndarray], score_of_each: Callable[[Moments], np.ndarray] | None = None,
     keeps_constant: bool = False,
 ) -> Found:
-    samples = None if table.samples is None else table.samples[labels.rows]
-    drawn = resamplings(labels, samples, n_bootstrap, random_state)
+    drawn = _resamplings(table, labels, n_bootstrap, random_state)
     scores, bounds = np.empty(table.units), np.empty((table.units, 2))
     of_each = None if score_of_each is None else np.empty((len(labels.classes), table.units))
     constant = np.zeros(table.units, bool)
@@ -158,8 +162,7 @@ def _mean(
 
 def _mean_distance(table: UnitTable, labels: Labels, random_state: RandomState, *, n_bootstrap: int = 100) -> Found:
     labels = _without_classes(labels)
-    samples = None if table.samples is None else table.samples[labels.rows]
-    drawn = resamplings(labels, samples, n_bootstrap, random_state).astype(np.float64)
+    drawn = _resamplings(table, labels, n_bootstrap, random_state).astype(np.float64)
     scores, bounds = np.empty(table.units), np.empty((table.units, 2))
     for columns, values in table.column_blocks(labels.rows):
         replicates = of_columns.mean_distance(values, drawn)
@@ -172,8 +175,7 @@ def _mean_distance(table: UnitTable, labels: Labels, random_state: RandomState, 
 def _average_precision(
     table: UnitTable, labels: Labels, random_state: RandomState, *, n_bootstrap: int = 100
 ) -> Found:
-    samples = None if table.samples is None else table.samples[labels.rows]
-    drawn = resamplings(labels, samples, n_bootstrap, random_state)
+    drawn = _resamplings(table, labels, n_bootstrap, random_state)
     shares = np.bincount(labels.of_class) / len(labels.rows)
     of_each, bounds = np.empty((len(shares), table.units)), np.empty((table.units, 2))
     for columns, values in table.column_blocks(labels.rows):
@@ -235,8 +237,7 @@ def _probe(
     probe = fit_probe(table, labels, fitted, l1, l2)
     held_out = judge(probe.outputs(table, labels.rows[held]), labels, fitted, held, belonging, random_state)
     scores, of_each = share_order(probe.weights)
-    largest = of_each.max(0)
-    order = np.lexsort((np.arange(table.units), -largest, -scores))
+    order = order_of_shares(scores, of_each)
     return Found(
         scores, of_each if labels.classes else None, held_out=held_out,
         details={"weights": probe.weights}, order=order,
@@ -299,8 +300,7 @@ def _correlation(
 ) -> Found:
     _check_reduce(reduce)
     first, *others = (Standardised.of(table) for table in tables)
-    samples = tables[0].samples
-    drawn = resamplings(labels, samples, n_bootstrap, random_state)
+    drawn = _resamplings(tables[0], labels, n_bootstrap, random_state)
     partners, found = map(np.stack, zip(*(best_partners(first, other) for other in others)))
     place = _reduced(np.abs(found), reduce)
     scores = np.take_along_axis(np.abs(found), place[None], 0)[0]

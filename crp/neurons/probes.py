@@ -175,6 +175,11 @@ def share_order(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(shares > 0, np.maximum(1 - held, 0), 0).max(0), shares
 
 
+def order_of_shares(scores: np.ndarray, of_each: np.ndarray) -> np.ndarray:
+    """Units by descending score; of the same score, by the largest share."""
+    return np.lexsort((np.arange(len(scores)), -of_each.max(0), -scores))
+
+
 def _divided(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """By standard deviations; 0 where these are."""
     return np.divide(values, scale, out=np.zeros(values.shape), where=scale > 0)

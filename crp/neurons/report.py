@@ -10,7 +10,7 @@ import numpy as np
 from crp.neurons.between import Standardised, correlations
 from crp.neurons.frames import import_pandas
 from crp.neurons.labels import Labels, read_labels
-from crp.neurons.probes import fit_probe, share_order
+from crp.neurons.probes import fit_probe, order_of_shares, share_order
 from crp.neurons.ranking import Ranking
 from crp.neurons.splits import HeldOut, groups_of, judge, split
 from crp.neurons.values import UnitTable, unit_table
@@ -182,7 +182,7 @@ def probe_report(
 
     whole = fit_probe(table, known, fitted, l1, l2)
     everything = judge(whole.outputs(table, known.rows[held]), known, fitted, held, belonging, random_state)
-    order = _order(whole.weights) if ranking is None else ranking.order
+    order = order_of_shares(*share_order(whole.weights)) if ranking is None else ranking.order
     counts = sorted({max(round(share * table.units), 1) for share in shares})
     top = [judged(order[:count]) for count in counts]
     return ProbeReport(
@@ -193,11 +193,6 @@ def probe_report(
         _fewest(lambda count: judged(order[:count]).score >= everything.score - .01, table.units),
         redundancy_clusters(table), order, len(known.rows), known.left_out,
     )
-
-
-def _order(weights: np.ndarray) -> np.ndarray:
-    scores, of_each = share_order(weights)
-    return np.lexsort((np.arange(len(scores)), -of_each.max(0), -scores))
 
 
 def _control_task(labels: Labels, types: Any, table: UnitTable, random: np.random.Generator) -> Labels:
