@@ -29,6 +29,7 @@ from crp.attribution.conservation import (
     seems_right,
     sum_over_features,
 )
+from crp.attribution.contrast import Contrast
 from crp.attribution.passes import AttributionResult, Flow
 from crp.attribution.running import Runner
 from crp.attribution.sample_finder import SampleFinder
@@ -385,7 +386,8 @@ class CondAttribution(Steps, Successor):
         """Measure, operation by operation, where relevance is created or lost on its way to the input.
 
         LRP is meant to conserve relevance. Where an operation has no rule that fits, it does not, and heatmaps are
-        wrong without any other sign. Relevance starts with 1 at one output of each sample.
+        wrong without any other sign. Relevance starts with 1 at one output of each sample; of a contrast at the outputs
+        that it is for.
 
         Parameters
         ----------
@@ -415,6 +417,10 @@ class CondAttribution(Steps, Successor):
             conditions, composite, [], None, start_layer, init_rel, None, False, True, None
         )
         flow = replace(flow, measures_start=True)
+        conditions = [
+            {name: ids.outputs if isinstance(ids, Contrast) else ids for name, ids in condition.items()}
+            for condition in conditions
+        ]
         if any(layers_of(condition, self.MODEL_OUTPUT_NAME) for condition in conditions):
             raise ValueError(f"an audit has no masks: conditions name outputs under {self.MODEL_OUTPUT_NAME!r} only")
         audited, of_audited = in_gradient_mode(lambda: self.broadcast(prepare_inputs(data, self.device), conditions))

@@ -110,6 +110,16 @@ def output_indices(targets: Any, shape: torch.Size) -> list[tuple[int, ...]]:
     return [_index_of(target, shape) for target in _flat(targets)]
 
 
+def value_of_target(output: torch.Tensor, target: Any) -> torch.Tensor:
+    """The outputs of one row [...] that "y" names, added up; less those against which a contrast is."""
+    sides = ((target.outputs, 1), (target.against, -1)) if isinstance(target, Contrast) else ((target, 1),)
+    total = output.new_zeros(())
+    for chosen, sign in sides:
+        for index in output_indices(chosen, torch.Size((1, *output.shape))):
+            total = total + sign * output[index].sum()
+    return total
+
+
 def _indices_of_mask(mask: np.ndarray, shape: torch.Size) -> list[tuple[int, ...]]:
     outputs = tuple(shape[1:]) or (1,)
     if mask.shape != outputs[:mask.ndim]:

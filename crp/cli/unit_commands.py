@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from crp.cli.arguments import add_class_names, add_json, add_store, draw_into_files, positive
 
 if TYPE_CHECKING:
+    from crp.cli.trust_answers import TrustAnswer
     from crp.cli.unit_answers import AblationAnswer, RankingAnswer
 
     Commands: TypeAlias = argparse._SubParsersAction[Any]
@@ -62,11 +63,7 @@ def add_ablate(commands: Commands) -> None:
         "are made now), in the reverse order and at random. The file or module that says what was swept is executed: "
         "run only what you trust.",
     )
-    ablate.add_argument(
-        "spec", metavar="SPEC", help="what was swept: file.py, file.py:function or module:function, such as "
-        "crp.demo.digits:digit_sweep",
-    )
-    ablate.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")
+    _add_spec(ablate)
     ablate.add_argument(
         "--by", action="append", choices=METHODS, help="a ranking; may be repeated (default: relevance and activation)"
     )
@@ -99,3 +96,43 @@ def _ablate(options: argparse.Namespace) -> AblationAnswer:
         options.set_to or ["zero", "mean", "resample"], metric=options.metric, samples=options.samples,
         random=options.random, batch_size=options.batch_size, picture=options.out,
     )
+
+
+def add_trust(commands: Commands) -> None:
+    """``crp trust``"""
+    trust = commands.add_parser(
+        "trust", help="check whether the concepts of a sweep can be trusted", description="Check layers of a model and "
+        "of its store: does relevance add up, do answers follow it, does it depend on what was learned, is it stable, "
+        "are concepts clear? The exit code is 1 if something does not hold. The file or module that says what was "
+        "swept is executed: run only what you trust.",
+    )
+    _add_spec(trust)
+    trust.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
+    trust.add_argument(
+        "--samples", type=positive, default=64, metavar="N", help="on how many samples the model is run, from all over "
+        "the dataset (default: 64)",
+    )
+    trust.add_argument("--most", type=positive, default=10, metavar="N", help="how many concepts to tell (default: 10)")
+    trust.add_argument("--batch-size", type=positive, default=64, metavar="N", help="rows per batch (default: 64)")
+    trust.add_argument("--out", metavar="FOLDER", default="crp-trust", help="folder of pictures (default: crp-trust)")
+    add_json(trust)
+    trust.set_defaults(function=_trust)
+
+
+def _trust(options: argparse.Namespace) -> TrustAnswer:
+    from crp.cli.trust import trust
+
+    draw_into_files()
+    return trust(
+        options.spec, options.store, options.layer, options.out, samples=options.samples, most=options.most,
+        batch_size=options.batch_size,
+    )
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    """What was swept, and where its store is."""
+    parser.add_argument(
+        "spec", metavar="SPEC", help="what was swept: file.py, file.py:function or module:function, such as "
+        "crp.demo.digits:digit_sweep",
+    )
+    parser.add_argument("--store", metavar="FOLDER", help="folder of the store (default: as specified)")

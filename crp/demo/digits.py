@@ -2,17 +2,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from crp.model.reproducible import fit, reproducible
 from crp.rules.composites import default_composite
 
 DIGIT_LAYERS = ["relu1", "relu2", "relu3"]  # after the ReLU: a concept is active or not, but never negative
@@ -82,34 +81,18 @@ def train_digit_network(training: TensorDataset, epochs: int = 30, random_state:
         In evaluation mode.
     """
     images, classes = training.tensors
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.manual_seed(random_state)
+    with reproducible(random_state):
         model = digit_network()
         to_concepts, to_classes = model[:_CONCEPTS], model[_CONCEPTS:]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, 6e-3, total_steps=epochs * -(-len(images) // 64)
-        )
-        for _ in range(epochs):
-            for batch in torch.randperm(len(images)).split(64):
-                shift = torch.randint(-2, 3, (2,)).tolist()
-                optimizer.zero_grad()
-                concepts = to_concepts(images[batch].roll(shift, (2, 3)))
-                loss = functional.cross_entropy(to_classes(concepts), classes[batch])
-                (loss + SPARSITY * concepts.mean((0, 2, 3)).sum()).backward()
-                optimizer.step()
-                schedule.step()
+
+        def loss_of(batch: Tensor) -> Tensor:
+            shift = torch.randint(-2, 3, (2,)).tolist()
+            concepts = to_concepts(images[batch].roll(shift, (2, 3)))
+            loss = functional.cross_entropy(to_classes(concepts), classes[batch])
+            return loss + SPARSITY * concepts.mean((0, 2, 3)).sum()
+
+        fit(model.parameters(), loss_of, len(images), epochs=epochs, learning_rate=6e-3)
     return model.eval()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    number = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(number)
 
 
 def digit_sweep() -> dict[str, Any]:

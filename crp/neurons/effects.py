@@ -13,7 +13,7 @@ from zennit.core import Composite, Hook
 from zennit.rules import Epsilon, Norm, Pass
 
 from crp.attribution.conditional import CondAttribution
-from crp.attribution.conditions import check_targets, output_indices
+from crp.attribution.conditions import check_targets, value_of_target
 from crp.attribution.contrast import Contrast
 from crp.attribution.taps import LayerTaps, tap_module
 from crp.concepts import Concept, EncodedConcept, as_layer_map
@@ -269,7 +269,7 @@ class _Study:
             raise ValueError(f"y holds {len(targets)} targets, but there are {self.count} samples")
         name = self.attribution.MODEL_OUTPUT_NAME
         check_targets([{name: target} for target in targets], name, chosen.shape)
-        return torch.stack([_value_of(chosen[row], targets[i], chosen.shape) for row, i in enumerate(samples)])
+        return torch.stack([value_of_target(chosen[row], targets[i]) for row, i in enumerate(samples)])
 
     def _targets(self) -> list[Any]:
         """What stands under "y" for each sample."""
@@ -361,15 +361,3 @@ class _Study:
         inputs = map_tensors(lambda values: values[samples], self.data)
         with undone(tap_module(resolve_layer(self.model, layer), lambda _: tensor.clone()).remove):
             return self.metric(call_model(self.model, copied_inputs(inputs, self.attribution.device)), samples)
-
-
-def _value_of(output: Tensor, targets: Any, shape: torch.Size) -> Tensor:
-    """The outputs of one row that "y" names, added up; less those against which a contrast is."""
-    against = targets.against if isinstance(targets, Contrast) else []
-    positive = targets.outputs if isinstance(targets, Contrast) else targets
-    total = output.new_zeros(())
-    for chosen, sign in ((positive, 1), (against, -1)):
-        for index in output_indices(chosen, shape):
-            total = total + sign * output[index].sum()
-    return total
-

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -249,9 +250,22 @@ def with_random_weights(model: nn.Module, random_state: int = 0) -> nn.Module:
         A copy, in evaluation mode.
     """
     control = copy.deepcopy(model)
+    draw_weights_anew(control.modules(), random_state)
+    return control.eval()
+
+
+def draw_weights_anew(modules: Iterable[nn.Module], random_state: int) -> None:
+    """Draw the own parameters of modules anew, as when they were made; of those that cannot, put them in another order.
+
+    Parameters
+    ----------
+    modules : iterable of torch.nn.Module
+        Changed in place; parts of them only where they are among them.
+    random_state : int
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(random_state)
-        for module in control.modules():
+        for module in modules:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
@@ -259,4 +273,3 @@ def with_random_weights(model: nn.Module, random_state: int = 0) -> nn.Module:
             for parameter in module.parameters(recurse=False):
                 order = torch.randperm(parameter.numel()).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view(parameter.shape))
-    return control.eval()

@@ -355,6 +355,27 @@ class FeatureVisualization(SweptDataset, Successor):
             values = values / values[0]
         return targets[best[0] if len(best) == 1 else best], values
 
+    def open_store(self, composite: Composite | None = None, *, layer: str | None = None) -> ReferenceStore:
+        """The store of a sweep that has finished, if it was made with what this holds.
+
+        Parameters
+        ----------
+        composite : zennit.core.Composite, optional
+            The rules of the sweep; if it is given, they are compared.
+        layer : str, optional
+            If it is given, it has to be one of ``layer_map``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        StoreError
+            If there is none, it was made with something else, or by zennit-crp, which keeps no matrices.
+        """
+        if layer is not None:
+            self._check_reference_arguments(layer, "relevance")
+        return self._matrices("relevance", composite)
+
     # Patterns
 
     def find_patterns(self, layer_name: str, mode: str = "activation", **options: Any) -> Patterns:

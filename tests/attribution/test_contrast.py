@@ -112,3 +112,10 @@ def test_tokens_go_by_their_texts():
     for text in ("the", "are is"):
         with pytest.raises(ValueError, match="no token of its own"):
             Contrast.between_tokens(tokenizer, text, "is")
+
+
+def test_an_audit_of_a_contrast_is_one_of_the_outputs_that_it_is_for(model, data):
+    of_contrast, plain = (
+        CondAttribution(model).audit(data, EpsilonPlus(), [{"y": y}]) for y in (Contrast([3], [1]), [3])
+    )
+    assert of_contrast.total == plain.total and of_contrast.accounted == pytest.approx(1)

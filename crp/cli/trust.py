@@ -1,0 +1,42 @@
+"""Whether the concepts of a sweep can be trusted."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from crp.cli.runs import specified
+from crp.cli.trust_answers import TrustAnswer, TrustCheck, TrustedConcept, TrustOfLayer
+from crp.trust import TrustReport, trust_report
+from crp.visualization import FeatureVisualization
+
+
+def trust(
+    spec: str, store: str | None, layers: list[str] | None, folder: str, *, samples: int, most: int, batch_size: int,
+) -> TrustAnswer:
+    """Check layers of what a function specifies, on samples of its dataset. Its file is executed."""
+    fv, composite = specified(spec)
+    if not isinstance(fv, FeatureVisualization):
+        raise TypeError(f"{spec} gives a {type(fv).__name__}, not a FeatureVisualization or a dict")
+    fv.path = Path(store or fv.path)
+    opened = fv.open_store(composite)
+    reports = [
+        trust_report(fv, layer, composite=composite, samples=samples, batch_size=batch_size)
+        for layer in (opened.layers if layers is None else layers)
+    ]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    found = [_of_layer(report, Path(folder) / f"trust-{opened.entry(report.layer).key}.png", most)
+             for report in reports]
+    return TrustAnswer(store=opened.path, rows=max(report.rows for report in reports), layers=found)
+
+
+def _of_layer(report: TrustReport, picture: Path, most: int) -> TrustOfLayer:
+    report.plot().savefig(picture, bbox_inches="tight")
+    return TrustOfLayer(
+        layer=report.layer, holds=report.holds, score=report.score, of=len(report), picture=picture,
+        checks=[TrustCheck(**check.model_dump(exclude={"score"})) for check in report.checks],
+        concepts=[
+            TrustedConcept(
+                concept=int(report["concept"][i]), share=report["share"][i], effect=report["effect"][i],
+                dead=bool(report["dead"][i]), duplicate=bool(report["duplicate"][i]), sentence=report.sentences[i],
+            ) for i in report.order("share")[:most]
+        ],
+    )

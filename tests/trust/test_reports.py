@@ -1,0 +1,168 @@
+"""Reports: what they say, and that they can be kept."""
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import TensorDataset
+from trusted import dataset, network, swept
+
+from crp.attribution import Contrast
+from crp.composites import LanguageModel
+from crp.concepts import ChannelConcept
+from crp.store import ReferenceStore, StoreError, verify
+from crp.trust import COLUMNS, TrustReport, clarity, trust_report
+
+pytestmark = pytest.mark.usefixtures("quick")
+QUICK = {"samples": 12, "per_concept": 2, "steps": 3, "random": 3, "draws": 1, "verbose": False}
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """A visualization, its composite, and the report of a layer."""
+    fv, composite = swept(tmp_path_factory.mktemp("trust") / "store")
+    return fv, composite, trust_report(fv, "5", composite=composite, held_out=dataset(20, seed=3), **QUICK)
+
+
+def test_a_report_is_a_table_with_a_sentence_for_each_concept(checked):
+    _, _, report = checked
+    frame = report.to_frame()
+    assert len(report) == 10 and list(frame.index) == list(range(10))
+    assert list(frame.columns) == [*list(COLUMNS)[1:], "sentence"]
+    assert (np.diff(report["share"][report.order("share")]) <= 0).all()
+    assert (np.diff(report["purity"][report.order("purity", ascending=True)][:5]) >= 0).all()
+    assert all(report.sentence(c).startswith(f"Concept {c} ") for c in range(10))
+    assert [check.name for check in report.checks] == ["closed", "faithful", "sane", "stable", "clear"]
+    assert report.check("closed").holds and report.rows == 12
+    assert "Layer '5'" in str(report) and report.check("faithful").sentence in str(report)
+    assert isinstance(report.plot(), Figure)
+    with pytest.raises(KeyError, match="no column 'colour'; there are concept, share"):
+        report["colour"]
+    with pytest.raises(KeyError, match="concept 10 was not checked"):
+        report.sentence(10)
+
+
+def test_nothing_stays_on_the_model(checked, model_state):
+    fv, composite, _ = checked
+    before = model_state(fv.attribution.model)
+    trust_report(fv, "1", [0], composite, save=False, **QUICK)
+    assert model_state(fv.attribution.model) == before
+
+
+def test_shares_are_those_of_the_store_and_lie_in_their_intervals(checked):
+    fv, composite, report = checked
+    relevance = np.abs(np.asarray(fv.open_store(composite).values("5", normalised=False), np.float64))
+    shares = relevance / relevance.sum(1, keepdims=True)
+    np.testing.assert_allclose(report["share"], shares.mean(0), rtol=1e-5)
+    assert (report["share_lower"] <= report["share"] + 1e-9).all()
+    assert (report["share"] <= report["share_upper"] + 1e-9).all()
+
+
+def test_the_store_keeps_reports_bound_to_its_sweep(checked, tmp_path):
+    fv, composite, report = checked
+    store = fv.open_store(composite)
+    again = TrustReport.load(store, "5")
+    assert repr(again.checks) == repr(report.checks)  # of which NaN is a part
+    assert again.sentences == report.sentences and again.options == report.options
+    for name in COLUMNS:
+        np.testing.assert_array_equal(again[name], report[name])
+    assert again.score == report.score
+    report.save(tmp_path / "report.npz")
+    assert TrustReport.load(tmp_path / "report.npz").sentences == report.sentences
+    assert verify(store.path) == []
+    other, _ = swept(tmp_path / "other", network(1))
+    with pytest.raises(ValueError, match="this report is not of"):
+        report.save(ReferenceStore(other.path))
+    with pytest.raises(StoreError, match=r"holds no report of '1': make it with trust_report\(fv, '1'\)"):
+        TrustReport.load(ReferenceStore(other.path), "1")
+    with pytest.raises(TypeError, match="reports by layer"):
+        TrustReport.load(store)
+
+
+def test_files_of_others_are_no_reports(checked, tmp_path):
+    _, _, report = checked
+    path = tmp_path / "report.npz"
+    report.save(path)
+    for changed, told in (
+        (TrustReport(**(vars(report) | {"checks": report.checks[1:]})), "each check once"),
+        (TrustReport(**(vars(report) | {"columns": report.columns | {"share": np.zeros(3)}})), "'share' is not"),
+        (TrustReport(**(vars(report) | {"curves": report.curves | {"random": np.zeros((2, 9))}})), "'random' does not"),
+    ):
+        changed.save(path)
+        with pytest.raises(ValueError, match=told):
+            TrustReport.load(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no 'crp-trust 1'"):
+        TrustReport.load(path)
+
+
+def test_embeddings_of_references_give_the_scores_of_semanticlens(checked):
+    fv, composite, _ = checked
+    seen = []
+
+    def embed(pictures):
+        seen.extend(pictures)
+        return torch.tensor([[np.asarray(p, float).mean(), np.asarray(p, float).std(), p.width] for p in pictures])
+
+    report = trust_report(fv, "1", [0, 2], composite, embed_images=embed, references=4, save=False, **QUICK)
+    assert len(seen) == 8 and all(picture.mode == "RGB" for picture in seen)
+    expected = clarity(embed(seen[:8]).numpy().reshape(2, 4, 3))
+    np.testing.assert_allclose(report["clarity"], expected, atol=1e-5)
+    assert not np.isnan(report["redundancy"]).any() and not np.isnan(report["polysemanticity"]).any()
+    assert "alike by" in report.sentence(0) or report["dead"][0]
+
+
+@pytest.mark.parametrize("y", [None, "prediction", 1, Contrast(0, 2)])
+def test_relevance_that_starts_elsewhere_is_checked_where_it_starts(tmp_path, y):
+    fv, composite = swept(tmp_path, y=y)
+    report = trust_report(fv, "5", composite=composite, **QUICK)
+    assert report.check("closed").holds and np.isfinite(report.check("faithful").value)
+
+
+def test_an_inner_layer_may_be_the_start(tmp_path):
+    model = nn.Sequential(*network(), nn.Softmax(1)).eval()
+    fv, composite = swept(tmp_path, model, start_layer="6")
+    report = trust_report(fv, "5", composite=composite, **QUICK)
+    plain, of_plain = swept(tmp_path / "plain")
+    expected = trust_report(plain, "5", composite=of_plain, **QUICK)
+    np.testing.assert_allclose(report["effect"], expected["effect"], atol=1e-5)
+    assert report.check("faithful").value == pytest.approx(expected.check("faithful").value, abs=1e-4)
+
+
+def test_texts_have_no_small_noise_and_no_classes_no_purity(tmp_path):
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    data = TensorDataset(torch.randint(7, (30, 3)))
+    fv, composite = swept(tmp_path, model, {"3": ChannelConcept()}, data, LanguageModel())
+    report = trust_report(fv, "3", composite=composite, **QUICK)
+    assert "integers, which have no small noise" in report.check("stable").sentence
+    assert np.isnan(report["noise"]).all()
+
+
+@pytest.mark.parametrize("options, error, told", [
+    ({"layer": "4.5"}, ValueError, "no layer '4.5'"),
+    ({"concepts": [10]}, (IndexError, StoreError, ValueError), "10"),
+    ({"samples": 0}, ValueError, "samples is a whole number and at least 1, not 0"),
+    ({"noise": 0.}, ValueError, "noise is above 0"),
+    ({"embed_images": lambda pictures: np.zeros(3)}, ValueError, r"embed_images gives finite numbers \["),
+])
+def test_what_cannot_be_checked_is_refused(checked, options, error, told):
+    fv, composite, _ = checked
+    options = {"layer": "5"} | options
+    with pytest.raises(error, match=told):
+        trust_report(fv, options.pop("layer"), options.pop("concepts", None), composite, **(QUICK | options))
+
+
+def test_scores_count_only_what_rests_on_what_holds(checked):
+    _, _, report = checked
+
+    def with_checks(**holds):
+        checks = [
+            check.model_copy(update={"holds": holds.get(check.name, True), "score": 1.}) for check in report.checks
+        ]
+        return TrustReport(**(vars(report) | {"checks": checks}))
+
+    assert with_checks().score == 1
+    assert with_checks(faithful=False).score == pytest.approx(.5)
+    assert with_checks(closed=False).score == pytest.approx(.25)
+    assert with_checks(closed=None).score == 1
+    assert not with_checks(sane=False).holds and with_checks(clear=None).holds
