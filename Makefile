@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
-.PHONY: demo test check images bench lint docs clean
+.PHONY: demo test check images bench truth lint docs clean
 
 demo: $(VENV)/installed
 	$(RUN) -m crp demo
@@ -20,6 +20,9 @@ images: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/run_all.py
+
+truth: $(VENV)/installed-test
+	$(RUN) benchmarks/truth.py
 
 lint: $(VENV)/installed-test
 	$(RUN) -m ruff check .

@@ -10,7 +10,10 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from multiprocessing import get_context
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two processes share the cores
 
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 from zennit.composites import EpsilonPlus, EpsilonPlusFlat
+from zennit.core import Composite
 
 from crp.analysis import class_shares, find_patterns
 from crp.attribution import CondAttribution, Contrast
@@ -33,13 +37,11 @@ from crp.store import ReferenceStore
 from crp.truth import (
     GlyphNetwork,
     InterchangeNetwork,
+    Node,
+    SparseFeatures,
+    TruthError,
     adder_transformer,
-    auroc,
-    mass_accuracy,
     pair_network,
-    purity,
-    rank_accuracy,
-    recovery,
     sparse_features,
     train_glyph_network,
     train_shortcut_network,
@@ -47,7 +49,7 @@ from crp.truth import (
 from crp.visualization import FeatureVisualization
 
 SEEDS = range(5)
-SCENES, PAIRS, REFERENCES = 60, 64, 8
+SCENES, PAIRS, REFERENCES = 20, 64, (8, 500, 1000)
 Scores = dict[tuple[str, str], float]
 """(method, column) -> score"""
 
@@ -62,63 +64,62 @@ def swept(model: nn.Module, dataset: TensorDataset, layer: str, folder: str) -> 
 
 def localisation(network: GlyphNetwork) -> Scores:
     """Rank accuracy and mass of heatmaps of glyphs that decide a class, in scenes that took no part in training."""
-    network.check()
-    scenes, layer = network.held_out, network.layer
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
-    for number, channels in enumerate(network.groups.values()):
-        rows = torch.nonzero(scenes.decisive[:, number])[:SCENES // 3, 0]
-        if not len(rows):
-            continue
-        images, labels, masks = scenes.images[rows], scenes.labels[rows], scenes.masks[rows, number]
-        for name, heatmaps in glyph_heatmaps(network.model, layer, channels, images, labels).items():
-            found.setdefault((name, "rank accuracy"), []).append(rank_accuracy(heatmaps, masks))
-            found.setdefault((name, "mass"), []).append(mass_accuracy(heatmaps, masks))
-        found.setdefault(("by chance", "rank accuracy"), []).append(masks.float().mean((1, 2)).numpy())
-        found.setdefault(("by chance", "mass"), []).append(masks.float().mean((1, 2)).numpy())
-    return {key: float(np.concatenate(parts).mean()) for key, parts in found.items()}
-
-
-def glyph_heatmaps(
-    model: nn.Module, layer: str, channels: list[int], images: Tensor, labels: Tensor
-) -> dict[str, Tensor]:
-    """Heatmaps [N, H, W] of a group of channels, by several methods."""
+    model, layer = network.model, network.layer
     attribution = CondAttribution(model)
-    found = {}
-    for name, composite in {"EpsilonPlusFlat": EpsilonPlusFlat(), "EpsilonPlus": EpsilonPlus()}.items():
-        conditions = [{layer: channels, "y": [label]} for label in labels.tolist()]
-        found[f"conditional heatmap, {name}"] = attribution(images, conditions, composite).heatmap
-        classes = [{"y": [label]} for label in labels.tolist()]
-        found[f"class heatmap, {name}"] = attribution(images, classes, composite).heatmap
     until = list(dict(model.named_children())).index(layer) + 1
 
-    def activity(inputs: Tensor) -> Tensor:
-        return model[:until](inputs)[:, channels].sum((1, 2, 3))
+    def conditional(composite: Composite) -> Callable:
+        return lambda images, labels, channels: attribution(
+            images, [{layer: channels, "y": [label]} for label in labels.tolist()], composite
+        ).heatmap
 
-    with torch.no_grad():
-        maps = model[:until](images)[:, channels].mean(1, keepdim=True)
-    size = images.shape[-2:]
-    found["activation, upsampled"] = functional.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
-    found["gradient x input (captum)"] = InputXGradient(activity).attribute(images.clone().requires_grad_()).sum(1)
-    integrated = IntegratedGradients(activity).attribute(images, n_steps=32, internal_batch_size=64)
-    found["integrated gradients (captum)"] = integrated.sum(1)
-    return {name: heatmaps.detach() for name, heatmaps in found.items()}
+    def of_class(composite: Composite) -> Callable:
+        return lambda images, labels, channels: attribution(
+            images, [{"y": [label]} for label in labels.tolist()], composite
+        ).heatmap
+
+    def upsampled(images: Tensor, labels: Tensor, channels: list[int]) -> Tensor:
+        with torch.no_grad():
+            maps = model[:until](images)[:, channels].mean(1, keepdim=True)
+        return functional.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+    def of_captum(explain: Callable, **options: Any) -> Callable:
+        def method(images: Tensor, labels: Tensor, channels: list[int]) -> Tensor:
+            def activity(inputs: Tensor) -> Tensor:
+                return model[:until](inputs)[:, channels].sum((1, 2, 3))
+
+            return explain(activity).attribute(images.clone().requires_grad_(), **options).sum(1)
+
+        return method
+
+    methods = {
+        "conditional heatmap, EpsilonPlusFlat": conditional(EpsilonPlusFlat()),
+        "conditional heatmap, EpsilonPlus": conditional(EpsilonPlus()),
+        "class heatmap, EpsilonPlusFlat": of_class(EpsilonPlusFlat()),
+        "class heatmap, EpsilonPlus": of_class(EpsilonPlus()),
+        "activation, upsampled": upsampled,
+        "gradient x input (captum)": of_captum(InputXGradient),
+        "integrated gradients (captum)": of_captum(IntegratedGradients, n_steps=32, internal_batch_size=64),
+    }
+    found = {}
+    for name, method in methods.items():
+        scores = network.localisation(method, SCENES)
+        found |= {(name, "rank accuracy"): scores.rank_accuracy, (name, "mass"): scores.mass}
+    return found | {("by chance", column): scores.chance for column in ("rank accuracy", "mass")}
 
 
 # What references show
 
 def references(network: GlyphNetwork) -> Scores:
-    """Share of the references of tied channels that show the channel's glyph, among those that are ever strongest."""
-    network.check()
-    tied = [channel for channels in network.groups.values() for channel in channels]
-    glyph = np.repeat(np.arange(len(network.groups)), [len(channels) for channels in network.groups.values()])
-    shows = network.training.present.numpy()[:, glyph]
+    """Share of the references of tied channels that show the channel's glyph."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         store = swept(network.model, network.training.dataset, network.layer, folder)
         for name, quantity in {"RelMax": "relevance", "ActMax": "activation"}.items():
-            for k in (REFERENCES, 40):
-                samples, _, _ = store.sorted_rows(network.layer, quantity, k=k)
-                found[name, f"first {k}"] = float(purity(samples[:, tied], shows).mean())
+            for k in REFERENCES:
+                found[name, f"first {k}"] = network.purity(store.sorted_rows(network.layer, quantity, k=k)[0])
+            of_classes = [store.sorted_rows(network.layer, quantity, target, k=8)[0] for target in range(3)]
+            found[name, "first 8 of each class"] = float(np.mean([network.purity(samples) for samples in of_classes]))
     return found
 
 
@@ -145,17 +146,14 @@ def used_units(network: InterchangeNetwork) -> Scores:
         **{f"{method} patching": effects(attribution, clean, other, concepts, y=contrasts, method=method).effects
            for method in ("gradient", "relevance", "exact")},
     }
-    nodes = _nodes(network)
-    truth = np.concatenate([network.used(layer).numpy() for layer in network.layers])
-    is_used = [bool(network.used(layer)[units].any()) for layer, units in nodes]
     found = {}
     for name, table in tables.items():
-        found[name, "units"] = auroc(np.concatenate([np.abs(table[layer]).mean(0) for layer in network.layers]), truth)
-        sums = [np.abs(table[layer][:, units].sum(1)).mean() for layer, units in nodes]
+        found[name, "units"] = network.auroc({layer: np.abs(values).mean(0) for layer, values in table.items()})
+        sums = [np.abs(table[node.layer][:, node.units].sum(1)).mean() for node in network.nodes]
         if name == "exact patching":
-            sums = [_effect_of_node(network.model, clean, other, contrasts, layer, units, concepts[layer])
-                    for layer, units in nodes]
-        found[name, "nodes"] = auroc(sums, is_used)
+            sums = [_effect_of(node, network.model, clean, other, contrasts, concepts[node.layer])
+                    for node in network.nodes]
+        found[name, "nodes"] = network.node_auroc(sums)
     return found
 
 
@@ -170,19 +168,8 @@ def _pairs(network: InterchangeNetwork) -> tuple[Tensor, Tensor, list[Contrast],
     return inputs[first], inputs[second], [Contrast(a, b) for a, b in pairs], [a for a, _ in pairs]
 
 
-def _nodes(network: InterchangeNetwork) -> list[tuple[str, list[int]]]:
-    """Heads, halves of MLPs and groups of channels: as many units as are bound together, or four to a layer."""
-    found = []
-    for layer, size in network.sizes.items():
-        bound = [len(of[layer]) for of in network.binding.values() if layer in of]
-        step = min(bound) if bound else size // (2 if "down" in layer else 4)
-        found += [(layer, list(range(first, first + step))) for first in range(0, size, step)]
-    return found
-
-
-def _effect_of_node(
-    model: nn.Module, clean: Tensor, other: Tensor, contrasts: list[Contrast], layer: str, units: list[int],
-    concept: ChannelConcept,
+def _effect_of(
+    node: Node, model: nn.Module, clean: Tensor, other: Tensor, contrasts: list[Contrast], concept: ChannelConcept
 ) -> float:
     """Mean absolute change of the answer if a node takes its values of the other inputs."""
     def lead(output: Tensor) -> Tensor:
@@ -190,7 +177,7 @@ def _effect_of_node(
 
     with torch.no_grad():
         before = lead(model(clean))
-        with intervene(model, {layer: {tuple(units): From(other)}}, concepts=concept):
+        with intervene(model, {node.layer: {tuple(node.units): From(other)}}, concepts=concept):
             return float((lead(model(clean)) - before).abs().mean())
 
 
@@ -199,29 +186,27 @@ def _effect_of_node(
 def directions(seed: int) -> Scores:
     """How near the directions of several methods come to planted ones."""
     found = {}
-    for column, features in {"24 in 64": 24, "96 in 64": 96}.items():
-        data = sparse_features(features=features, random_state=seed)
-        if column == "24 in 64":
-            data.check()
-        values, count = data.values, features
-        within = min(count, values.shape[1])
+    for column, count in {"24 in 64": 24, "96 in 64": 96}.items():
+        data = sparse_features(features=count, random_state=seed)
+        values, within = data.values, min(count, 64)
+        dictionary = MiniBatchDictionaryLearning(
+            count, alpha=.1, max_iter=30, fit_algorithm="cd", positive_code=True, random_state=seed
+        )
         fitted = {
             "NMF": DirectionConcept.fit(values, method="nmf", n_components=within).basis,
             "PCA": DirectionConcept.fit(values, method="pca", n_components=within).basis,
-            "dictionary learning (scikit-learn)": MiniBatchDictionaryLearning(
-                count, alpha=.1, max_iter=30, positive_code=True, random_state=seed
-            ).fit(values).components_,
-            "mean difference, labels given": _labelled(data.values, data.codes, "mean_difference"),
-            "CAV, labels given": _labelled(data.values, data.codes, "cav"),
+            "dictionary learning (scikit-learn)": dictionary.fit(values).components_,
+            "mean difference, labels given": _labelled(data, "mean_difference"),
+            "CAV, labels given": _labelled(data, "cav"),
             "random": np.random.default_rng(seed).normal(size=data.directions.shape),
         }
-        found |= {(name, column): recovery(basis, data.directions) for name, basis in fitted.items()}
+        found |= {(name, column): data.recovery(basis) for name, basis in fitted.items()}
     return found
 
 
-def _labelled(values: np.ndarray, codes: np.ndarray, method: str) -> np.ndarray:
+def _labelled(data: SparseFeatures, method: str) -> np.ndarray:
     return np.concatenate([
-        DirectionConcept.fit(values, labels=code > 0, method=method).basis.numpy() for code in codes.T
+        DirectionConcept.fit(data.values, labels=code > 0, method=method).basis.numpy() for code in data.codes.T
     ])
 
 
@@ -229,33 +214,23 @@ def _labelled(values: np.ndarray, codes: np.ndarray, method: str) -> np.ndarray:
 
 def shortcut(seed: int) -> Scores:
     """At which rank (1 is the first) methods name the concept that reacts to the mark."""
-    network = train_shortcut_network(random_state=seed)
-    network.check()
-    layer = "relu3"
-    concept = int(network.reacts_to_mark(layer).argmax())
-    images, digits = network.training.tensors
+    network, layer = train_shortcut_network(random_state=seed), "relu3"
+    of_class = (network.training.tensors[1] == network.marked_class).numpy()
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         store = swept(network.model, network.training, layer, folder)
-        found = {}
-        for name, quantity in {"relevance": "relevance", "activation": "activation"}.items():
+        for quantity in ("relevance", "activation"):
             shares = class_shares(store, layer, quantity).of_class(network.marked_class)
-            found[f"share of the class, by {name}"] = _rank_of(concept, shares)
+            found[f"share of the class, by {quantity}", "rank"] = network.rank(layer, shares)
             values = np.asarray(store.values(layer, quantity, normalised=False))
             patterns = find_patterns(store, layer, quantity)
-            of_class = (digits == network.marked_class).numpy()
-            counts = [of_class[patterns.members(i)].sum() for i in range(len(patterns))]
-            members = patterns.members(int(np.argmax(counts)))
+            members = max((patterns.members(i) for i in range(len(patterns))), key=lambda rows: of_class[rows].sum())
             spread = values.std(0)
             distance = (values[members].mean(0) - values.mean(0)) / np.where(spread > 0, spread, np.inf)
-            found[f"largest pattern of the class, by {name}"] = _rank_of(concept, distance)
-    lost, gained = (guarantee.value for guarantee in network.guarantees[1:])
-    return {(name, "rank"): float(rank) for name, rank in found.items()} | {
-        ("the network", "lost without the mark"): lost, ("the network", "gained with it"): gained,
-    }
-
-
-def _rank_of(concept: int, scores: np.ndarray) -> int:
-    return int((np.asarray(scores) > scores[concept]).sum()) + 1
+            found[f"largest pattern of the class, by {quantity}", "rank"] = network.rank(layer, distance)
+    for name, guarantee in zip(("lost without the mark", "others, with the mark"), network.guarantees[1:]):
+        found[f"the network: {name}", "share"] = guarantee.value
+    return found
 
 
 # All of it
@@ -276,13 +251,17 @@ WORK: dict[str, Callable[[int], dict[str, Scores]]] = {
 }
 
 
-def run(job: tuple[str, int]) -> tuple[str, int, float, dict[str, Scores]]:
-    """One network, in a process of its own."""
+def run(job: tuple[str, int]) -> tuple[str, int, str, dict[str, Scores]]:
+    """One network, in a process of its own: how long it took, or why nothing is scored on it, and the scores."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     start = time.perf_counter()
-    found = WORK[job[0]](job[1])
-    return *job, time.perf_counter() - start, found
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        try:
+            found = WORK[job[0]](job[1])
+        except TruthError as error:
+            return *job, str(error), {}
+    return *job, f"{time.perf_counter() - start:.0f} s", found
 
 
 def cell(values: list[float]) -> str:
@@ -322,8 +301,8 @@ def main() -> None:
     found: dict[str, list[Scores]] = {}
     jobs = [(work, seed) for work in WORK for seed in SEEDS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for work, seed, seconds, scores in pool.map(run, jobs):
-            print(f"{work}, seed {seed}: {seconds:.0f} s", flush=True)
+        for work, seed, told, scores in pool.map(run, jobs):
+            print(f"{work}, seed {seed}: {told}", flush=True)
             for name, of_seed in scores.items():
                 found.setdefault(name, []).append(of_seed)
     for name, kinds in TABLES.items():

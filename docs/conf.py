@@ -80,8 +80,8 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 PAGES = [
-    "start", "attributions", "concepts", "references", "analysis", "neurons", "any_model", "large_runs", "command_line",
-    "agents", "moving", "speed", "tutorials", "api/index", "house", "security", "changes",
+    "start", "attributions", "concepts", "references", "analysis", "neurons", "trust", "truth", "any_model",
+    "large_runs", "command_line", "agents", "moving", "speed", "tutorials", "api/index", "house", "security", "changes",
 ]
 AMBIGUOUS = {"abs_norm", "accelerate", "accuracy", "project", "smooth", "spaced", "verify"}  # not only public names
 OUTSIDE = {  # files that GitHub shows elsewhere than the documentation does

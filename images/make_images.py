@@ -40,15 +40,16 @@ def main() -> None:
         for name, (_, figure) in figures.items():
             figure.savefig(FOLDER / f"{name}.png", dpi=90)
     leaking_audit().plot((9, 3.2)).savefig(FOLDER / "audit.png", dpi=90)
-    (FOLDER / "text.png").write_bytes(first_picture_of("language_model"))
+    (FOLDER / "text.png").write_bytes(picture_of("language_model", 0))
+    (FOLDER / "trust.png").write_bytes(picture_of("can_i_trust_it", 3))
 
 
-def first_picture_of(tutorial: str) -> bytes:
-    """The first picture that a tutorial shows, as PNG."""
+def picture_of(tutorial: str, number: int) -> bytes:
+    """A picture that a tutorial shows, counted from 0, as PNG."""
     notebook = json.loads((FOLDER.parent / "tutorials" / f"{tutorial}.ipynb").read_text(encoding="utf-8"))
     outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", []))
-    pictures = (output.get("data", {}).get("image/png") for output in outputs)
-    return base64.b64decode(next(filter(None, pictures)))
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return base64.b64decode(pictures[number])
 
 
 def leaking_audit() -> Audit:

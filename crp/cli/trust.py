@@ -4,28 +4,38 @@ from __future__ import annotations
 from pathlib import Path
 
 from crp.cli.runs import specified
+from crp.cli.specs import errors_of_users, load_spec
 from crp.cli.trust_answers import TrustAnswer, TrustCheck, TrustedConcept, TrustOfLayer
 from crp.trust import TrustReport, trust_report
 from crp.visualization import FeatureVisualization
 
 
 def trust(
-    spec: str, store: str | None, layers: list[str] | None, folder: str, *, samples: int, most: int, batch_size: int,
+    spec: str, store: str | None, layers: list[str] | None, folder: str, *, held_out: str | None, samples: int,
+    most: int, batch_size: int,
 ) -> TrustAnswer:
-    """Check layers of what a function specifies, on samples of its dataset. Its file is executed."""
+    """Check layers of what a function specifies, on samples of its dataset or of another function. Their files are
+    executed.
+    """
     fv, composite = specified(spec)
+    others = None
+    if held_out is not None:
+        function = load_spec(held_out)
+        with errors_of_users(held_out):
+            others = function()
     if not isinstance(fv, FeatureVisualization):
         raise TypeError(f"{spec} gives a {type(fv).__name__}, not a FeatureVisualization or a dict")
     fv.path = Path(store or fv.path)
     opened = fv.open_store(composite)
     reports = [
-        trust_report(fv, layer, composite=composite, samples=samples, batch_size=batch_size)
+        trust_report(fv, layer, composite=composite, held_out=others, samples=samples, batch_size=batch_size)
         for layer in (opened.layers if layers is None else layers)
     ]
     Path(folder).mkdir(parents=True, exist_ok=True)
     found = [_of_layer(report, Path(folder) / f"trust-{opened.entry(report.layer).key}.png", most)
              for report in reports]
-    return TrustAnswer(store=opened.path, rows=max(report.rows for report in reports), layers=found)
+    rows = max(report.rows for report in reports)
+    return TrustAnswer(store=opened.path, rows=rows, held_out=held_out is not None, layers=found)
 
 
 def _of_layer(report: TrustReport, picture: Path, most: int) -> TrustOfLayer:

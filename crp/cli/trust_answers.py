@@ -66,6 +66,8 @@ class TrustAnswer(Answer):
     """Folder of the store, in which the reports are kept."""
     rows: int
     """On how many samples and targets the model was run."""
+    held_out: bool
+    """Whether these are samples that were not swept."""
     layers: list[TrustOfLayer]
     """Layer by layer."""
 

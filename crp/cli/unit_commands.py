@@ -104,10 +104,14 @@ def add_trust(commands: Commands) -> None:
         "trust", help="check whether the concepts of a sweep can be trusted", description="Check layers of a model and "
         "of its store: does relevance add up, do answers follow it, does it depend on what was learned, is it stable, "
         "are concepts clear? The exit code is 1 if something does not hold. The file or module that says what was "
-        "swept is executed: run only what you trust.",
+        "swept is executed, and that of --held-out: run only what you trust.",
     )
     _add_spec(trust)
     trust.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
+    trust.add_argument(
+        "--held-out", metavar="NAME", help="file.py:function or module:function that gives samples which the model has "
+        "not seen, such as crp.demo.digits:held_out_digits (default: those that were swept)",
+    )
     trust.add_argument(
         "--samples", type=positive, default=64, metavar="N", help="on how many samples the model is run, from all over "
         "the dataset (default: 64)",
@@ -124,8 +128,8 @@ def _trust(options: argparse.Namespace) -> TrustAnswer:
 
     draw_into_files()
     return trust(
-        options.spec, options.store, options.layer, options.out, samples=options.samples, most=options.most,
-        batch_size=options.batch_size,
+        options.spec, options.store, options.layer, options.out, held_out=options.held_out, samples=options.samples,
+        most=options.most, batch_size=options.batch_size,
     )
 
 

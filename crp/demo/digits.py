@@ -113,6 +113,11 @@ def digit_sweep() -> dict[str, Any]:
     }
 
 
+def held_out_digits() -> TensorDataset:
+    """The digits that the network has not seen: ``crp trust ... --held-out crp.demo.digits:held_out_digits``."""
+    return digit_datasets()[1]
+
+
 def accuracy(model: nn.Module, dataset: TensorDataset) -> float:
     """Share of a dataset that a model classifies correctly."""
     images, classes = dataset.tensors

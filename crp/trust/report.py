@@ -168,7 +168,8 @@ class TrustReport:
     def __str__(self) -> str:
         failed = [check.name for check in self.checks if check.holds is False]
         verdict = f"not {' and not '.join(failed)}" if failed else "holds in all that was checked"
-        lines = [f"Layer {self.layer!r}, {len(self)} concepts, {self.rows} rows: {verdict}."]
+        rows = f"{self.rows} {'held-out rows' if self.options.get('held_out') else 'rows of the sweep'}"
+        lines = [f"Layer {self.layer!r}, {len(self)} concepts, {rows}: {verdict}."]
         lines += [f"  {check.name:9s}{_MARKS[check.holds]} {check.sentence}" for check in self.checks]
         first = self.order("share")[:3]
         return "\n".join([*lines, *(f"  {self.sentences[i]}" for i in first)])

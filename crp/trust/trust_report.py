@@ -115,6 +115,7 @@ def trust_report(
         raise ValueError(f"noise is above 0, not {noise!r}")
     composite = default_composite(fv.attribution.model) if composite is None else composite
     store = fv.open_store(composite, layer=layer)
+    store.values(layer)  # a store without matrices says so at once
     ids = np.array(list(store.concepts(layer)) if concepts is None else as_ids(concepts), int)
     for concept in ids.tolist():
         check_concept(layer, concept, len(store.concepts(layer)))

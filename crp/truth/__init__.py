@@ -16,7 +16,7 @@
 from crp.truth.bound_networks import adder_transformer, pair_images, pair_network
 from crp.truth.features import SparseFeatures, sparse_features
 from crp.truth.glyph_embedder import GlyphEmbedder
-from crp.truth.glyph_network import GlyphNetwork, train_glyph_network
+from crp.truth.glyph_network import GlyphNetwork, Localisation, train_glyph_network
 from crp.truth.glyphs import GLYPHS, GlyphScenes, add_mark, glyph_scenes, mark_mask
 from crp.truth.guarantees import Guarantee, TruthError
 from crp.truth.interchange import InterchangeNetwork, Node, interchange_train
@@ -25,8 +25,8 @@ from crp.truth.scores import auroc, mass_accuracy, purity, rank_accuracy, recove
 from crp.truth.shortcut import ShortcutNetwork, train_shortcut_network
 
 __all__ = [
-    "GLYPHS", "GlyphEmbedder", "GlyphNetwork", "GlyphScenes", "Guarantee", "InterchangeNetwork", "Node", "Program",
-    "ShortcutNetwork", "SparseFeatures", "TruthError", "adder_transformer", "add_mark", "auroc", "glyph_scenes",
-    "interchange_train", "mark_mask", "mass_accuracy", "pair_images", "pair_network", "purity", "rank_accuracy",
-    "recovery", "sparse_features", "train_glyph_network", "train_shortcut_network",
+    "GLYPHS", "GlyphEmbedder", "GlyphNetwork", "GlyphScenes", "Guarantee", "InterchangeNetwork", "Localisation", "Node",
+    "Program", "ShortcutNetwork", "SparseFeatures", "TruthError", "adder_transformer", "add_mark", "auroc",
+    "glyph_scenes", "interchange_train", "mark_mask", "mass_accuracy", "pair_images", "pair_network", "purity",
+    "rank_accuracy", "recovery", "sparse_features", "train_glyph_network", "train_shortcut_network",
 ]

@@ -102,13 +102,13 @@ def pair_images(n: int, random_state: int = 0) -> tuple[Tensor, Tensor]:
     """Images [N, 1, 12, 24] with a glyph in each half, and which of four they are, [N, 2]."""
     random = torch.Generator().manual_seed(random_state)
     kinds = torch.randint(len(_PAIRED), (n, 2), generator=random)
-    images = .05 * torch.randn(n, 1, _HEIGHT, 2 * _HEIGHT, generator=random).abs()
+    images = .03 * torch.randn(n, 1, _HEIGHT, 2 * _HEIGHT, generator=random).abs()
     points = torch.arange(_HEIGHT) + .5
     for side in range(2):
         down, right = _HEIGHT / 2 + torch.randint(-1, 2, (2, n, 1, 1), generator=random)
         y, x = (points[None, :, None] - down) / 5.5, (points[None, None, :] - right) / 5.5
         covered = torch.stack([GLYPHS[name](x, y) for name in _PAIRED], 1)
-        glyph = covered[torch.arange(n), kinds[:, side]] * (.6 + .4 * torch.rand(n, 1, 1, generator=random))
+        glyph = covered[torch.arange(n), kinds[:, side]] * (.7 + .3 * torch.rand(n, 1, 1, generator=random))
         images[:, 0, :, side * _HEIGHT:(side + 1) * _HEIGHT] += glyph
     return images.clamp(0, 1), kinds
 

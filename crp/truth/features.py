@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from crp.truth.guarantees import Guarantee, Guaranteed
+from crp.truth.scores import recovery
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,17 @@ class SparseFeatures(Guaranteed):
     directions: np.ndarray = field(repr=False)
     codes: np.ndarray = field(repr=False)
     guarantees: tuple[Guarantee, ...]
+
+    def recovery(self, found: Any) -> float:
+        """How near directions [M, D] come to those that are planted: see :func:`crp.truth.recovery`.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        self.check()
+        return recovery(found, self.directions)
 
 
 def sparse_features(

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,13 +14,15 @@ from torch.nn import functional
 from crp.model.reproducible import fit, reproducible
 from crp.truth.glyphs import GLYPHS, NAMES, GlyphScenes, glyph_scenes
 from crp.truth.guarantees import Guarantee, Guaranteed
-from crp.truth.scores import auroc
+from crp.truth.scores import auroc, mass_accuracy, purity, rank_accuracy
 
 LAYER = "concepts"
 _PER_GLYPH, _FREE = 4, 8
 _TIED = len(GLYPHS) * _PER_GLYPH
 _HELD_OUT = 500
 _TIE = 10.
+Method: TypeAlias = Callable[[Tensor, Tensor, list[int]], Any]
+"""Images, labels and channels -> heatmaps."""
 
 
 class Residual(nn.Module):
@@ -44,6 +49,22 @@ def glyph_cnn() -> nn.Sequential:
         ("strongest", nn.AdaptiveMaxPool2d(1)), ("flatten", nn.Flatten()),
         ("fc1", nn.Linear(_TIED + _FREE, 32)), ("relu3", nn.ReLU()), ("fc2", nn.Linear(32, 3)),
     ]))
+
+
+class Localisation(NamedTuple):
+    """How well heatmaps show where something is.
+
+    Attributes
+    ----------
+    rank_accuracy, mass : float
+        See :func:`crp.truth.rank_accuracy` and :func:`crp.truth.mass_accuracy`.
+    chance : float
+        What both are for heatmaps at random: the share of the image that it takes.
+    """
+
+    rank_accuracy: float
+    mass: float
+    chance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +94,56 @@ class GlyphNetwork(Guaranteed):
     training: GlyphScenes
     held_out: GlyphScenes
     guarantees: tuple[Guarantee, ...]
+
+    def localisation(self, method: Method, scenes: int = 20) -> Localisation:
+        """How well heatmaps show glyphs that decide the class, in held-out scenes.
+
+        Parameters
+        ----------
+        method : callable
+            ``(images [N, 3, 40, 40], labels [N], channels) -> heatmaps [N, 40, 40]`` of the channels of a glyph.
+        scenes : int, default 20
+            How many of each glyph.
+
+        Returns
+        -------
+        Localisation
+            Means over scenes and glyphs.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        self.check()
+        ranks, masses, areas = [], [], []
+        for number, channels in enumerate(self.groups.values()):
+            rows = torch.nonzero(self.held_out.decisive[:, number])[:scenes, 0]
+            if len(rows):
+                masks = self.held_out.masks[rows, number]
+                heatmaps = method(self.held_out.images[rows], self.held_out.labels[rows], channels)
+                ranks.append(rank_accuracy(heatmaps, masks))
+                masses.append(mass_accuracy(heatmaps, masks))
+                areas.append(masks.float().mean((1, 2)).numpy())
+        return Localisation(*(float(np.concatenate(parts).mean()) for parts in (ranks, masses, areas)))
+
+    def purity(self, samples: Any) -> float:
+        """The share of reference samples of tied channels that show the channel's glyph.
+
+        Parameters
+        ----------
+        samples : array-like
+            [k, channels], of the training scenes, as ``store.sorted_rows(layer)`` gives them.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        self.check()
+        tied = [channel for channels in self.groups.values() for channel in channels]
+        glyph = np.repeat(np.arange(len(self.groups)), [len(channels) for channels in self.groups.values()])
+        return float(purity(np.asarray(samples)[:, tied], self.training.present[:, glyph]).mean())
 
 
 def train_glyph_network(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from crp.model.layers import resolve_layer, select_output
 from crp.model.reproducible import reproducible
 from crp.truth.guarantees import Guarantee, Guaranteed
 from crp.truth.programs import Binding, Program
+from crp.truth.scores import auroc
 
 _PAIRS = 5000
 
@@ -73,6 +75,48 @@ class InterchangeNetwork(Guaranteed):
     def layers(self) -> list[str]:
         """The layers of which is known what each unit carries."""
         return list(self.sizes)
+
+    def auroc(self, scores: Mapping[str, Any]) -> float:
+        """How well scores tell the units that carry variables from those that carry nothing.
+
+        Parameters
+        ----------
+        scores : dict
+            Layer -> [units], for all layers that are known.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        self.check()
+        found = np.concatenate([np.asarray(scores[layer], float) for layer in self.layers])
+        return auroc(found, torch.cat([self.used(layer) for layer in self.layers]))
+
+    def node_auroc(self, scores: Iterable[float]) -> float:
+        """How well scores of :attr:`nodes`, in their order, tell those that carry variables from the others.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        self.check()
+        return auroc(list(scores), [node.variable is not None for node in self.nodes])
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All units in groups: those of a variable; and idle ones, as many together as the least of these in the layer
+        has, or a quarter of the layer where there are none.
+        """
+        found = []
+        for layer, size in self.sizes.items():
+            bound = [Node(layer, of[layer], variable) for variable, of in self.binding.items() if layer in of]
+            step = min((len(node.units) for node in bound), default=size // 4)
+            idle = [unit for unit in range(size) if not self.used(layer)[unit]]
+            found += bound
+            found += [Node(layer, idle[first:first + step], None) for first in range(0, len(idle), step)]
+        return found
 
     def used(self, layer: str, variables: Iterable[str] | None = None) -> Tensor:
         """[units] bool, which units of a layer carry some of the variables; by default any."""

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -37,6 +39,17 @@ class ShortcutNetwork(Guaranteed):
     held_out: TensorDataset = field(repr=False)
     without_mark: TensorDataset = field(repr=False)
     guarantees: tuple[Guarantee, ...]
+
+    def rank(self, layer: str, scores: Any) -> int:
+        """At which rank scores [channels] put the channel that reacts most to the mark; 1 is the first.
+
+        Raises
+        ------
+        TruthError
+            If the guarantees do not hold.
+        """
+        values = np.asarray(scores, float)
+        return int((values > values[int(self.reacts_to_mark(layer).argmax())]).sum()) + 1
 
     def reacts_to_mark(self, layer: str) -> Tensor:
         """What the mark alone adds to each channel of a layer, [channels]: mean difference of the largest activation of

@@ -22,6 +22,7 @@ from crp.cli.unit_commands import METHODS
 from crp.neurons import Ranking, rank
 from crp.neurons.methods import METHODS as RANKINGS
 from crp.store import ReferenceStore, StoreError
+from crp.trust import TrustReport
 
 HERE = Path(__file__).parents[1]
 SPEC = str(HERE / "large_sweeps.py:specification")
@@ -237,3 +238,38 @@ def test_ablation_by_the_rankings_of_a_store(store, capsys, tmp_path, monkeypatc
     assert found["whole"] == pytest.approx(float(expected))
     main(["ablate", SPEC, "--store", str(store), "--layer", "conv", "--set-to", "mean", "--random", "1"])
     assert "with the least first" in capsys.readouterr().out
+
+
+def unseen_images():
+    """Samples that were not swept."""
+    return [(image.flip(0), target) for image, target in (Images()[i] for i in range(8))]
+
+
+def test_trust_in_the_concepts_of_a_store(store, capsys, tmp_path):
+    folder = tmp_path / "trust"
+    code, found = answer(capsys, "trust", SPEC, "--store", store, "--layer", "fc", "--samples", 6, "--out", folder)
+    layer, = found["layers"]
+    report = TrustReport.load(ReferenceStore(store), "fc")
+    assert code == (0 if report.holds else 1) and layer["holds"] == report.holds and not found["held_out"]
+    assert [check["name"] for check in layer["checks"]] == ["closed", "faithful", "sane", "stable", "clear"]
+    assert [check["sentence"] for check in layer["checks"]] == [check.sentence for check in report.checks]
+    first = layer["concepts"][0]
+    assert first["concept"] == report["concept"][report.order("share")[0]] and layer["of"] == 4
+    assert first["sentence"] == report.sentence(first["concept"]) and Path(layer["picture"]).parent == folder
+    assert Path(layer["picture"]).is_file()
+    unseen = f"{Path(__file__)}:unseen_images"
+    _, found = answer(
+        capsys, "trust", SPEC, "--store", store, "--layer", "fc", "--held-out", unseen, "--out", folder, "--most", 1
+    )
+    assert found["held_out"] and found["rows"] == 8 and len(found["layers"][0]["concepts"]) == 1
+    _, found = answer(capsys, "trust", SPEC, "--store", store, "--layer", "fd", "--out", folder)
+    assert "no layer 'fd'; did you mean 'fc'?" in found["error"]
+
+
+def test_trust_in_words(store, capsys, tmp_path):
+    try:
+        main(["trust", SPEC, "--store", str(store), "--layer", "fc", "--samples", "6", "--out", str(tmp_path)])
+    except SystemExit as end:
+        assert end.code == 1
+    out = capsys.readouterr().out
+    assert "fc: " in out and "closed" in out and "Concept " in out and ".png" in out

@@ -23,7 +23,7 @@ def test_labels_of_a_feature_find_its_direction_and_random_ones_do_not():
         DirectionConcept.fit(data.values, labels=code > 0, method="mean_difference").basis.numpy()
         for code in data.codes.T
     ])
-    assert recovery(found, data.directions) > .9
+    assert data.recovery(found) == recovery(found, data.directions) > .9
     assert recovery(np.random.default_rng(0).normal(size=(8, 32)), data.directions) < .6
 
 
@@ -31,6 +31,6 @@ def test_noise_that_hides_the_features_is_told():
     data = sparse_features(noise=2.)
     assert not data.holds
     with pytest.raises(TruthError, match="variance explained"):
-        data.check()
+        data.recovery(data.directions)
     with pytest.raises(ValueError, match="active is above 0"):
         sparse_features(features=2, active=3)

@@ -77,6 +77,17 @@ def test_channels_see_their_glyph_and_where_it_is(rule):
         cells = torch.nn.functional.max_pool2d(scenes.masks[present, number].float()[:, None], 4)[:, 0].flatten(1)
         assert cells[torch.arange(len(cells)), strongest].mean() >= .9, name
     assert sorted([*sum(network.groups.values(), []), *network.free]) == list(range(32))
+    masks = {image.sum().item(): mask for image, mask in zip(scenes.images, scenes.masks)}
+
+    def knows(images, labels, channels):
+        return torch.stack([masks[image.sum().item()][channels[0] // 4].float() for image in images])
+
+    right, turned = network.localisation(knows), network.localisation(lambda *scene: -knows(*scene))
+    assert (right.rank_accuracy, right.mass, turned.rank_accuracy, turned.mass) == (1, 1, 0, 0) and right.chance < .2
+    shows = network.training.present.float().argmax(0)
+    samples = torch.stack([shows.repeat_interleave(4), (~network.training.present).float().argmax(0)
+                           .repeat_interleave(4)])
+    assert network.purity(torch.nn.functional.pad(samples, (0, 8))) == .5
 
 
 def test_the_shortcut_is_used_and_known():
@@ -90,5 +101,6 @@ def test_the_shortcut_is_used_and_known():
     assert (with_mark[~marked] == network.marked_class).float().mean() >= .5
     reaction = network.reacts_to_mark("relu3")
     assert reaction.max() > 5 * reaction.abs().median()
+    assert network.rank("relu3", reaction) == 1 and network.rank("relu3", -reaction) == 32
     with pytest.raises(ValueError, match="marked_class is a digit"):
         train_shortcut_network(10)

@@ -81,11 +81,25 @@ def test_guarantees_hold_when_measured_again(trained):
     assert trained.layers == ["1", "3"]
 
 
+def test_units_and_nodes_are_scored(trained):
+    perfect = {layer: trained.used(layer).float() for layer in trained.layers}
+    assert trained.auroc(perfect) == 1
+    assert trained.auroc({layer: -values for layer, values in perfect.items()}) == 0
+    assert trained.auroc({layer: 0 * values for layer, values in perfect.items()}) == .5
+    nodes = [(node.layer, node.units, node.variable) for node in trained.nodes]
+    assert nodes == [
+        ("1", list(range(8)), "first"), ("1", list(range(8, 16)), "second"), ("1", list(range(16, 24)), None),
+        ("3", list(range(16)), "total"), ("3", list(range(16, 32)), None),
+    ]
+    assert trained.node_auroc([2, 2, 1, 2, 1]) == 1 and trained.node_auroc([1, 2, 1, 2, 3]) == 2.5 / 6
+
+
 def test_where_the_truth_does_not_hold_nothing_is_scored():
     untrained = interchange_train(network(), PROGRAM, BINDING, images(4), epochs=1)
     assert not untrained.holds
-    with pytest.raises(TruthError, match=r"scores nothing: .*accuracy 0\.\d+ \(not 1\)"):
-        untrained.check()
+    for score in (untrained.check, lambda: untrained.auroc({}), lambda: untrained.node_auroc([])):
+        with pytest.raises(TruthError, match=r"scores nothing: .*accuracy 0\.\d+ \(not 1\)"):
+            score()
 
 
 def test_training_is_reproducible_and_leaves_nothing_behind():
