@@ -55,7 +55,7 @@ def _draw_answers(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.plot(fractions, curves[f"removed_{order}"], color=colour, label=f"removed, by {order}")
         axes.plot(fractions, curves[f"inserted_{order}"], "--", color=colour, label=f"inserted, by {order}")
     axes.set_xlabel("share of the concepts that are gone, or back", fontsize=8)
-    axes.set_ylabel("answer: 1 with all, 0 with none", fontsize=8)
+    axes.set_ylabel("answer, in units of what all concepts change", fontsize=8)
     axes.legend(fontsize=7, frameon=False)
     axes.set_title("answers as concepts go and return", fontsize=9)
 

@@ -8,8 +8,8 @@
     weights drawn anew and small noise; other samples; what concepts are like, without and with embeddings
 ``crops``, ``naming``, ``names``
     references as pictures, what they are called, and names that a store keeps
-``intervals``
-    numbers with bootstrap intervals
+``arguments``, ``intervals``
+    what functions are given, checked; numbers with bootstrap intervals
 """
 from crp.trust.names import ConceptName, Names
 from crp.trust.naming import Found, find, name_concepts

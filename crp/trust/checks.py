@@ -38,10 +38,12 @@ def closed(audit: Audit, total: float, remainder: float) -> Check:
                  sentence=f"{words}."[:4096])
 
 
-def faithful(flipping: Flipping) -> Check:
+def faithful(flipping: Flipping, concepts: int) -> Check:
     """Whether answers follow the concepts that relevance names."""
     gap, activation = flipping.gaps["relevance"], flipping.gaps["activation"]
     chance = float(flipping.random_gaps.mean()) if len(flipping.random_gaps) else _NAN
+    if concepts < 2:
+        return _unknown("faithful", "one concept has no order.")
     if np.isnan(gap.value):
         return _unknown("faithful", "the answer is the same with all concepts of this layer and without any of them.")
     words = (
@@ -56,8 +58,12 @@ def faithful(flipping: Flipping) -> Check:
 def sane(randomisation: Randomisation, noise: Estimate) -> Check:
     """Whether relevance depends on the weights above."""
     found = randomisation.correlation
-    if np.isnan(found.value):
+    if not randomisation.modules:
         return _unknown("sane", "no weights are above this layer that could be drawn anew.")
+    if not randomisation.relevances:
+        return _unknown("sane", "weights above this layer could not be drawn anew: the answers stay the same.")
+    if np.isnan(found.value):
+        return _unknown("sane", "too few concepts are relevant in a sample for their order to mean anything.")
     same = ALIKE if np.isnan(noise.lower) else max(ALIKE, noise.lower)
     holds = bool(found.upper < same)
     words = (
@@ -68,14 +74,20 @@ def sane(randomisation: Randomisation, noise: Estimate) -> Check:
                   words + ("." if holds else ": relevance does not depend on what they have learned."))
 
 
-def stable(noise: Estimate, references: np.ndarray, control: np.ndarray) -> Check:
+def stable(noise: Estimate, has_noise: bool, references: np.ndarray, control: np.ndarray) -> Check:
     """Whether small noise and other samples leave things as they are."""
     kept, chance = _mean(references), _mean(control)
     words = f"references of two halves of the samples are alike by {kept:.2f} (random samples: {chance:.2f})"
+    if np.isnan(kept):
+        words = "no other concept is relevant at references that could tell them apart"
     if np.isnan(noise.value):
-        words = f"inputs are integers, which have no small noise; {words}."
+        reason = "too few concepts are relevant in a sample for an order" if has_noise else (
+            "inputs are integers, which have no small noise"
+        )
+        if np.isnan(kept):
+            return _unknown("stable", f"{reason}; {words}.")
         return Check(name="stable", holds=bool(kept > chance), score=float(np.clip(kept, 0, 1)), value=kept, lower=_NAN,
-                     upper=_NAN, control=chance, sentence=words)
+                     upper=_NAN, control=chance, sentence=f"{reason}; {words}.")
     holds = bool(noise.lower > ALIKE)
     words = f"with small noise the order of the concepts correlates with that without by {noise}; {words}."
     return _check("stable", holds, float(np.clip(noise.value, 0, 1)), noise, 0., words)

@@ -22,7 +22,8 @@ ORDERS = ("relevance", "activation")
 class Flipping:
     """Answers with concepts removed (flipping) and inserted, those of each row in an order of its own.
 
-    Curves are in units of what all concepts of the layer make of the answer: 1 with all, 0 with none.
+    Curves are in units of what all concepts of the layer change in an answer, on average: 0 with none of them, and 1 or
+    -1 with all, if they raise or lower every answer.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class Flipping:
     random_gaps : numpy.ndarray
         [R]
     span : float
-        What all concepts together change in the mean answer.
+        What all concepts together change in an answer: mean absolute difference.
     """
 
     fractions: np.ndarray
@@ -114,22 +115,21 @@ def _answers(
 def _flipping(
     curves: dict[tuple, np.ndarray], fractions: np.ndarray, random: int, random_state: int | None
 ) -> Flipping:
-    whole, nothing = (curves["relevance", 1][i].mean() for i in (0, -1))
-    span = float(whole - nothing)
-    scale = span if span else np.nan
+    whole, nothing = curves["relevance", 1][0], curves["relevance", 1][-1]
+    span = float(np.abs(whole - nothing).mean())
+    scale = span if span > 1e-9 * float(np.abs(whole).mean()) else np.nan
 
     def in_units(kind: tuple) -> np.ndarray:
         return (curves[kind] - nothing) / scale
 
     removed = {order: in_units((order, 1)) for order in ORDERS}
     inserted = {order: in_units((order, -1))[::-1] for order in ORDERS}
-    gap_sign = np.sign(span)  # where all concepts together lower the answer, units turn the curves around
     gaps = {
-        order: mean_of_rows(gap_sign * trapezoid(inserted[order] - removed[order], fractions, axis=0), random_state)
+        order: mean_of_rows(trapezoid(inserted[order] - removed[order], fractions, axis=0), random_state)
         for order in ORDERS
     }
     pairs = [(in_units((number, 1)), in_units((number, -1))) for number in range(random)]
-    random_gaps = [gap_sign * trapezoid((back[::-1] - there).mean(1), fractions) for there, back in pairs]
+    random_gaps = [trapezoid((back[::-1] - there).mean(1), fractions) for there, back in pairs]
     return Flipping(
         fractions, {order: curve.mean(1) for order, curve in removed.items()},
         {order: curve.mean(1) for order, curve in inserted.items()},

@@ -36,6 +36,8 @@ def mean_of_rows(values: np.ndarray, random_state: int | None) -> Estimate:
     values = values[~np.isnan(values)]
     if not len(values):
         return Estimate.unknown()
+    if len(values) == 1:
+        return Estimate(float(values[0]), float("nan"), float("nan"))
     random = np.random.default_rng(random_state)
     weights = random.multinomial(len(values), np.full(len(values), 1 / len(values)), _RESAMPLINGS) / len(values)
     lower, upper = np.quantile(weights @ values, [.025, .975])

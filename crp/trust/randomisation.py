@@ -10,8 +10,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from crp.attribution.conditional import CondAttribution
 from crp.model.inputs import call_model, copied_inputs, list_tensors, map_tensors
-from crp.model.layers import resolve_layer
+from crp.model.layers import resolve_layer, select_output
 from crp.neurons.words import draw_weights_anew
 from crp.trust.intervals import Estimate, mean_of_rows
 from crp.trust.rows import SampledRows
@@ -61,14 +62,16 @@ def randomise_above(rows: SampledRows, draws: int, random_state: int | None) -> 
     seeds = np.random.default_rng(random_state).integers(2 ** 31, size=draws).tolist() if names else []
     for seed in seeds:
         attribution = copy.deepcopy(rows.attribution)
-        draw_weights_anew([attribution.model.get_submodule(name) for name in names], seed)
+        _draw_anew(attribution.model, names, seed)
+        if not _answers_otherwise(rows, attribution):
+            continue
         after = rows.relevance_with(attribution)
         relevances.append(after)
         correlations.append(row_correlation(before, after))
         entropy = _entropy(before)
         rises.append((_entropy(after) - entropy) / np.where(entropy > 0, entropy, np.nan))
     if not correlations:
-        return Randomisation(Estimate.unknown(), Estimate.unknown(), 0, [])
+        return Randomisation(Estimate.unknown(), Estimate.unknown(), len(names), [])
     correlation, complexity = (
         mean_of_rows(np.mean(parts, axis=0), random_state) for parts in (correlations, rises)
     )
@@ -92,9 +95,42 @@ def modules_above(rows: SampledRows) -> list[str]:
         for handle in handles:
             handle.remove()
     end = moments.index(address.module) if address.is_input else len(moments) - 1 - moments[::-1].index(None)
-    above = {module for module in moments[end:] if module is not None} - set(moments[:end])
+    begun = set(moments[:end])
+    called = {module for module in moments[end:] if module is not None} - begun
+    above = {part for module in called for part in module.modules()} - begun  # parts whose weights others read as well
     return [name for name, module in model.named_modules()
             if module in above and next(module.parameters(recurse=False), None) is not None]
+
+
+def _draw_anew(model: nn.Module, names: list[str], seed: int) -> None:
+    """Draw parameters of modules anew; those that this leaves as they are get another order, and those that other
+    modules have too are left alone.
+    """
+    modules = [model.get_submodule(name) for name in names]
+    others = {id(parameter) for module in model.modules() if module not in modules
+              for parameter in module.parameters(recurse=False)}
+    own = [parameter for module in modules for parameter in module.parameters(recurse=False)]
+    before = [parameter.detach().clone() for parameter in own]
+    draw_weights_anew(modules, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter, value in zip(own, before):
+            if id(parameter) in others:
+                parameter.copy_(value)
+            elif torch.equal(parameter, value):  # as with weights that are computed from these
+                order = torch.randperm(value.numel(), generator=generator).to(value.device)
+                parameter.copy_(value.flatten()[order].view(value.shape))
+
+
+def _answers_otherwise(rows: SampledRows, attribution: CondAttribution) -> bool:
+    """Whether a model with other weights answers otherwise, so that they were used."""
+    inputs = rows.batches[0].inputs
+    with torch.no_grad():
+        before, after = (
+            select_output(call_model(of.model, copied_inputs(inputs, of.device)), of.output, of.MODEL_OUTPUT_NAME)
+            for of in (rows.attribution, attribution)
+        )
+    return not torch.allclose(before, after, rtol=1e-5, atol=0)
 
 
 def shaken(rows: SampledRows, noise: float, draws: int, random_state: int | None) -> list[np.ndarray]:
@@ -104,31 +140,37 @@ def shaken(rows: SampledRows, noise: float, draws: int, random_state: int | None
     ----------
     rows : SampledRows
     noise : float
-        Its standard deviation, in units of that of all inputs.
+        Its standard deviation, in units of that of an input.
     draws : int
     random_state : int or None
     """
-    leaves = [leaf for batch in rows.batches for leaf in _floating(batch.inputs)]
-    if not leaves:
+    leaves = [list_tensors(batch.inputs) for batch in rows.batches]
+    spreads = [_spread([of_batch[place] for of_batch in leaves]) for place in range(len(leaves[0]))]
+    if not any(spreads):
         return []
-    spread = float(torch.cat([leaf.detach().flatten().double().cpu() for leaf in leaves]).std())
     generator = torch.Generator().manual_seed(0 if random_state is None else random_state)
     if random_state is None:
         generator.seed()
 
     def shake(inputs: Any) -> Any:
+        scales = iter(spreads)
+
         def add(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
-                return tensor
-            return tensor + noise * spread * torch.randn(tensor.shape, generator=generator).to(tensor)
+            scale = noise * next(scales)
+            return tensor + scale * torch.randn(tensor.shape, generator=generator).to(tensor) if scale else tensor
 
         return map_tensors(add, inputs)
 
     return [rows.relevance_with(rows.attribution, shake) for _ in range(draws)]
 
 
-def _floating(inputs: Any) -> list[Tensor]:
-    return [tensor for tensor in list_tensors(inputs) if tensor.is_floating_point()]
+def _spread(tensors: list[Tensor]) -> float:
+    """Standard deviation of all values of an input; 0 for integers, and for masks of zeros and ones."""
+    if not tensors[0].is_floating_point():
+        return 0.
+    values = torch.cat([tensor.detach().flatten().double().cpu() for tensor in tensors])
+    is_mask = bool(torch.isin(values, torch.tensor([0., 1.], dtype=values.dtype)).all())
+    return 0. if is_mask else float(values.std())
 
 
 def row_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ COLUMNS = {
     "dead": "whether it is never active or never relevant",
     "duplicate": "whether another concept does the same",
     "clarity": "mean cosine between embeddings of its references",
-    "redundancy": "cosine between its mean embedding and the nearest one of another concept",
+    "redundancy": "cosine between its mean embedding and the nearest one of another concept of the table",
     "polysemanticity": "one minus the cosine between two groups of its references",
 }
 """Column -> what it says, in units of 1 where nothing else is said; NaN stands for what could not be measured."""
@@ -110,7 +110,8 @@ class TrustReport:
         "closed", "faithful", "sane", "stable" and "clear", of the layer as a whole.
     curves : dict
         ``fraction`` [S], and answers [S] as concepts are removed and inserted: ``removed_relevance``,
-        ``inserted_relevance``, the same for activation, and ``random`` [orders, S]; 1 for all concepts, 0 for none.
+        ``inserted_relevance``, the same for activation, and ``random`` [orders, S]; in units of what all concepts
+        change in an answer, on average, and 0 for none of them.
     rows : int
         At how many rows (sample, target) the model was run.
     options : dict

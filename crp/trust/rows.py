@@ -14,12 +14,14 @@ from zennit.core import Composite
 from crp.attribution.conditional import CondAttribution
 from crp.attribution.conditions import value_of_target
 from crp.concepts import Concept
+from crp.concepts.padding import axes_of_positions, read_where_it_counts
 from crp.model.inputs import call_model, copied_inputs, list_tensors, map_tensors
-from crp.model.layers import select_output
+from crp.model.layers import resolve_layer, select_output
+from crp.model.positions import counting_positions
 from crp.model.samples import as_sequence, join_samples
 from crp.model.targets import Start
-from crp.neurons.interventions import activations_at
-from crp.sweeps.starts import Starts, runs_of_one_kind
+from crp.neurons.interventions import activations_at, check_called_once
+from crp.sweeps.starts import Starts
 from crp.visualization.swept_dataset import SweptDataset
 
 
@@ -95,13 +97,37 @@ class SampledRows:
             (data, target) for data, classes in map(_read(source), numbers)
             for target in self.starts.targets(classes) if target != Start.NOTHING
         ]
-        if not rows:
-            raise ValueError("none of the samples has a target, so there is no relevance to check")
-        rows = rows[:runs_of_one_kind(np.array([target for _, target in rows]))]
-        self.batches = [self._batch(part) for part in _of_one_shape(rows, batch_size)]
+        if length == 0:
+            raise ValueError("held_out is empty: give samples that the model has not seen")
+        if len(rows) < 2:
+            raise ValueError(f"{len(rows)} of the samples have a target, but two at least are needed")
+        check_called_once(self._calls(rows[0][0]), [layer])
+        self.position_mask = swept.position_mask
+        self._axes = axes_of_positions(self.position_mask, rows[0][0], self._shapes).get(layer)
+        self.batches = [self._batch(part) for part in _of_one_kind(rows, batch_size)]
 
     def __len__(self) -> int:
         return sum(map(len, self.batches))
+
+    def _calls(self, data: Any) -> dict[str, int]:
+        """How often the layer runs for a sample."""
+        calls = {self.layer: 0}
+        address = resolve_layer(self.attribution.model, self.layer)
+
+        def count(*_: Any) -> None:
+            calls[self.layer] += 1
+
+        handle = address.module.register_forward_hook(count)
+        try:
+            with torch.no_grad():
+                call_model(self.attribution.model, copied_inputs(data, self.attribution.device))
+        finally:
+            handle.remove()
+        return calls
+
+    def _shapes(self, data: Any) -> dict[str, torch.Size]:
+        found = activations_at(self.attribution.model, data, [self.layer])
+        return {layer: tensor.shape for layer, tensor in found.items()}
 
     @property
     def relevance(self) -> np.ndarray:
@@ -126,7 +152,7 @@ class SampledRows:
         for batch in self.batches:
             inputs = batch.inputs if change is None else change(batch.inputs)
             result = self._attribute(attribution, inputs, batch.targets)
-            found.append(self._values(result.relevances[self.layer]))
+            found.append(self._values(result.relevances[self.layer], inputs))
         return np.concatenate(found)
 
     def answers(self, batch: RowBatch, run: Callable[[], Any] | None = None) -> np.ndarray:
@@ -149,8 +175,8 @@ class SampledRows:
         result = self._attribute(self.attribution, inputs, targets)
         outputs = [self._output_of(target, row) for target, row in zip(targets.tolist(), result.prediction)]
         return RowBatch(
-            inputs, targets, outputs, self._values(result.relevances[self.layer]),
-            self._values(result.activations[self.layer]), _chosen(result.prediction, outputs),
+            inputs, targets, outputs, self._values(result.relevances[self.layer], inputs),
+            self._values(result.activations[self.layer], inputs), _chosen(result.prediction, outputs),
         )
 
     def _attribute(self, attribution: CondAttribution, inputs: Any, targets: np.ndarray) -> Any:
@@ -159,8 +185,14 @@ class SampledRows:
             **self.starts.arguments(targets, {self.layer: self.concept}),
         )
 
-    def _values(self, tensor: Tensor) -> np.ndarray:
-        return self.concept.read(tensor, self.layer).value.double().cpu().numpy()
+    def _values(self, tensor: Tensor, inputs: Any) -> np.ndarray:
+        """[B, concepts], of the positions that count."""
+        counts = counting_positions(self.position_mask, inputs)
+        if counts is None or self._axes is None:
+            read = self.concept.read(tensor, self.layer)
+        else:
+            read = read_where_it_counts(self.concept, tensor, self.layer, "sum", counts, self._axes)
+        return read.value.double().cpu().numpy()
 
     def _output_of(self, target: int, output: Tensor) -> Any:
         if target == Start.PREDICTION:
@@ -177,12 +209,13 @@ def _read(source: SweptDataset) -> Callable[[int], tuple[Any, list[int]]]:
     return read
 
 
-def _of_one_shape(rows: list[tuple[Any, int]], batch_size: int) -> list[list[tuple[Any, int]]]:
-    """Rows in batches, those of one shape together."""
-    of_shape: dict[Any, list[tuple[Any, int]]] = {}
+def _of_one_kind(rows: list[tuple[Any, int]], batch_size: int) -> list[list[tuple[Any, int]]]:
+    """Rows in batches: those of one shape together, and those that start at the prediction."""
+    of_kind: dict[Any, list[tuple[Any, int]]] = {}
     for data, target in rows:
-        of_shape.setdefault(tuple(tensor.shape[1:] for tensor in list_tensors(data)), []).append((data, target))
-    return [found[first:first + batch_size] for found in of_shape.values()
+        shapes = tuple(tensor.shape[1:] for tensor in list_tensors(data))
+        of_kind.setdefault((target == Start.PREDICTION, shapes), []).append((data, target))
+    return [found[first:first + batch_size] for found in of_kind.values()
             for first in range(0, len(found), batch_size)]
 
 

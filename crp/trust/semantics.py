@@ -89,9 +89,10 @@ def polysemanticity(embeddings: Any, random_state: int = 123) -> np.ndarray:
 
 def _checked(embeddings: Any) -> np.ndarray:
     values = np.asarray(embeddings, np.float64)
-    if values.ndim != 3 or values.shape[1] < 2 or not np.isfinite(values).all():
+    if values.ndim != 3 or values.shape[1] < 2 or not np.isfinite(values).all() or not values.any(-1).all():
         raise ValueError(
-            f"embeddings are finite, [concepts, references, d], with two references at least, not {values.shape}"
+            "embeddings are finite and not zero, [concepts, references, d], with two references at least, not "
+            f"{values.shape}"
         )
     return values
 

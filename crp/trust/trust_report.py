@@ -8,14 +8,15 @@ import numpy as np
 from zennit.core import Composite
 
 from crp.attribution.audit import Audit
-from crp.concepts import EncodedConcept, as_ids
-from crp.model.inputs import map_tensors
+from crp.concepts import EncodedConcept
 from crp.model.targets import Start
+from crp.model.training import modules_in_training
 from crp.neurons.rank_units import rank
 from crp.rules.composites import default_composite
+from crp.rules.restoring import TensorState, run_undone
 from crp.store.reader import ReferenceStore
-from crp.store.references import check_concept
 from crp.trust import checks, semantics
+from crp.trust.arguments import checked_seed, chosen_concepts
 from crp.trust.clearness import clearness
 from crp.trust.crops import EmbedImages, embedded_crops, reference_crops
 from crp.trust.flipping import flip_concepts, remove_each
@@ -113,12 +114,37 @@ def trust_report(
             raise ValueError(f"{name} is a whole number and at least 1, not {value!r}")
     if not noise > 0:
         raise ValueError(f"noise is above 0, not {noise!r}")
+    if not isinstance(fv, FeatureVisualization):
+        raise TypeError(f"a report needs the model and the samples: a FeatureVisualization, not a {type(fv).__name__}")
+    if embed_images is not None and (not callable(embed_images) or references < 2):
+        raise ValueError("embed_images is a function of pictures, and compares two references at least")
+    random_state = checked_seed(random_state)
+    training = modules_in_training(fv.attribution.model)
+    if training:
+        raise ValueError(f"modules are in train mode, such as {training[0]!r}, and answer differently each time: call "
+                         "model.eval()")
     composite = default_composite(fv.attribution.model) if composite is None else composite
     store = fv.open_store(composite, layer=layer)
     store.values(layer)  # a store without matrices says so at once
-    ids = np.array(list(store.concepts(layer)) if concepts is None else as_ids(concepts), int)
-    for concept in ids.tolist():
-        check_concept(layer, concept, len(store.concepts(layer)))
+    ids = chosen_concepts(store, layer, concepts)
+
+    def check() -> TrustReport:
+        return _checked(
+            fv, store, layer, ids, composite, held_out, counts, noise, embed_images, random_state, verbose
+        )
+
+    report = run_undone(check, TensorState(fv.attribution.model).restore)
+    if save:
+        report.save(store)
+    return report
+
+
+def _checked(
+    fv: FeatureVisualization, store: ReferenceStore, layer: str, ids: np.ndarray, composite: Composite, held_out: Any,
+    counts: dict[str, int], noise: float, embed_images: EmbedImages | None, random_state: int | None, verbose: bool,
+) -> TrustReport:
+    """The report, of arguments that can be."""
+    samples, per_concept, steps, random, draws, references, batch_size = counts.values()
     rows = SampledRows(fv, layer, composite, held_out, samples, batch_size)
     flipping = flip_concepts(rows, steps, random, random_state, verbose)
     single = remove_each(rows, ids, per_concept, batch_size, random_state, verbose)
@@ -138,26 +164,23 @@ def trust_report(
         )},
         **_semantics(fv, layer, ids, references, composite, embed_images),
     }
-    audit, total = _audit(rows)
-    remainder = float("nan")
-    if isinstance(rows.concept, EncodedConcept):
-        remainder = float(np.nanmean(rows.relevance[:, -1] / rows.started))
+    for name in ("references", "references_control", "clarity", "redundancy", "polysemanticity"):
+        columns[name] = np.where(columns["dead"], np.nan, columns[name])  # whose references are samples like any other
+    audit, total, remainder = _audit(rows)
     found = [
-        checks.closed(audit, total, remainder), checks.faithful(flipping), checks.sane(randomisation, order_kept),
-        checks.stable(order_kept, agreement, control), checks.clear(clearness_found, ids, columns["clarity"]),
+        checks.closed(audit, total, remainder), checks.faithful(flipping, rows.relevance.shape[1]),
+        checks.sane(randomisation, order_kept), checks.stable(order_kept, bool(noisy), agreement, control),
+        checks.clear(clearness_found, ids, columns["clarity"]),
     ]
     curves = {"fraction": flipping.fractions, "random": flipping.random}
     curves |= {f"removed_{order}": curve for order, curve in flipping.removed.items()}
     curves |= {f"inserted_{order}": curve for order, curve in flipping.inserted.items()}
     options = counts | {"noise": float(noise), "held_out": held_out is not None, "random_state": random_state,
                         "embedded": embed_images is not None}
-    report = TrustReport(
+    return TrustReport(
         layer, {name: columns[name] for name in COLUMNS}, checks.sentences(columns, fv.class_names), found, curves,
         len(rows), options, store.identity(),
     )
-    if save:
-        report.save(store)
-    return report
 
 
 def _shares(store: ReferenceStore, layer: str, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,14 +221,18 @@ def _semantics(
     }
 
 
-def _audit(rows: SampledRows) -> tuple[Audit, float]:
-    """The audit of a few rows, and the part of the relevance that is in the layer."""
-    batch = rows.batches[0]
-    part = slice(0, _AUDITED)
-    inputs = map_tensors(lambda tensor: tensor[part], batch.inputs)
+def _audit(rows: SampledRows) -> tuple[Audit, float, float]:
+    """The audit of a few rows, and the parts of their relevance that are in the layer and in its remainder."""
+    batch = max(rows.batches, key=len)
+    batch = batch.take(np.unique(np.linspace(0, len(batch) - 1, min(_AUDITED, len(batch))).round().astype(int)))
     conditions = None
     if batch.targets[0] != Start.PREDICTION:
-        conditions = [{rows.attribution.MODEL_OUTPUT_NAME: outputs} for outputs in batch.outputs[part]]
-    audit = rows.attribution.audit(inputs, rows.composite, conditions, start_layer=rows.starts.start_layer)
-    started = rows.started.sum()
-    return audit, float(rows.relevance.sum() / started) if started else float("nan")
+        conditions = [{rows.attribution.MODEL_OUTPUT_NAME: outputs} for outputs in batch.outputs]
+    audit = rows.attribution.audit(batch.inputs, rows.composite, conditions, start_layer=rows.starts.start_layer)
+
+    def part(relevance: np.ndarray) -> float:
+        """Of 1 at the output: each row counts by what it started with, whose signs do not cancel."""
+        return float(relevance @ batch.started / (batch.started @ batch.started)) if batch.started.any() else np.nan
+
+    remainder = part(batch.relevance[:, -1]) if isinstance(rows.concept, EncodedConcept) else np.nan
+    return audit, part(batch.relevance.sum(1)), remainder

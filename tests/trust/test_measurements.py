@@ -64,17 +64,18 @@ def test_flipping_is_the_answer_without_the_first_concepts_of_each_row(swept_net
             return model[split:](activations * torch.from_numpy(kept).view(shape))[range(12), targets].double().numpy()
 
     count = rows.relevance.shape[1]
-    whole, nothing = (answers(np.full((12, count), value)).mean() for value in (True, False))
-    assert flipping.span == pytest.approx(whole - nothing, rel=1e-4)
+    whole, nothing = (answers(np.full((12, count), value)) for value in (True, False))
+    span = np.abs(whole - nothing).mean()
+    assert flipping.span == pytest.approx(span, rel=1e-4)
     for order, scores in (("relevance", rows.relevance), ("activation", rows.activation)):
         place = np.argsort(np.argsort(-scores, 1, kind="stable"), 1)
         for step, fraction in enumerate(flipping.fractions):
             k = round(fraction * count)
             for found, kept in ((flipping.removed, place >= k), (flipping.inserted, place < k)):
-                expected = (answers(kept).mean() - nothing) / (whole - nothing)
+                expected = (answers(kept) - nothing).mean() / span
                 assert found[order][step] == pytest.approx(expected, abs=1e-4)
         gap = np.trapezoid(flipping.inserted[order] - flipping.removed[order], flipping.fractions)
-        assert flipping.gaps[order].value == pytest.approx(gap * np.sign(whole - nothing), abs=1e-6)
+        assert flipping.gaps[order].value == pytest.approx(gap, abs=1e-6)
         assert flipping.gaps[order].lower <= flipping.gaps[order].value <= flipping.gaps[order].upper
 
 
@@ -150,9 +151,9 @@ def test_directions_are_taken_away_with_their_remainder(tmp_path):
     targets = np.concatenate([batch.targets for batch in rows.batches])
     model = fv.attribution.model
     with torch.no_grad():
-        nothing = model[6](torch.zeros(12, 10))[range(12), targets].mean()
-        whole = model(inputs)[range(12), targets].mean()
-    assert flipping.span == pytest.approx(float(whole - nothing), rel=1e-3)
+        nothing = model[6](torch.zeros(12, 10))[range(12), targets]
+        whole = model(inputs)[range(12), targets]
+    assert flipping.span == pytest.approx(float((whole - nothing).abs().mean()), rel=1e-3)
 
 
 def test_weights_above_a_layer_are_those_of_modules_that_run_after_it(swept_network):
