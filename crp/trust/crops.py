@@ -33,7 +33,7 @@ def reference_crops(
 
 def cropped(inputs: Any, heatmaps: Any, rf: bool = True) -> list[Image.Image]:
     """Images cut to where relevance is, above a tenth of its largest value after smoothing; a ``plot_fn``."""
-    if not is_image(inputs[0]):
+    if isinstance(inputs, Mapping) or not is_image(inputs[0]):
         return vis_inputs(inputs)
     pictures = []
     for image, heatmap in in_pairs(inputs, heatmaps):

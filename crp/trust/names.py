@@ -49,7 +49,7 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     layer: Name
-    names: Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=2 ** 20)]
+    names: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=2 ** 20)]
     author: Name
     source: Sha256
 
@@ -124,6 +124,7 @@ class Names:
         if self.source != store.identity():
             raise ValueError(f"these names are not of {store.path}")
         settings = {"layer": self.layer, "names": self.names, "author": self.author, "source": self.source}
+        _Settings.model_validate(settings)  # nothing is kept that could not be read
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         write_attached(store, _stem(store, self.layer), archive_bytes(_KIND, settings, arrays))
 
@@ -136,9 +137,17 @@ class Names:
         StoreError
             If there are none, or they are of a sweep that the store does not hold any more.
         """
+        names = cls.kept(store, layer)
+        if names is None:
+            raise StoreError(f"{store.path} holds no names for {layer!r}: give them with name_concepts")
+        return names
+
+    @classmethod
+    def kept(cls, store: ReferenceStore, layer: str) -> Names | None:
+        """The names that a store keeps for a layer; None if there are none."""
         found = read_attached(store, _stem(store, layer), _KIND, cls._made_of)
         if found is None:
-            raise StoreError(f"{store.path} holds no names for {layer!r}: give them with name_concepts")
+            return None
         names, path = found
         if names.source != store.identity():
             raise StoreError(f"{path} is of another sweep than the store holds: name its concepts again")

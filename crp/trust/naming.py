@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from zennit.core import Composite
 
-from crp.concepts import as_ids
-from crp.model.samples import join_samples
 from crp.pictures.kinds import vis_inputs
 from crp.rules.composites import default_composite
 from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
-from crp.store.references import check_concept
+from crp.trust.arguments import checked_seed, chosen_concepts
 from crp.trust.crops import Crops, EmbedImages, embedded, embedded_crops, reference_crops
 from crp.trust.names import Names
 from crp.visualization.feature_visualization import FeatureVisualization
@@ -25,7 +24,7 @@ EmbedTexts: TypeAlias = Callable[[list[str]], Any]
 """Texts [n] -> [n, d]."""
 Describe: TypeAlias = Callable[[list[Image.Image]], str]
 """The references of a concept -> what they show."""
-_LEAST = 3
+_LEAST, _LONGEST = 3, 4096
 
 
 def name_concepts(
@@ -89,10 +88,15 @@ def name_concepts(
     L. Kopf, P. L. Bommer, A. Hedström, S. Lapuschkin, M. M.-C. Höhne, K. Bykov (2024). CoSy: Evaluating Textual
     Explanations of Neurons. NeurIPS.
     """
-    if describe is None and not words:
+    if describe is None and (words is None or not len(words)):
         raise ValueError("give words to choose from, names {concept: name}, or describe=")
-    if describe is not None and words:
+    if describe is not None and words is not None:
         raise TypeError("words and describe both name concepts: give one of them")
+    if isinstance(words, str):
+        raise TypeError(f"words come in a list: [{words!r}]")
+    random_state = checked_seed(random_state)
+    if min(references, scored) < 1:
+        raise ValueError(f"references and scored are at least 1, not {references} and {scored}")
     source = _Source(store, images, layer, composite, mode)
     ids = source.ids(words if isinstance(words, Mapping) and concepts is None else concepts)
     crops = source.crops(ids, references)
@@ -106,10 +110,10 @@ def name_concepts(
         lacking = [concept for concept in ids if concept not in words]
         if lacking:
             raise ValueError(f"words gives no name for concept {lacking[0]}")
-        named = [words[concept] for concept in ids]
+        named = [_text(words[concept], f"the name of concept {concept}") for concept in ids]
         vocabulary = list(dict.fromkeys(words.values()))
     else:
-        vocabulary = list(dict.fromkeys(words or ()))
+        vocabulary = list(dict.fromkeys(_text(word, "a word") for word in words or ()))
         named = []
     of_words = _units(embedded(embed_texts, vocabulary, "embed_texts"))
     if of_words.shape[1] != of_crops.shape[2]:
@@ -178,6 +182,11 @@ def find(
     ValueError
         If the embeddings have another number of dimensions.
     """
+    if not isinstance(store, ReferenceStore):
+        raise TypeError(f"names are kept in a ReferenceStore, such as fv.open_store(), not in a {type(store).__name__}")
+    if k < 1:
+        raise ValueError(f"k is at least 1, not {k}")
+    text = _text(text, "the text to find")
     kept = _kept_names(store, store.layers if layer is None else [layer])
     found = []
     for names in kept:
@@ -185,6 +194,8 @@ def find(
             similar = np.array([_likeness(text, name) for name in names.names])
         else:
             query = _units(embedded(embed_texts, [text], "embed_texts"))[0]
+            if not query.any():
+                raise ValueError(f"embed_texts gives zero for {text!r}, which is like nothing")
             if names.embeddings.shape[1] != len(query):
                 raise ValueError(f"embed_texts gives {len(query)} dimensions, but references were embedded in "
                                  f"{names.embeddings.shape[1]}: search with the function that they were named with")
@@ -209,6 +220,9 @@ class _Source:
             if images is None:
                 raise TypeError("a store holds no images: give images=, the dataset of the sweep, or the "
                                 "FeatureVisualization instead of its store")
+            length = source.manifest.settings.dataset.length
+            if len(images) != length:
+                raise ValueError(f"images holds {len(images)} samples, the dataset of the sweep {length}")
             self.store, known = source, source.layers
         else:
             self.fv, self.store = source, source.open_store()
@@ -222,11 +236,9 @@ class _Source:
 
     def ids(self, concepts: Any) -> list[int]:
         """The concepts to name."""
-        count = len(self.store.concepts(self.layer))
         if concepts is not None:
-            chosen = sorted(concepts) if isinstance(concepts, Mapping) else as_ids(concepts)
-            for concept in chosen:
-                check_concept(self.layer, concept, count)
+            wanted = sorted(concepts) if isinstance(concepts, Mapping) else concepts
+            chosen = chosen_concepts(self.store, self.layer, wanted).tolist()
         else:
             strongest = self.store.sorted_rows(self.layer, self.mode, k=1)[1][0]
             chosen = np.flatnonzero(strongest > 0).tolist()
@@ -249,12 +261,12 @@ class _Source:
     def _show(self, samples: Iterable[int]) -> list[Image.Image]:
         numbers = [int(sample) for sample in samples]
         if self.fv is not None:
-            shown = vis_inputs(join_samples([self.fv.get_data_sample(i, preprocessing=False)[0] for i in numbers],
-                                            numbers))
+            shown = [vis_inputs(self.fv.get_data_sample(i, preprocessing=False)[0])[0] for i in numbers]
         else:
             items = [self.images[i] for i in numbers]
             firsts = [item[0] if isinstance(item, (tuple, list)) else item for item in items]
-            shown = [one if isinstance(one, Image.Image) else vis_inputs(one[None])[0] for one in firsts]
+            shown = [one if isinstance(one, Image.Image) else vis_inputs(torch.as_tensor(one)[None])[0]
+                     for one in firsts]
         return [picture.convert("RGB") for picture in shown]
 
 
@@ -305,9 +317,12 @@ def _upper_group(values: np.ndarray) -> np.ndarray:
 
 
 def _described(describe: Describe, crops: list[Image.Image], concept: int) -> str:
-    found = describe(crops)
-    if not isinstance(found, str) or not found.strip():
-        raise TypeError(f"describe gives a text, not {found!r}, for concept {concept}")
+    return _text(describe(crops), f"what describe gives for concept {concept}")
+
+
+def _text(found: Any, what: str) -> str:
+    if not isinstance(found, str) or not found.strip() or len(found) > _LONGEST:
+        raise TypeError(f"{what} is a text of at most {_LONGEST} characters, and not empty, not {found!r:.80}")
     return found.strip()
 
 
@@ -316,14 +331,9 @@ def _called(function: Any) -> str:
 
 
 def _kept_names(store: ReferenceStore, layers: list[str]) -> list[Names]:
-    found, missing = [], None
-    for layer in layers:
-        try:
-            found.append(Names.load(store, layer))
-        except StoreError as error:
-            missing = error
-    if not found and missing is not None:
-        raise missing
+    found = [names for layer in layers if (names := Names.kept(store, layer)) is not None]
+    if not found:
+        raise StoreError(f"{store.path} holds no names for {', '.join(layers)}: give them with name_concepts")
     return found
 
 

@@ -22,7 +22,7 @@ from crp.truth.guarantees import Guarantee, Guaranteed
 from crp.truth.programs import Binding, Program
 from crp.truth.scores import auroc
 
-_PAIRS = 5000
+_PAIRS, _LEAST_CHANGED = 5000, .05
 
 
 class Node(NamedTuple):
@@ -90,6 +90,9 @@ class InterchangeNetwork(Guaranteed):
             If the guarantees do not hold.
         """
         self.check()
+        for layer, size in self.sizes.items():
+            if layer not in scores or len(scores[layer]) != size:
+                raise ValueError(f"scores are of all {size} units of {layer!r}, and of {', '.join(self.layers)}")
         found = np.concatenate([np.asarray(scores[layer], float) for layer in self.layers])
         return auroc(found, torch.cat([self.used(layer) for layer in self.layers]))
 
@@ -112,7 +115,7 @@ class InterchangeNetwork(Guaranteed):
         found = []
         for layer, size in self.sizes.items():
             bound = [Node(layer, of[layer], variable) for variable, of in self.binding.items() if layer in of]
-            step = min((len(node.units) for node in bound), default=size // 4)
+            step = min((len(node.units) for node in bound), default=max(size // 4, 1))
             idle = [unit for unit in range(size) if not self.used(layer)[unit]]
             found += bound
             found += [Node(layer, idle[first:first + step], None) for first in range(0, len(idle), step)]
@@ -172,7 +175,8 @@ def interchange_train(
     Raises
     ------
     ValueError, TypeError, IndexError
-        Before training, if the binding is of variables, layers or units that do not exist, or binds a unit twice.
+        Before training, if the binding is of variables, layers or units that do not exist, or binds a unit twice; if a
+        layer runs several times; or if the output does not depend on a variable, so that nothing can be learned of it.
 
     References
     ----------
@@ -180,6 +184,8 @@ def interchange_train(
     R. Gupta et al. (2024). InterpBench: Semi-Synthetic Transformers for Evaluating Mechanistic Interpretability
     Techniques. NeurIPS.
     """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size are at least 1, not {epochs} and {batch_size}")
     inputs, facts = data if isinstance(data, tuple) and len(data) == 2 else (data, data)
     with reproducible(random_state):
         trainer = _Trainer(model, program, binding, inputs, facts, list(idle), axis, held_out)
@@ -202,8 +208,12 @@ class _Trainer:
             variable: {layer: as_ids(units) for layer, units in of_layers.items()}
             for variable, of_layers in binding.items()
         }
+        if not all(units for of_layers in self.binding.values() for units in of_layers.values()):
+            raise ValueError("a variable is bound to one unit of a layer at least")
         layers = dict.fromkeys([*(layer for of in self.binding.values() for layer in of), *idle])
         self.addresses = {layer: resolve_layer(model, layer) for layer in layers}
+        if isinstance(axis, Mapping) and not set(axis) <= set(layers):
+            raise ValueError(f"axis is of layers that are bound or idle, {', '.join(layers)}, not {sorted(axis)}")
         self.axes = {layer: axis.get(layer, 1) if isinstance(axis, Mapping) else axis for layer in layers}
         count = count_samples(inputs)
         if not 0 < held_out < 1 or count < 4 or len(program(facts)) != count:
@@ -215,16 +225,37 @@ class _Trainer:
         self.held, self.trained = (part.to(device) for part in order.split([max(2, round(held_out * count)),
                                                                             count - max(2, round(held_out * count))]))
         self.pairs = self.held[torch.randint(len(self.held), (2, _PAIRS))]
+        self._check_program()
         self.nodes = self._nodes()
         self.guarantees: list[Guarantee] = []
 
+    def _check_program(self) -> None:
+        """Raise a ValueError for programs of which nothing can be learned."""
+        output = self.program(self.facts)
+        if output.is_floating_point() or output.ndim != 1:
+            raise ValueError(f"the output of the program is classes [B], not {output.dtype} {tuple(output.shape)}")
+        bases, sources = self.pairs
+        for variable in self.binding:
+            changed = (self._output(bases, variable, sources) != self._output(bases)).double().mean()
+            if changed < _LEAST_CHANGED:
+                raise ValueError(f"another value of {variable!r} changes the output in {float(changed):.1%} of pairs "
+                                 "of samples: nothing can be learned of it")
+
     def _nodes(self) -> dict[str | None, list[Node]]:
         """Variable -> its units, layer by layer; None -> those that carry nothing."""
+        self.model.eval()
         with torch.no_grad(), self._captured() as found:
-            self._answer(self.trained[:2])
+            answers = self._answer(self.trained[:2])
+        classes = int(self._output(torch.arange(len(self.held) + len(self.trained))).max()) + 1
+        if answers.ndim != 2 or answers.shape[1] < classes:
+            raise ValueError(f"the model gives {tuple(answers.shape[1:])} outputs, the program {classes} classes")
         missing = [layer for layer in self.addresses if layer not in found]
         if missing:
             raise ValueError(f"layer {missing[0]!r} is not used in the forward pass of the model")
+        for layer, axis in self.axes.items():
+            shape = tuple(found[layer].shape)
+            if not -len(shape) < axis < len(shape) or axis == 0:
+                raise ValueError(f"layer {layer!r} has the shape {shape}: axis {axis} holds no units")
         self.sizes = {layer: found[layer].shape[self.axes[layer]] for layer in self.addresses}
         nodes: dict[str | None, list[Node]] = {
             variable: [Node(layer, units, variable) for layer, units in of.items()]
@@ -261,6 +292,7 @@ class _Trainer:
                 break
             bar.set_postfix_str(str(broken))
         bar.close()
+        optimizer.zero_grad()
         self.guarantees = list(self._measured())
 
     def _loss(self, bases: Tensor) -> Tensor:
@@ -301,7 +333,7 @@ class _Trainer:
     def _output(self, bases: Tensor, variable: str | None = None, sources: Tensor | None = None) -> Tensor:
         """What the program gives, with a variable as it is for other samples."""
         given = {} if variable is None else {variable: self.program.values(_rows(self.facts, sources))[variable]}
-        return self.program(_rows(self.facts, bases), **given).long()
+        return self.program(_rows(self.facts, bases), **given)
 
     def _answer(self, numbers: Tensor) -> Tensor:
         return select_output(call_model(self.model, _rows(self.inputs, numbers)), None, "y")
@@ -312,7 +344,9 @@ class _Trainer:
         found: dict[str, Tensor] = {}
 
         def keep(layer: str, tensor: Tensor) -> Tensor:
-            found[layer] = tensor
+            if layer in found:
+                raise ValueError(f"layer {layer!r} runs several times: its units have no single value")
+            found[layer] = tensor.clone()  # the model may write to its own
             return tensor
 
         with ExitStack() as stack:

@@ -42,7 +42,7 @@ class Program:
     def __init__(self, **functions: Callable[..., Tensor]):
         if OUTPUT not in functions or INPUTS in functions:
             raise ValueError(f"a program has a function {OUTPUT!r}, and no variable {INPUTS!r}: its data are called so")
-        self._needs = {name: list(inspect.signature(function).parameters) for name, function in functions.items()}
+        self._needs = {name: _needed_by(function) for name, function in functions.items()}
         for name, needed in self._needs.items():
             unknown = [each for each in needed if each not in functions and each != INPUTS]
             if unknown:
@@ -63,7 +63,16 @@ class Program:
         return self.values(inputs, **given)[OUTPUT]
 
     def values(self, inputs: Any, **given: Tensor) -> dict[str, Tensor]:
-        """All variables and the output for inputs, where some variables have given values instead."""
+        """All variables and the output for inputs, where some variables have given values instead.
+
+        Raises
+        ------
+        TypeError
+            If the program has no such variable.
+        """
+        unknown = set(given) - set(self._functions)
+        if unknown:
+            raise TypeError(f"the program has the variables {', '.join(self.variables)}, and no {min(unknown)!r}")
         found: dict[str, Any] = {INPUTS: inputs}
         for name, function in self._functions.items():
             found[name] = given[name] if name in given else torch.as_tensor(
@@ -81,6 +90,12 @@ class Program:
                 raise ValueError(f"variables need each other: {', '.join(sorted(set(self._needs) - set(order)))}")
             order += ready
         return order
+
+
+def _needed_by(function: Callable[..., Tensor]) -> list[str]:
+    """What a function is computed of: its parameters that have no default."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
 
 
 Binding = Mapping[str, Mapping[str, Any]]

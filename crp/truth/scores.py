@@ -21,7 +21,12 @@ def auroc(scores: object, truth: object) -> float:
     truth : array-like
         [N] bool, with at least one of both.
     """
-    return float(roc_auc_score(_array(truth), _array(scores)))
+    values, is_true = _array(scores), _array(truth).astype(bool)
+    if values.shape != is_true.shape or values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"scores {values.shape} are finite, [N] as the truth {is_true.shape}")
+    if is_true.all() or not is_true.any():
+        raise ValueError("the truth holds true and false ones: there is nothing to tell apart")
+    return float(roc_auc_score(is_true, values))
 
 
 def rank_accuracy(heatmaps: object, masks: object) -> np.ndarray:
@@ -37,7 +42,8 @@ def rank_accuracy(heatmaps: object, masks: object) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        [N], 0 to 1; by chance the share of the image that the object takes.
+        [N], 0 to 1; by chance the share of the image that the object takes. Of pixels that are equally strong each
+        counts in part, as if they were drawn at random.
 
     References
     ----------
@@ -45,10 +51,11 @@ def rank_accuracy(heatmaps: object, masks: object) -> np.ndarray:
     network explanations. Information Fusion 81, 14-40.
     """
     values, truth = _flat(heatmaps, masks)
-    order = np.argsort(-values, axis=1, kind="stable")
     sizes = truth.sum(1)
-    among_first = np.arange(values.shape[1]) < sizes[:, None]
-    return (np.take_along_axis(truth, order, 1) & among_first).sum(1) / sizes
+    last = np.take_along_axis(-np.sort(-values, axis=1), sizes[:, None] - 1, 1)
+    above, ties = values > last, values == last
+    drawn = (sizes - above.sum(1)) / ties.sum(1)
+    return ((truth & above).sum(1) + drawn * (truth & ties).sum(1)) / sizes
 
 
 def mass_accuracy(heatmaps: object, masks: object) -> np.ndarray:
@@ -87,6 +94,8 @@ def purity(samples: object, has_concept: object) -> np.ndarray:
         [C], 0 to 1.
     """
     numbers, truth = _array(samples), _array(has_concept)
+    if not np.isin(numbers, np.arange(len(truth))).all():
+        raise ValueError(f"samples are numbered from 0 to {len(truth) - 1}")
     found = truth[numbers] if truth.ndim == 1 else truth[numbers, np.arange(numbers.shape[1])]
     return found.mean(0)
 
@@ -106,6 +115,9 @@ def recovery(found: object, planted: object) -> float:
     float
         0 to 1.
     """
+    shapes = _array(found).shape, _array(planted).shape
+    if not all(len(shape) == 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(f"directions {shapes[0]} and planted ones {shapes[1]} have as many dimensions")
     cosines = np.abs(_unit_rows(planted) @ _unit_rows(found).T)
     return float(cosines[linear_sum_assignment(-cosines)].sum() / len(cosines))
 
@@ -120,6 +132,8 @@ def _flat(heatmaps: object, masks: object) -> tuple[np.ndarray, np.ndarray]:
     values, truth = _array(heatmaps), _array(masks).astype(bool)
     if values.shape != truth.shape:
         raise ValueError(f"heatmaps {values.shape} and masks {truth.shape} have the same shape")
+    if not np.isfinite(values).all():
+        raise ValueError("heatmaps are finite: there is NaN, or something infinite, in them")
     values, truth = values.reshape(len(values), -1), truth.reshape(len(truth), -1)
     if not truth.any(1).all():
         raise ValueError(f"mask {int(np.flatnonzero(~truth.any(1))[0])} is empty: there is no object to find")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -40,16 +41,20 @@ class ShortcutNetwork(Guaranteed):
     without_mark: TensorDataset = field(repr=False)
     guarantees: tuple[Guarantee, ...]
 
-    def rank(self, layer: str, scores: Any) -> int:
-        """At which rank scores [channels] put the channel that reacts most to the mark; 1 is the first.
+    def rank(self, layer: str, scores: Any) -> float:
+        """At which rank scores [channels] put the channel that reacts most to the mark; 1 is the first, ties share one.
 
         Raises
         ------
         TruthError
             If the guarantees do not hold.
+        ValueError
+            If there is not a finite score for each channel.
         """
-        values = np.asarray(scores, float)
-        return int((values > values[int(self.reacts_to_mark(layer).argmax())]).sum()) + 1
+        values, reaction = np.asarray(scores, float), self.reacts_to_mark(layer)
+        if values.shape != tuple(reaction.shape) or not np.isfinite(values).all():
+            raise ValueError(f"scores are finite, one for each of {len(reaction)} channels, not {values.shape}")
+        return float(rankdata(-values)[int(reaction.argmax())])
 
     def reacts_to_mark(self, layer: str) -> Tensor:
         """What the mark alone adds to each channel of a layer, [channels]: mean difference of the largest activation of

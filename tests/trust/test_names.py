@@ -82,7 +82,7 @@ def test_descriptions_are_names_too(coloured):
     names = name_concepts(fv, describe=describe, embed_images=embed_images, embed_texts=embed_texts,
                           composite=composite, save=False)
     assert names.names == ["green", "red", "blue"] and "describe" in names.author
-    with pytest.raises(TypeError, match="describe gives a text, not 3, for concept 0"):
+    with pytest.raises(TypeError, match="what describe gives for concept 0 is a text .* not 3"):
         name_concepts(fv, describe=lambda pictures: 3, embed_images=embed_images, embed_texts=embed_texts,
                       composite=composite)
 
@@ -129,9 +129,31 @@ def test_names_are_bound_to_their_sweep(coloured, tmp_path):
     ({"words": COLOURS, "embed_texts": lambda words: np.ones(3)}, ValueError, "embed_texts gives finite numbers"),
     ({"words": COLOURS, "concepts": [3]}, (IndexError, StoreError, ValueError), "3"),
     ({"words": {0: "green"}, "concepts": [0, 1]}, ValueError, "no name for concept 1"),
+    ({"words": "green"}, TypeError, r"words come in a list: \['green'\]"),
+    ({"words": ["green", ""]}, TypeError, "a word is a text"),
+    ({"words": {0: 3}}, TypeError, "the name of concept 0 is a text"),
+    ({"words": COLOURS, "author": "x" * 5000, "save": True}, ValueError, "author"),
+    ({"words": COLOURS, "scored": 0}, ValueError, "at least 1"),
 ])
 def test_what_cannot_be_named_is_refused(coloured, options, error, told):
     fv, composite = coloured
     functions = {"embed_images": embed_images, "embed_texts": embed_texts, "composite": composite, "save": False}
     with pytest.raises(error, match=told):
         name_concepts(fv, **(functions | options))
+
+
+def test_concepts_that_are_named_twice_get_one_name_and_searches_make_sense(coloured):
+    fv, composite = coloured
+    names = name_concepts(fv, COLOURS, concepts=[1, 1, -1], embed_images=embed_images, embed_texts=embed_texts,
+                          composite=composite)
+    assert names.concepts.tolist() == [1, 2] and Names.load(fv.open_store(), "1").names == ["red", "blue"]
+    store = fv.open_store()
+    for arguments, error, told in (
+        ((store, "red", None, 0), ValueError, "k is at least 1"), ((store, " "), TypeError, "the text to find"),
+        ((fv, "red"), TypeError, "kept in a ReferenceStore"),
+        ((store, "red", lambda texts: np.zeros((1, 3))), ValueError, "zero for 'red'"),
+    ):
+        with pytest.raises(error, match=told):
+            find(*arguments[:3], **({"k": arguments[3]} if len(arguments) > 3 else {}))
+    with pytest.raises(ValueError, match="images holds 5 samples, the dataset of the sweep 90"):
+        name_concepts(store, COLOURS, images=[0] * 5, embed_images=embed_images, embed_texts=embed_texts)

@@ -1,4 +1,6 @@
 """Reports: what they say, and that they can be kept."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from crp.composites import LanguageModel
 from crp.concepts import ChannelConcept
 from crp.store import ReferenceStore, StoreError, verify
 from crp.trust import COLUMNS, TrustReport, clarity, trust_report
+from crp.trust.randomisation import _draw_anew, modules_above
+from crp.trust.rows import SampledRows
 
 pytestmark = pytest.mark.usefixtures("quick")
 QUICK = {"samples": 12, "per_concept": 2, "steps": 3, "random": 3, "draws": 1, "verbose": False}
@@ -143,6 +147,11 @@ def test_texts_have_no_small_noise_and_no_classes_no_purity(tmp_path):
     ({"concepts": [10]}, (IndexError, StoreError, ValueError), "10"),
     ({"samples": 0}, ValueError, "samples is a whole number and at least 1, not 0"),
     ({"noise": 0.}, ValueError, "noise is above 0"),
+    ({"samples": 1}, ValueError, "1 of the samples have a target, but two at least are needed"),
+    ({"held_out": []}, ValueError, "held_out is empty"),
+    ({"random_state": -1}, ValueError, "random_state is None or a whole number"),
+    ({"embed_images": 5}, ValueError, "embed_images is a function"),
+    ({"embed_images": len, "references": 1}, ValueError, "compares two references at least"),
     ({"embed_images": lambda pictures: np.zeros(3)}, ValueError, r"embed_images gives finite numbers \["),
 ])
 def test_what_cannot_be_checked_is_refused(checked, options, error, told):
@@ -166,3 +175,116 @@ def test_scores_count_only_what_rests_on_what_holds(checked):
     assert with_checks(closed=False).score == pytest.approx(.25)
     assert with_checks(closed=None).score == 1
     assert not with_checks(sane=False).holds and with_checks(clear=None).holds
+
+
+def test_concepts_are_told_once_and_counted_from_the_first(checked):
+    fv, composite, report = checked
+    some = trust_report(fv, "5", [1, 1, -8], composite, held_out=dataset(20, seed=3), save=False, **QUICK)
+    assert some["concept"].tolist() == [1, 2]
+    np.testing.assert_allclose(some["effect"], report["effect"][[1, 2]])
+    with pytest.raises(TypeError, match="not a ReferenceStore"):
+        trust_report(fv.open_store(composite), "5")
+
+
+def test_models_in_train_mode_are_refused_and_buffers_stay(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    fv, composite = swept(tmp_path, model, {"2": ChannelConcept()})
+    model.train()
+    before = model[1].running_mean.clone()
+    with pytest.raises(ValueError, match="modules are in train mode, such as '1'.*model.eval"):
+        trust_report(fv, "2", composite=composite, **QUICK)
+    assert torch.equal(model[1].running_mean, before)
+
+
+def test_answers_of_both_signs_do_not_cancel(tmp_path):
+    """The layer's concepts raise half of the answers and lower the others by as much."""
+    model = nn.Sequential(nn.Identity(), nn.Linear(6, 2, bias=False)).eval()
+    values = torch.randn(40, 6)
+    data = TensorDataset(torch.cat([values, -values]), torch.zeros(80, dtype=torch.long))
+    fv, composite = swept(tmp_path, model, {"0": ChannelConcept()}, data, LanguageModel())
+    report = trust_report(fv, "0", composite=composite, **(QUICK | {"samples": 80}))
+    faithful, closed = report.check("faithful"), report.check("closed")
+    assert .5 < faithful.value < 5 and faithful.holds
+    assert closed.holds and "of relevance 1 at the output, 1 is in this layer" in closed.sentence
+
+
+def test_weights_that_are_computed_from_others_are_drawn_anew_and_shared_ones_stay(tmp_path):
+    torch.manual_seed(0)
+    head = nn.utils.weight_norm(nn.Linear(8, 3, bias=False))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), head).eval()
+    fv, composite = swept(tmp_path, model, {"2": ChannelConcept()})
+    report = trust_report(fv, "2", composite=composite, **QUICK)
+    assert report.check("sane").value < .9 and report.check("sane").holds
+    shared = nn.Linear(8, 8)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), shared, nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3)).eval()
+    tied[4].weight = shared.weight
+    fv, composite = swept(tmp_path / "tied", tied, {"3": ChannelConcept()})
+    rows = SampledRows(fv, "3", composite, None, 8, 8)
+    other = copy.deepcopy(tied)
+    _draw_anew(other, modules_above(rows), 0)
+    assert torch.equal(other[2].weight, shared.weight) and not torch.equal(other[5].weight, tied[5].weight)
+
+
+def test_where_there_is_nothing_to_decide_nothing_is_decided(tmp_path):
+    fv, composite = swept(tmp_path, concepts={"3": ChannelConcept()}, model=nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 1), nn.Tanh(), nn.Identity(), nn.Linear(1, 3)
+    ).eval())
+    report = trust_report(fv, "3", composite=composite, **QUICK)
+    assert report.check("faithful").holds is None and "one concept has no order" in report.check("faithful").sentence
+    assert "too few concepts" in report.check("sane").sentence and report.check("stable").holds is None
+    assert report.holds and 0 <= report.score <= 1
+
+
+def test_some_samples_may_start_at_the_prediction(tmp_path):
+    images, classes = dataset(20).tensors
+    data = [(images[0], None), *zip(images[1:], classes[1:].tolist())]
+    fv, composite = swept(tmp_path, data=data)
+    assert trust_report(fv, "5", composite=composite, **(QUICK | {"samples": 20})).rows == 20
+
+
+class Padded(nn.Module):
+    """A small model of words that looks at an attention mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up, self.act, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.act(self.up(self.embed(input_ids)))
+        mixed = hidden + hidden.mean(1, keepdim=True)
+        return self.head((mixed * attention_mask[..., None]).sum(1))
+
+
+def test_padding_does_not_count(tmp_path):
+    torch.manual_seed(0)
+    ids = torch.randint(1, 9, (24, 5))
+    mask = (torch.arange(5) < torch.randint(2, 6, (24, 1))).long()
+    items = [{"input_ids": i, "attention_mask": m, "labels": n % 3} for n, (i, m) in enumerate(zip(ids, mask))]
+    fv, composite = swept(tmp_path, Padded().eval(), {"act": ChannelConcept(-1)}, items, LanguageModel())
+    rows = SampledRows(fv, "act", composite, None, 24, 7)
+    expected = np.asarray(fv.open_store(composite).values("act", normalised=False))
+    np.testing.assert_allclose(rows.relevance, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_is_in_units_of_each_input(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.act, self.head = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+        def forward(self, small, large):
+            return self.head(self.act(self.up(small + 0 * large)))
+
+    torch.manual_seed(0)
+    items = [{"small": torch.rand(6), "large": 1e5 * torch.rand(6), "labels": n % 3} for n in range(20)]
+    fv, composite = swept(tmp_path, Two().eval(), {"act": ChannelConcept()}, items, LanguageModel())
+    assert trust_report(fv, "act", composite=composite, **QUICK).check("stable").value > .8
+
+
+def test_layers_that_run_several_times_are_refused(tmp_path):
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), shared, nn.Linear(8, 8), shared, nn.Linear(8, 3)).eval()
+    fv, composite = swept(tmp_path, model, {"2": ChannelConcept()})
+    with pytest.raises(ValueError, match="layer '2' runs 2 times"):
+        trust_report(fv, "2", composite=composite, **QUICK)

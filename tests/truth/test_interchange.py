@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from crp.truth import Program, TruthError, interchange_train
+from crp.truth.interchange import _Trainer
 
 NUMBERS = torch.cartesian_prod(torch.arange(3), torch.arange(3), torch.arange(3))
 PROGRAM = Program(
@@ -120,6 +121,10 @@ def test_training_is_reproducible_and_leaves_nothing_behind():
     ({"first": {"1": [0]}, "second": {"1": [0]}}, {}, IndexError, r"at most once, not \[0, 0\]"),
     ({}, {}, ValueError, "binding is of variables"),
     (BINDING, {"held_out": 1.}, ValueError, "held_out is a share"),
+    (BINDING, {"epochs": 0}, ValueError, "epochs and batch_size are at least 1"),
+    (BINDING, {"axis": {"11": -1}}, ValueError, r"axis is of layers that are bound or idle, 1, 3, not \['11'\]"),
+    (BINDING, {"axis": 2}, ValueError, "axis 2 holds no units"),
+    ({"first": {"1": []}}, {}, ValueError, "one unit of a layer at least"),
 ])
 def test_bindings_that_cannot_be_are_refused_before_training(binding, options, error, told):
     model = network()
@@ -127,3 +132,55 @@ def test_bindings_that_cannot_be_are_refused_before_training(binding, options, e
     with pytest.raises(error, match=told):
         interchange_train(model, PROGRAM, binding, images(4), **options)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+@pytest.mark.parametrize("changed, told", [
+    ({"output": lambda inputs: 0 * inputs[:, 0]}, "another value of 'first' changes the output in 0.0% of pairs"),
+    ({"output": lambda second: second}, "'first' changes the output in 0.0%"),
+    ({"output": lambda total: total / 2}, "the output of the program is classes"),
+    ({"output": lambda total: total + 3}, "the program 6 classes"),
+])
+def test_programs_of_which_nothing_can_be_learned_are_refused(changed, told):
+    functions = dict(
+        first=lambda inputs: inputs[:, 0], second=lambda inputs: inputs[:, 1],
+        total=lambda first, second: (first + second) % 3, output=lambda total: total,
+    )
+    with pytest.raises(ValueError, match=told):
+        interchange_train(network(), Program(**(functions | changed)), BINDING, images(4))
+
+
+def test_unknown_variables_and_scores_of_other_layers_are_refused(trained):
+    with pytest.raises(TypeError, match="the variables first, second, total, and no 'frist'"):
+        PROGRAM(NUMBERS, frist=NUMBERS[:, 0])
+    assert Program(output=lambda inputs, k=2: inputs + k)(torch.tensor([1])).tolist() == [3]
+    with pytest.raises(ValueError, match="scores are of all 24 units of '1'"):
+        trained.auroc({"1": torch.zeros(32), "3": torch.zeros(24)})
+
+
+class InPlace(nn.Module):
+    """Writes to what a layer gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(9, 24), nn.Linear(9, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        y = self.first(x)
+        y += self.second(x)
+        return self.head(torch.relu(y))
+
+
+def test_what_a_layer_gives_is_kept_before_the_model_writes_to_it_and_layers_run_once():
+    torch.manual_seed(0)
+    inputs, facts = images(4)
+    trainer = _Trainer(InPlace(), PROGRAM, {"first": {"first": range(8)}}, inputs, facts, [], 1, .25)
+    nodes, rows = trainer.nodes["first"], trainer.held
+    with torch.no_grad():
+        with trainer._captured() as found:
+            expected = trainer._answer(rows)
+        with trainer._exchanged([nodes], found):
+            assert torch.equal(trainer._answer(rows), expected)  # with their own values, nothing changes
+    shared = nn.Linear(9, 9)
+    twice = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(9, 3))
+    with pytest.raises(ValueError, match="layer '0' runs several times"):
+        interchange_train(twice, PROGRAM, {"first": {"0": range(4)}}, images(4))

@@ -63,3 +63,21 @@ def test_each_planted_direction_has_a_partner_of_its_own():
     assert recovery(planted[[0, 0, 0]], planted) == pytest.approx(1 / 3)  # one partner is right, others are orthogonal
     assert recovery(planted[:2], planted) == pytest.approx(2 / 3)
     assert recovery(np.zeros((3, 3)), planted) == 0
+
+
+def test_what_is_equally_strong_counts_as_if_drawn_and_what_is_no_number_is_refused():
+    mask = np.zeros((1, 2, 4), bool)
+    mask[0, 0, :2] = True
+    assert rank_accuracy(np.zeros((1, 2, 4)), mask)[0] == pytest.approx(2 / 8)
+    half = np.zeros((1, 2, 4))
+    half[0, 0, 0] = half[0, 1, 0] = half[0, 1, 1] = 1  # two of three that are equal
+    assert rank_accuracy(half, mask)[0] == pytest.approx(2 / 3 * 1 / 2)
+    for score in (rank_accuracy, mass_accuracy):
+        with pytest.raises(ValueError, match="heatmaps are finite"):
+            score(np.full((1, 2, 4), np.nan), mask)
+    with pytest.raises(ValueError, match="true and false ones"):
+        auroc([1, 2], [True, True])
+    with pytest.raises(ValueError, match="numbered from 0 to 1"):
+        purity([[-1]], [True, False])
+    with pytest.raises(ValueError, match="as many dimensions"):
+        recovery(np.ones((2, 3)), np.ones((2, 4)))
