@@ -77,12 +77,11 @@ def polysemanticity(embeddings: Any, random_state: int = 123) -> np.ndarray:
     values = _checked(embeddings)
     found = np.empty(len(values))
     for number, own in enumerate(values):
-        groups = KMeans(n_clusters=2, n_init=10, random_state=random_state).fit(own)
-        centres = groups.cluster_centers_
-        if np.bincount(groups.labels_, minlength=2).min() < 2:
-            pairs = [np.stack([own.mean(0), one]) for one in own[:_AT_MOST]]
-        else:
-            pairs = [centres]
+        pairs = [np.stack([own.mean(0), one]) for one in own[:_AT_MOST]]
+        if len(np.unique(own, axis=0)) > 1:
+            groups = KMeans(n_clusters=2, n_init=10, random_state=random_state).fit(own)
+            if np.bincount(groups.labels_, minlength=2).min() > 1:
+                pairs = [groups.cluster_centers_]
         found[number] = 1 - clarity(np.stack(pairs)).mean()
     return found
 

@@ -62,6 +62,12 @@ def test_a_concept_with_two_meanings_is_told_from_one_with_one():
     assert polysemanticity(found)[1] > .8 > .2 > polysemanticity(found)[0]
 
 
+def test_references_that_are_all_the_same_are_of_one_meaning(recwarn):
+    same = np.ones((1, 6, 3))
+    assert clarity(same)[0] == pytest.approx(1) and polysemanticity(same)[0] == pytest.approx(0)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("function", [clarity, redundancy, polysemanticity])
 def test_what_are_no_embeddings_of_references_is_refused(function):
     with pytest.raises(ValueError, match="two references at least"):
