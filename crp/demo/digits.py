@@ -114,7 +114,7 @@ def digit_sweep() -> dict[str, Any]:
 
 
 def held_out_digits() -> TensorDataset:
-    """The digits that the network has not seen: ``crp trust ... --held-out crp.demo.digits:held_out_digits``."""
+    """The digits that the network has not seen: what ``crp trust --held-out crp.demo.digits:held_out_digits`` takes."""
     return digit_datasets()[1]
 
 
