@@ -120,7 +120,9 @@ def _sentence(line: Mapping, class_names: Sequence[str] | None) -> str:
     share, lower, upper = (100 * line[name] for name in ("share", "share_lower", "share_upper"))
     parts = [f"{concept} has {share:.3g} % of the relevance [{lower:.3g}, {upper:.3g}]"]
     if not np.isnan(line["effect"]):
-        surely = line["effect_lower"] > max(0, line["effect_control"])
+        surely = line["effect_lower"] > max(0, line["effect_control"]) or (
+            line["effect_upper"] < min(0, line["effect_control"])
+        )
         verb = "falls" if line["effect"] >= 0 else "rises"
         parts.append(
             f"without it the answer {verb} by {abs(line['effect']):.3g} where it matters most (without another one by "

@@ -111,7 +111,7 @@ def name_concepts(
         if lacking:
             raise ValueError(f"words gives no name for concept {lacking[0]}")
         named = [_text(words[concept], f"the name of concept {concept}") for concept in ids]
-        vocabulary = list(dict.fromkeys(words.values()))
+        vocabulary = list(dict.fromkeys(word.strip() for word in words.values()))
     else:
         vocabulary = list(dict.fromkeys(_text(word, "a word") for word in words or ()))
         named = []
