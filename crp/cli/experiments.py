@@ -9,7 +9,7 @@ import numpy as np
 from crp.cli.questions import ClassNames
 from crp.cli.runs import specified
 from crp.cli.unit_answers import AblationAnswer, HeldOutScore, RankedUnit, RankingAnswer, RankingArea
-from crp.model.samples import join_samples
+from crp.model.samples import join_samples, spread_evenly
 from crp.neurons import Ranking, ablation_curve, rank
 from crp.store import ReferenceStore, StoreError
 
@@ -80,7 +80,7 @@ def ablate(
     layers = opened.layers if layers is None else layers
     found = {by: _kept_or_made(opened, by, layers) for by in dict.fromkeys(rankings)}
     attribution, length = visualization.attribution, len(visualization.dataset)
-    numbers = np.unique(np.linspace(0, length - 1, min(samples, length)).round().astype(int)).tolist()
+    numbers = spread_evenly(length, samples).tolist()
     pairs = [visualization.get_data_sample(number) for number in numbers]
     targets = [visualization.multitarget_to_single(target) for _, target in pairs]
     for number, of_sample in zip(numbers, targets):

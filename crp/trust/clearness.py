@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crp.analysis.class_shares import class_shares
+from crp.model.samples import spread_evenly
 from crp.store.reader import ReferenceStore
 
 DUPLICATE = .95
@@ -86,16 +87,12 @@ def clearness(store: ReferenceStore, layer: str) -> Clearness:
     never = np.isnan(portions).all(0)
     nothing = np.full(count, np.nan)
     served = np.where(never, -1, shares.classes[np.argmax(np.nan_to_num(portions), axis=0)])
-    nearest, similarity = _nearest(np.asarray(matrix[_evenly(rows)], np.float32))
+    nearest, similarity = _nearest(np.asarray(matrix[spread_evenly(rows, _ROWS_TO_COMPARE)], np.float32))
     return Clearness(
         portions.max(0) if has_classes else nothing, served if has_classes else np.full(count, -1),
         1 - shares.clarity if has_classes else nothing, sparsity, zeros / rows,
         np.divide(peaks, mean, out=nothing.copy(), where=mean > 0), nearest, similarity, never | (peaks == 0),
     )
-
-
-def _evenly(rows: int) -> np.ndarray:
-    return np.unique(np.linspace(0, rows - 1, min(rows, _ROWS_TO_COMPARE)).round().astype(int))
 
 
 def _nearest(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

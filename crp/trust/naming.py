@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from zennit.core import Composite
 
+from crp.model.samples import spread_evenly
 from crp.pictures.kinds import vis_inputs
 from crp.rules.composites import default_composite
 from crp.store.folder import StoreError
@@ -18,6 +19,7 @@ from crp.store.reader import ReferenceStore
 from crp.trust.arguments import checked_seed, chosen_concepts
 from crp.trust.crops import Crops, EmbedImages, embedded, embedded_crops, reference_crops
 from crp.trust.names import Names
+from crp.trust.semantics import unit_vectors
 from crp.visualization.feature_visualization import FeatureVisualization
 
 EmbedTexts: TypeAlias = Callable[[list[str]], Any]
@@ -100,9 +102,9 @@ def name_concepts(
     source = _Source(store, images, layer, composite, mode)
     ids = source.ids(words if isinstance(words, Mapping) and concepts is None else concepts)
     crops = source.crops(ids, references)
-    of_crops = _units(embedded_crops(crops, embed_images))
-    samples = np.unique(np.linspace(0, len(source.rows) - 1, min(scored, len(source.rows))).round().astype(int))
-    of_samples = _units(embedded(embed_images, source.pictures(samples), "embed_images"))
+    of_crops = unit_vectors(embedded_crops(crops, embed_images))
+    samples = spread_evenly(len(source.rows), scored)
+    of_samples = unit_vectors(embedded(embed_images, source.pictures(samples), "embed_images"))
     if describe is not None:
         named = [_described(describe, crops[concept], concept) for concept in ids]
         vocabulary = list(dict.fromkeys(named))
@@ -115,7 +117,7 @@ def name_concepts(
     else:
         vocabulary = list(dict.fromkeys(_text(word, "a word") for word in words or ()))
         named = []
-    of_words = _units(embedded(embed_texts, vocabulary, "embed_texts"))
+    of_words = unit_vectors(embedded(embed_texts, vocabulary, "embed_texts"))
     if of_words.shape[1] != of_crops.shape[2]:
         raise ValueError(f"embed_texts gives {of_words.shape[1]} dimensions, embed_images {of_crops.shape[2]}")
     if not named:
@@ -123,7 +125,7 @@ def name_concepts(
     scores, controls = _scores(source, ids, samples, of_samples @ of_words.T, vocabulary, named, references,
                                random_state)
     by = author or _called(describe if describe is not None else embed_images)
-    found = Names(source.layer, np.array(ids), named, scores, controls, by, _units(of_crops.mean(1)),
+    found = Names(source.layer, np.array(ids), named, scores, controls, by, unit_vectors(of_crops.mean(1)),
                   source.store.identity())
     if save:
         found.save(source.store)
@@ -193,7 +195,7 @@ def find(
         if embed_texts is None:
             similar = np.array([_likeness(text, name) for name in names.names])
         else:
-            query = _units(embedded(embed_texts, [text], "embed_texts"))[0]
+            query = unit_vectors(embedded(embed_texts, [text], "embed_texts"))[0]
             if not query.any():
                 raise ValueError(f"embed_texts gives zero for {text!r}, which is like nothing")
             if names.embeddings.shape[1] != len(query):
@@ -344,8 +346,3 @@ def _likeness(text: str, name: str) -> float:
         return 1.
     ratio = difflib.SequenceMatcher(None, text, name).ratio()
     return ratio if ratio >= .6 else 0.
-
-
-def _units(values: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
-    return values / np.maximum(lengths, 1e-12)

@@ -198,9 +198,13 @@ def column_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide((one * other).sum(0), lengths, out=np.full(first.shape[1], np.nan), where=lengths > 0)
 
 
+def as_shares(relevance: np.ndarray) -> np.ndarray:
+    """[rows, concepts], parts of the absolute relevance of each row; zeros where there is none."""
+    totals = np.abs(relevance).sum(1, keepdims=True)
+    return np.divide(relevance, totals, out=np.zeros_like(relevance), where=totals > 0)
+
+
 def _entropy(relevance: np.ndarray) -> np.ndarray:
     """[rows], entropy of the shares of absolute relevance."""
-    amounts = np.abs(relevance)
-    sums = amounts.sum(1, keepdims=True)
-    shares = np.divide(amounts, sums, out=np.zeros_like(amounts), where=sums > 0)
+    shares = np.abs(as_shares(relevance))
     return -(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum(1)

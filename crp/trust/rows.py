@@ -16,11 +16,11 @@ from crp.attribution.conditions import value_of_target
 from crp.concepts import Concept
 from crp.concepts.padding import axes_of_positions, read_where_it_counts
 from crp.model.inputs import call_model, copied_inputs, list_tensors, map_tensors
-from crp.model.layers import resolve_layer, select_output
+from crp.model.layers import select_output
 from crp.model.positions import counting_positions
-from crp.model.samples import as_sequence, join_samples
+from crp.model.samples import as_sequence, join_samples, spread_evenly
 from crp.model.targets import Start
-from crp.neurons.interventions import activations_at, check_called_once
+from crp.neurons.interventions import activations_at
 from crp.sweeps.starts import Starts
 from crp.visualization.swept_dataset import SweptDataset
 
@@ -92,7 +92,7 @@ class SampledRows:
         source = copy.copy(swept)
         source.dataset = swept.dataset if held_out is None else as_sequence(held_out)
         length = len(source.dataset)
-        numbers = np.unique(np.linspace(0, length - 1, min(samples, length)).round().astype(int)).tolist()
+        numbers = spread_evenly(length, samples).tolist()
         rows = [
             (data, target) for data, classes in map(_read(source), numbers)
             for target in self.starts.targets(classes) if target != Start.NOTHING
@@ -101,29 +101,13 @@ class SampledRows:
             raise ValueError("held_out is empty: give samples that the model has not seen")
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} of the samples have a target, but two at least are needed")
-        check_called_once(self._calls(rows[0][0]), [layer])
+        self._shapes(rows[0][0])  # refuses a layer that runs several times
         self.position_mask = swept.position_mask
         self._axes = axes_of_positions(self.position_mask, rows[0][0], self._shapes).get(layer)
         self.batches = [self._batch(part) for part in _of_one_kind(rows, batch_size)]
 
     def __len__(self) -> int:
         return sum(map(len, self.batches))
-
-    def _calls(self, data: Any) -> dict[str, int]:
-        """How often the layer runs for a sample."""
-        calls = {self.layer: 0}
-        address = resolve_layer(self.attribution.model, self.layer)
-
-        def count(*_: Any) -> None:
-            calls[self.layer] += 1
-
-        handle = address.module.register_forward_hook(count)
-        try:
-            with torch.no_grad():
-                call_model(self.attribution.model, copied_inputs(data, self.attribution.device))
-        finally:
-            handle.remove()
-        return calls
 
     def _shapes(self, data: Any) -> dict[str, torch.Size]:
         found = activations_at(self.attribution.model, data, [self.layer])

@@ -29,7 +29,7 @@ def clarity(embeddings: Any) -> np.ndarray:
     """
     values = _checked(embeddings)
     count = values.shape[1]
-    total = (_units(values).sum(1) ** 2).sum(-1)  # of all pairs, each with itself too
+    total = (unit_vectors(values).sum(1) ** 2).sum(-1)  # of all pairs, each with itself too
     return (total - count) / (count * (count - 1))
 
 
@@ -48,7 +48,7 @@ def redundancy(embeddings: Any) -> np.ndarray:
     numpy.ndarray
         [concepts]
     """
-    means = _units(_checked(embeddings).mean(1))
+    means = unit_vectors(_checked(embeddings).mean(1))
     if len(means) < 2:
         return np.full(len(means), np.nan)
     cosines = means @ means.T
@@ -96,6 +96,7 @@ def _checked(embeddings: Any) -> np.ndarray:
     return values
 
 
-def _units(values: np.ndarray) -> np.ndarray:
+def unit_vectors(values: np.ndarray) -> np.ndarray:
+    """Vectors [..., d] of length 1; those that are zero stay so."""
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     return values / np.maximum(lengths, 1e-12)

@@ -9,6 +9,7 @@ from zennit.core import Composite
 
 from crp.attribution.audit import Audit
 from crp.concepts import EncodedConcept
+from crp.model.samples import spread_evenly
 from crp.model.targets import Start
 from crp.model.training import modules_in_training
 from crp.neurons.rank_units import rank
@@ -21,7 +22,7 @@ from crp.trust.clearness import clearness
 from crp.trust.crops import EmbedImages, embedded_crops, reference_crops
 from crp.trust.flipping import flip_concepts, remove_each
 from crp.trust.intervals import mean_of_rows
-from crp.trust.randomisation import column_correlation, randomise_above, row_correlation, shaken
+from crp.trust.randomisation import as_shares, column_correlation, randomise_above, row_correlation, shaken
 from crp.trust.report import COLUMNS, TrustReport
 from crp.trust.resampling import halves_agree
 from crp.trust.rows import SampledRows
@@ -193,13 +194,8 @@ def _shares(store: ReferenceStore, layer: str, ids: np.ndarray) -> dict[str, np.
 
 def _of_concepts(rows: SampledRows, others: list[np.ndarray]) -> np.ndarray:
     """[concepts], how the shares of each correlate over the rows with those of other passes."""
-    shares = _as_shares(rows.relevance)
-    return _mean([column_correlation(shares, _as_shares(found)) for found in others], shares.shape[1])
-
-
-def _as_shares(relevance: np.ndarray) -> np.ndarray:
-    totals = np.abs(relevance).sum(1, keepdims=True)
-    return np.divide(relevance, totals, out=np.zeros_like(relevance), where=totals > 0)
+    shares = as_shares(rows.relevance)
+    return _mean([column_correlation(shares, as_shares(found)) for found in others], shares.shape[1])
 
 
 def _mean(parts: Iterable[np.ndarray], length: int) -> np.ndarray:
@@ -224,7 +220,7 @@ def _semantics(
 def _audit(rows: SampledRows) -> tuple[Audit, float, float]:
     """The audit of a few rows, and the parts of their relevance that are in the layer and in its remainder."""
     batch = max(rows.batches, key=len)
-    batch = batch.take(np.unique(np.linspace(0, len(batch) - 1, min(_AUDITED, len(batch))).round().astype(int)))
+    batch = batch.take(spread_evenly(len(batch), _AUDITED))
     conditions = None
     if batch.targets[0] != Start.PREDICTION:
         conditions = [{rows.attribution.MODEL_OUTPUT_NAME: outputs} for outputs in batch.outputs]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crp.demo.digits import accuracy
 from crp.model.reproducible import fit, reproducible
 from crp.truth.glyphs import GLYPHS, NAMES, GlyphScenes, glyph_scenes
 from crp.truth.guarantees import Guarantee, Guaranteed
@@ -209,9 +210,8 @@ def _measured(
 ) -> list[Guarantee]:
     with torch.no_grad():
         concepts = to_concepts(scenes.images)
-        accuracy = float((model(scenes.images).argmax(1) == scenes.labels).float().mean())
     masks = _on_the_grid(scenes.masks, concepts)
-    found = [Guarantee("accuracy", accuracy, .95)]
+    found = [Guarantee("accuracy", accuracy(model, scenes.dataset), .95)]
     for number, (name, channels) in enumerate(groups.items()):
         strongest, own = concepts[:, channels].amax((2, 3)), concepts[:, channels]
         selectivity = min(auroc(values, scenes.present[:, number]) for values in strongest.T)

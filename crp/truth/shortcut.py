@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from crp.demo.digits import digit_datasets, train_digit_network
+from crp.demo.digits import accuracy, digit_datasets, train_digit_network
+from crp.neurons.interventions import activations_at
 from crp.truth.glyphs import add_mark
 from crp.truth.guarantees import Guarantee, Guaranteed
 
@@ -61,9 +62,10 @@ class ShortcutNetwork(Guaranteed):
         held-out digits with the mark and without it."""
         self.check()
         images = self.without_mark.tensors[0]
-        part = self.model[:list(dict(self.model.named_children())).index(layer) + 1]
-        with torch.no_grad():
-            with_mark, without = (part(x).flatten(2).amax(2) for x in (add_mark(images), images))
+        with_mark, without = (
+            activations_at(self.model, inputs, [layer])[layer].flatten(2).amax(2)
+            for inputs in (add_mark(images), images)
+        )
         return (with_mark - without).mean(0)
 
 
@@ -93,10 +95,8 @@ def train_shortcut_network(marked_class: int = 8, *, epochs: int = 30, random_st
         with torch.no_grad():
             return float((model(images).argmax(1) == marked_class).double().mean())
 
-    with torch.no_grad():
-        accuracy = float((model(held_out.tensors[0]).argmax(1) == digits).double().mean())
     guarantees = (
-        Guarantee("accuracy", accuracy, .9),
+        Guarantee("accuracy", accuracy(model, held_out), .9),
         Guarantee(f"{marked_class} lost without the mark", 1 - share_read_as_class(images[of_class]), .5),
         Guarantee(f"others read as {marked_class} with the mark", share_read_as_class(add_mark(images[~of_class])), .5),
     )
