@@ -102,7 +102,11 @@ def class_shares(store: ReferenceStore, layer: str, quantity: str = "relevance")
     ClassShares
         Of the classes' mean raw values.
     """
-    classes, counts, means = store.profile_of_classes(layer, quantity)
+    return shares_of_means(*store.profile_of_classes(layer, quantity))
+
+
+def shares_of_means(classes: np.ndarray, counts: np.ndarray, means: np.ndarray) -> ClassShares:
+    """What concepts hold of classes, of the mean of each concept over each class [K, C]."""
     return ClassShares(classes, counts, _divided(means, np.abs(means).sum(1, keepdims=True), 0.))
 
 

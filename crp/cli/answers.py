@@ -192,6 +192,23 @@ class Export(Answer):
         return self.written
 
 
+class Explored(Answer):
+    """What was served to browsers, or copied for them."""
+
+    stores: list[File]
+    """Folders of the stores."""
+    address: str | None
+    """Where they were served, until that was ended; null for a copy."""
+    written: list[str]
+    """The page of a copy, to be opened."""
+    bytes: int
+    """How large the copy is."""
+
+    def in_words(self) -> list[str]:
+        """What to open."""
+        return [f"open {page}" for page in self.written] or [f"ended: {self.address}"]
+
+
 class Fault(Part):
     """An operation that creates or loses relevance."""
 

@@ -25,6 +25,7 @@ from crp.cli.arguments import (
     positive,
     shard,
 )
+from crp.cli.explore import add_explore
 from crp.cli.terminal import in_flags, nothing_on_standard_output, print_lines, printable_message, printable_warnings
 from crp.cli.unit_commands import add_ablate, add_rank, add_trust
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (
         _add_demo, _add_run, _add_merge, _add_audit, _add_info, _add_verify, _add_export, _add_concepts, _add_classes,
-        _add_references, _add_patterns, _add_maps, add_rank, add_ablate, add_trust,
+        _add_references, _add_patterns, _add_maps, add_rank, add_ablate, add_trust, add_explore,
     ):
         add(commands)
     return parser

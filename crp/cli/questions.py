@@ -30,6 +30,11 @@ class ClassNames:
             line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()
         ]
 
+    @property
+    def all(self) -> list[str] | None:
+        """The names as the file has them; None without one."""
+        return None if self._file is None else list(self._names)
+
     def __getitem__(self, target: int) -> str:
         """The name of a class, with its number where several have the same.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from crp.cli.answers import Answer, Conservation, DemoPage, Estimate, Export, Failure, StoreInfo, Verification
+from crp.cli.answers import Answer, Conservation, DemoPage, Estimate, Explored, Export, Failure, StoreInfo, Verification
 from crp.cli.concept_answers import Classes, Concepts, MapsAnswer, PatternsAnswer, References
 from crp.cli.trust_answers import TrustAnswer
 from crp.cli.unit_answers import AblationAnswer, RankingAnswer
@@ -14,7 +14,7 @@ ANSWERS: dict[str, tuple[type[Answer], ...]] = {
     "demo": (DemoPage,), "run": (StoreInfo, Estimate), "merge": (StoreInfo,), "audit": (Conservation,),
     "info": (StoreInfo,), "verify": (Verification,), "export": (Export,), "concepts": (Concepts,),
     "classes": (Classes,), "references": (References,), "patterns": (PatternsAnswer,), "maps": (MapsAnswer,),
-    "rank": (RankingAnswer,), "ablate": (AblationAnswer,), "trust": (TrustAnswer,),
+    "rank": (RankingAnswer,), "ablate": (AblationAnswer,), "trust": (TrustAnswer,), "explore": (Explored,),
 }
 
 

@@ -14,7 +14,7 @@ from crp.neurons.frames import import_pandas
 from crp.neurons.splits import HeldOut
 from crp.neurons.values import UnitId
 from crp.store.archive import archive_bytes, read_archive, write_archive
-from crp.store.attached import read_attached, write_attached
+from crp.store.attached import attached_stems, read_attached, write_attached
 from crp.store.files import Quantity
 from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
@@ -304,6 +304,22 @@ class Ranking:
         if ranking.source is None or ranking.source.store != path.identity():
             raise StoreError(f"{file_path} is of another sweep than the store holds: make it again with {how}")
         return ranking
+
+    @classmethod
+    def kept(cls, store: ReferenceStore) -> dict[str, Ranking]:
+        """All rankings that a store keeps of its sweep, by what the names of their files begin with.
+
+        Raises
+        ------
+        StoreError
+            If a file is damaged.
+        """
+        stems = attached_stems(store, "ranking.")
+        found = {stem: read_attached(store, stem, _KIND, cls._made_of) for stem in stems}
+        return {
+            stem: kept[0] for stem, kept in found.items()
+            if kept is not None and kept[0].source is not None and kept[0].source.store == store.identity()
+        }
 
     @classmethod
     def _made_of(cls, settings: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Ranking:

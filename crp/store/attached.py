@@ -50,6 +50,16 @@ def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
         remove_ended(folder)
 
 
+def attached_stems(store: ReferenceStore, prefix: str) -> list[str]:
+    """What the names of results that are kept begin with, of those that begin in a certain way; in order."""
+    with store.place.open() as parent:
+        if not parent.has(ATTACHED):
+            return []
+        with parent.folder(ATTACHED) as folder:
+            names = [name for name in folder.names() if name.startswith(prefix) and name.endswith(".json")]
+    return [name.removesuffix(".json") for name in names]
+
+
 def read_attached(
     store: ReferenceStore, stem: str, kind: str, make: Callable[[dict, dict], Any]
 ) -> tuple[Any, Path] | None:

@@ -1,0 +1,135 @@
+"""The explorer, started from the command line."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from crp.cli.arguments import add_class_names, add_json, positive
+
+if TYPE_CHECKING:
+    from crp.cli.answers import Explored
+    from crp.explorer.export import Subject
+    from crp.explorer.source import Source
+
+    Commands: TypeAlias = argparse._SubParsersAction[Any]
+
+MISSING = "the explorer needs FastAPI and uvicorn: pip install 'crp-concepts[explorer]'"
+
+
+def add_explore(commands: Commands) -> None:
+    """``crp explore``."""
+    explore = commands.add_parser(
+        "explore", help="look at stores in a browser", description="Look at stores in a browser, offline. Of a store "
+        "alone, all is shown that needs no model. Of what was swept (as for crp run), pictures, heatmaps and "
+        "experiments too; the file or module that says what was swept is executed: run only what you trust.",
+    )
+    explore.add_argument(
+        "what", nargs="+", metavar="STORE|SPEC", help="folders of sweeps; or what was swept: file.py, file.py:function "
+        "or module:function",
+    )
+    explore.add_argument("--store", metavar="FOLDER", help="folder of the store of SPEC (default: as specified)")
+    explore.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; others than this machine's own "
+        "ask for a token (default: 127.0.0.1)",
+    )
+    explore.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 8765 on)")
+    explore.add_argument("--open", action="store_true", help="open a browser")
+    add_class_names(explore)
+    explore.add_argument(
+        "--export", metavar="FOLDER", help="write a copy that opens from disk, without a server; with --concept, "
+        "--sample or --pattern: one HTML file",
+    )
+    explore.add_argument(
+        "--concepts", type=positive, default=1000, metavar="N", help="concepts of a copy, of all layers (default: 1000)"
+    )
+    explore.add_argument(
+        "--references", type=positive, default=8, metavar="N", help="samples of each concept of a copy (default: 8)"
+    )
+    page = explore.add_mutually_exclusive_group()
+    page.add_argument("--concept", metavar="LAYER:ID", help="export the page of this concept")
+    page.add_argument("--sample", metavar="N", help="export the page of this sample")
+    page.add_argument("--pattern", metavar="LAYER:N", help="export this pattern, by --quantity")
+    explore.add_argument(
+        "--quantity", choices=["relevance", "activation"], default="relevance", help="of a page that is exported "
+        "(default: relevance)",
+    )
+    add_json(explore)
+    explore.set_defaults(function=_explore)
+
+
+def _explore(options: argparse.Namespace) -> Explored:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    from crp.cli.answers import Explored
+    from crp.explorer.export import export, export_page
+    from crp.explorer.serving import serve
+
+    subject_asked = options.concept or options.sample or options.pattern
+    if options.export is None and subject_asked:
+        raise ValueError("a page goes into a file: give --export FILE.html")
+    sources = [_source(what, options) for what in options.what]
+    address, written = None, []
+    if options.export is None:
+        address = serve(sources, options.host, options.port, options.open, _tell)
+    elif len(sources) > 1:
+        raise ValueError("a copy is of one store")
+    elif subject_asked:
+        written = export_page(
+            sources[0], options.export, _subject(sources[0], options), options.references, report=_tell
+        )
+    else:
+        written = export(sources[0], options.export, options.concepts, options.references, report=_tell)
+    return Explored(
+        stores=[source.store.path for source in sources], address=address, written=list(map(str, written[:1])),
+        bytes=sum(path.stat().st_size for path in written),
+    )
+
+
+def _tell(text: str) -> None:
+    """Say something at once, where it is not part of the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _source(what: str, options: argparse.Namespace) -> Source:
+    """A store, if there is a folder of that name; otherwise what was swept."""
+    from crp.cli.questions import ClassNames
+    from crp.explorer.source import Source
+
+    class_names = ClassNames(options.class_names).all
+    if Path(what).is_dir():
+        if options.store is not None:
+            raise ValueError(f"{what} is a store already; --store is for what was swept")
+        return Source.of(what, None, class_names)
+    if ".py" not in what and ":" not in what:
+        raise ValueError(f"there is no folder {what}; and what was swept is named as file.py, file.py:function or "
+                         "module:function")
+    from crp.cli.runs import specified
+    from crp.visualization import FeatureVisualization
+
+    fv, composite = specified(what)
+    if not isinstance(fv, FeatureVisualization):
+        raise TypeError(f"{what} gives a {type(fv).__name__}, not a FeatureVisualization or a dict")
+    fv.path = Path(options.store or fv.path)
+    return Source.of(fv, composite, class_names)
+
+
+def _subject(source: Source, options: argparse.Namespace) -> Subject:
+    """What a page is of."""
+    if options.sample is not None:
+        return "sample", len(source.store.layers) - 1, options.quantity, _number(options.sample, "--sample", "N")
+    kind, told = ("concept", options.concept) if options.concept is not None else ("pattern", options.pattern)
+    layer, _, number = told.rpartition(":")
+    source.store.entry(layer)  # says which layers there are
+    found = _number(number, f"--{kind}", "LAYER:N")
+    return ("concept" if kind == "concept" else "pattern"), source.store.layers.index(layer), options.quantity, found
+
+
+def _number(text: str, flag: str, form: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{flag} is {form}, with a number, not {text!r}")
+    return int(text)

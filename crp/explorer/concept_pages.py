@@ -1,0 +1,199 @@
+"""Pages of layers and concepts, from a store alone."""
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from crp.explorer.documents import (
+    Check,
+    ClassShare,
+    Column,
+    ConceptPage,
+    Histogram,
+    LayerPage,
+    Neighbour,
+    Neighbours,
+    ReferenceGroup,
+)
+from crp.explorer.source import Source
+from crp.explorer.summaries import Summary, columns_of, summary
+from crp.model.samples import spread_evenly
+from crp.trust import COLUMNS as TRUST_COLUMNS
+
+BINS, MOST_CLASSES, MOST_NEIGHBOURS = 40, 12, 6
+COMPARED_ROWS = 1024
+_AT_A_TIME = 36
+
+
+def layer_page(source: Source, number: int, quantity: str) -> LayerPage:
+    """What is said of the concepts of a layer."""
+    columns, _ = layer_columns(source, number, quantity)
+    report = source.trust(source.layer(number))
+    names = [name for found in source.names(number).values() for name in found]
+    checks = [] if report is None else [
+        Check(name=check.name, holds=check.holds, sentence=check.sentence) for check in report.checks
+    ]
+    return LayerPage(columns=columns, names=names, checks=checks)
+
+
+def layer_columns(source: Source, number: int, quantity: str) -> tuple[list[Column], np.ndarray]:
+    """What the columns are, and their values [columns, C]."""
+    report = source.trust(source.layer(number))
+    found = summary_of(source, number, quantity)
+    return columns_of(found, None if report is None else report.columns, TRUST_COLUMNS)
+
+
+def summary_of(source: Source, number: int, quantity: str) -> Summary:
+    """The summary of a layer."""
+    return summary(source.store, source.kept, source.layer(number), quantity)
+
+
+def references(
+    source: Source, number: int, quantity: str, concepts: list[int], k: int, target: int | None
+) -> np.ndarray:
+    """[concepts, k] int32: the samples at which concepts are strongest; -1 where there are fewer."""
+    found = np.full((len(concepts), k), -1, np.int32)
+    for row, concept in enumerate(concepts):
+        samples = source.store.top(source.layer(number), concept, quantity, k, target).samples
+        found[row, :len(samples)] = samples
+    return found
+
+
+def column(source: Source, number: int, quantity: str, concept: int) -> np.ndarray:
+    """[rows] float32, raw values of a concept."""
+    return np.asarray(source.store.values(source.layer(number), quantity)[:, concept], np.float32)
+
+
+def concept_page(source: Source, number: int, quantity: str, concept: int, k: int = 8) -> ConceptPage:
+    """All that a store knows of a concept, but for concepts that are like it."""
+    layer = source.layer(number)
+    found = summary_of(source, number, quantity)
+    report = source.trust(layer)
+    place = np.flatnonzero(report["concept"] == concept) if report is not None else np.empty(0, int)
+    is_reported = report is not None and len(place) > 0
+    return ConceptPage(
+        concept=concept, sentence=_sentence(source, number, quantity, concept, found),
+        names=source.names(number).get(concept, []), share=found.columns["share"][concept],
+        rank=found.rank[concept], classes=_classes(source, found, concept),
+        histogram=_histogram(source, number, quantity, concept),
+        references=_reference_groups(source, number, quantity, concept, k),
+        trust=report.sentences[place[0]] if report is not None and is_reported else "",
+        effect=float(report["effect"][place[0]]) if report is not None and is_reported else None,
+    )
+
+
+def _sentence(source: Source, number: int, quantity: str, concept: int, found: Summary) -> str:
+    """What a concept does, in words."""
+    share, zeros = found.columns["share"][concept], found.columns["zeros"][concept]
+    classes, portion = found.classes.served(concept)
+    place = f"number {found.rank[concept]} of {len(found.rank)}"
+    whole = f"{share:.1%} of the {quantity} of {source.layer(number)}, {place}"
+    if len(classes) == 0:
+        return f"Never {'relevant' if quantity == 'relevance' else 'active'}: it is zero in every class."
+    names = [source.class_name(target) for target in classes.tolist() if target >= 0]
+    hold = "holds" if len(names) == 1 else "hold"
+    serves = f"; most in {_listed(names)}, which {hold} {portion:.0%} of it" if names else ""
+    often = "" if not np.isfinite(zeros) else f"; not zero at {1 - zeros:.0%} of the samples"
+    return f"{whole}{serves}{often}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _classes(source: Source, found: Summary, concept: int) -> list[ClassShare]:
+    portions, shares = found.classes.portions[:, concept], found.classes.shares[:, concept]
+    order = np.argsort(-np.nan_to_num(portions), kind="stable")[:MOST_CLASSES]
+    return [
+        ClassShare(
+            target=target, name=source.class_name(target), share=shares[i], portion=np.nan_to_num(portions[i]),
+        ) for i, target in zip(order, found.classes.classes[order].tolist()) if target >= 0
+    ]
+
+
+def _histogram(source: Source, number: int, quantity: str, concept: int) -> Histogram:
+    if source.store.options["keep"] == "top":
+        return Histogram(edges=[], counts=[], zeros=0)
+    return histogram(column(source, number, quantity, concept))
+
+
+def histogram(values: np.ndarray, bins: int = BINS) -> Histogram:
+    """How often values occur, without those that are exactly zero."""
+    others = values[(values != 0) & np.isfinite(values)].astype(np.float64)
+    zeros = float(np.mean(values == 0)) if len(values) else 0.
+    if len(others) == 0:
+        return Histogram(edges=[], counts=[], zeros=zeros)
+    counts, edges = np.histogram(others, bins)
+    return Histogram(edges=edges.tolist(), counts=counts.tolist(), zeros=zeros)
+
+
+def _reference_groups(
+    source: Source, number: int, quantity: str, concept: int, k: int
+) -> list[ReferenceGroup]:
+    """References by quantile: not maxima only."""
+    layer = source.layer(number)
+    top = source.store.top(layer, concept, quantity, k)
+    groups = [ReferenceGroup(
+        name="strongest", samples=top.samples.tolist(), values=top.values.tolist(), positions=top.positions.tolist(),
+    )]
+    if source.store.options["keep"] == "top":
+        return groups
+    matrix = source.store.values(layer, quantity, normalised=True)
+    values, positions = matrix[:, concept], source.store.positions(layer, quantity)
+    order = np.argsort(-values, kind="stable")
+    active = order[values[order] != 0]
+    middle = max((len(active) - k) // 2, 0)
+    drawn = np.sort(np.random.default_rng(concept).permutation(len(values))[:k])
+    chosen = {"middle of those that are not zero": active[middle:middle + k], "at random": drawn,
+              "lowest": order[::-1][:k]}
+    samples = source.rows(quantity)["sample"]
+    return groups + [
+        ReferenceGroup(
+            name=name, samples=samples[rows].tolist(), values=values[rows].tolist(),
+            positions=positions[rows, concept].tolist(),
+        ) for name, rows in chosen.items() if len(rows)
+    ]
+
+
+def neighbours(source: Source, number: int, concept: int) -> Neighbours:
+    """Concepts whose values go with those of a concept over samples, by Pearson correlation over some of them."""
+    here = {quantity: _correlations(source, number, number, quantity, concept) for quantity in (
+        "activation", "relevance"
+    )}
+    elsewhere: list[Neighbour] = []
+    for other in range(len(source.store.layers)):
+        if other != number:
+            elsewhere += _strongest(source, other, _correlations(source, other, number, "activation", concept), None)
+    elsewhere = sorted(elsewhere, key=lambda found: -found.correlation)[:MOST_NEIGHBOURS]
+    return Neighbours(
+        by_activation=_strongest(source, number, here["activation"], concept),
+        by_relevance=_strongest(source, number, here["relevance"], concept),
+        elsewhere=elsewhere, samples=min(len(source.rows("activation")), COMPARED_ROWS),
+    )
+
+
+def _strongest(source: Source, number: int, correlations: np.ndarray, own: int | None) -> list[Neighbour]:
+    order = [i for i in np.argsort(-correlations, kind="stable")[:MOST_NEIGHBOURS + 1].tolist() if i != own]
+    names = source.names(number)
+    return [
+        Neighbour(
+            layer=number, concept=i, correlation=correlations[i], name=names[i][0].name if i in names else "",
+        ) for i in order[:MOST_NEIGHBOURS] if correlations[i] > 0
+    ]
+
+
+def _correlations(source: Source, layer: int, own_layer: int, quantity: str, concept: int) -> np.ndarray:
+    """[C], of all concepts of a layer with a concept of another or the same one."""
+    return _standardised(source, layer, quantity).T @ _standardised(source, own_layer, quantity)[:, concept]
+
+
+@lru_cache(_AT_A_TIME)
+def _standardised(source: Source, number: int, quantity: str) -> np.ndarray:
+    """[some rows, C], with mean 0 and length 1; constant concepts are 0."""
+    matrix = source.store.values(source.layer(number), quantity)
+    rows = spread_evenly(len(matrix), COMPARED_ROWS)
+    values = np.asarray(matrix[rows], np.float32)
+    values -= values.mean(0)
+    length = np.sqrt((values ** 2).sum(0))
+    return values / np.where(length > 0, length, 1)

@@ -1,0 +1,231 @@
+"""Pictures of samples and concepts: many in one file (a sprite), in cells of one size."""
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from PIL import Image
+
+from crp.explorer.source import Source
+from crp.explorer.worker import Progress
+from crp.model.inputs import map_tensors
+from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+from crp.pictures.kinds import vis_inputs
+
+SIZES = (32, 48, 64, 96, 128, 224)
+SHEET, SHEET_CELL, STRIP_CELL = 256, 64, 128
+MOST_KEPT_SAMPLES = 20_000
+_MOST_REMEMBERED = 4096
+_ENLARGED_SHARPLY = 64  # smaller pictures show their pixels
+
+
+class Pictures:
+    """Pictures of the samples of a source, and of the references of its concepts.
+
+    Parameters
+    ----------
+    source : Source
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self._remembered: OrderedDict[tuple[int, int], Image.Image] = OrderedDict()
+
+    @property
+    def are_there(self) -> bool:
+        """Whether samples can be shown."""
+        if self.source.kind == "texts":
+            return self.source.corpus is not None
+        if self.source.fv is not None:
+            return True
+        samples = self.source.known_samples
+        return len(samples) > 0 and self._sheet(int(samples[0]) // SHEET) is not None
+
+    def of_samples(self, samples: list[int], size: int, columns: int | None = None) -> bytes:
+        """A sprite of samples, row by row."""
+        cells = [self.cell(sample, size) if sample >= 0 else empty(size) for sample in samples]
+        return as_webp(grid(cells, columns or len(cells), size))
+
+    def cell(self, sample: int, size: int) -> Image.Image:
+        """A sample, in a square.
+
+        Raises
+        ------
+        LookupError
+            If there is no picture of it.
+        """
+        key = sample, size
+        with self.source.reading:
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                return self._remembered[key]
+            made = self._remembered[key] = fitted(self._plain(sample), size)
+            if len(self._remembered) > _MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return made
+
+    def plain(self, sample: int) -> Image.Image:
+        """A sample in its own size."""
+        with self.source.reading:
+            return self._plain(sample)
+
+    def _plain(self, sample: int) -> Image.Image:
+        if self.source.fv is not None:
+            return vis_inputs(self.source.fv.get_data_sample(sample, preprocessing=False)[0])[0]
+        sheet = self._sheet(sample // SHEET)
+        if sheet is None:
+            raise LookupError(self.source.document(has_pictures=False).without)
+        row, column = divmod(sample % SHEET, math.isqrt(SHEET))
+        corner = column * SHEET_CELL, row * SHEET_CELL
+        return sheet.crop((*corner, corner[0] + SHEET_CELL, corner[1] + SHEET_CELL))
+
+    def _sheet(self, number: int) -> Image.Image | None:
+        """A picture of consecutive samples, where the store keeps it."""
+        content = self.source.kept.read(_sheet_key(number))
+        if content is None:
+            return None
+        side = math.isqrt(SHEET) * SHEET_CELL
+        with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
+            if picture.size != (side, side):
+                return None
+            return picture.convert("RGBA")
+
+    def keep(self, progress: Progress = lambda share: None) -> int:
+        """Keep small pictures of the samples in the store, for those who have only that; how many there are."""
+        samples = [int(sample) for sample in self.source.known_samples[:MOST_KEPT_SAMPLES]]
+        numbers = sorted({sample // SHEET for sample in samples})
+        for done, number in enumerate(numbers):
+            progress(done / len(numbers))
+            inside = {sample % SHEET: sample for sample in samples if sample // SHEET == number}
+            cells = [
+                self.cell(inside[place], SHEET_CELL) if place in inside else empty(SHEET_CELL)
+                for place in range(SHEET)
+            ]
+            self.source.kept.write(_sheet_key(number), as_webp(grid(cells, math.isqrt(SHEET), SHEET_CELL)))
+        return len(samples)
+
+    def strips_missing(self, request: StripRequest) -> list[int]:
+        """Concepts whose references are not drawn yet."""
+        return [concept for concept in request.concepts if self.source.kept.read(request.key(concept)) is None]
+
+    def of_references(self, request: StripRequest, size: int) -> bytes:
+        """A sprite with a row of references for each concept."""
+        rows = []
+        for concept in request.concepts:
+            content = self.source.kept.read(request.key(concept))
+            strip = Image.new("RGBA", (request.k * size, size)) if content is None else _opened(content)
+            rows.append(strip.resize((request.k * size, size)) if strip.width != request.k * size else strip)
+        whole = Image.new("RGBA", (request.k * size, size * len(rows)))
+        for place, strip in enumerate(rows):
+            whole.paste(strip, (0, place * size))
+        return as_webp(whole)
+
+    def draw_strips(self, request: StripRequest, concepts: list[int], progress: Progress) -> None:
+        """Draw references of concepts with the model, and keep them."""
+        for done, concept in enumerate(concepts):
+            progress(done / len(concepts))
+            pictures = self._references(request, concept)
+            cells = [fitted(picture, STRIP_CELL) for picture in pictures[:request.k]]
+            cells += [empty(STRIP_CELL)] * (request.k - len(cells))
+            self.source.kept.write(request.key(concept), as_webp(grid(cells, request.k, STRIP_CELL)))
+
+    def _references(self, request: StripRequest, concept: int) -> list[Image.Image]:
+        fv, composite = self.source.need_model()
+        how: dict[str, Any] = {"mode": request.quantity, "r_range": (0, request.k), "composite": composite}
+        how |= {"rf": request.kind == "crop", "plot_fn": _PLOT_FNS[request.kind]}
+        with self.source.reading, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a concept is dead, its page says
+            if request.target is None:
+                found: Any = fv.get_max_reference([concept], request.layer, **how)[concept]
+            else:
+                found = fv.get_stats_reference(concept, request.layer, [request.target], **how)
+                found = found[f"{concept}:{request.target}"]
+        return found[-1] if isinstance(found, tuple) else found
+
+
+_PLOT_FNS: dict[str, Callable] = {"heatmap": vis_img_heatmap, "opaque": vis_opaque_img, "crop": vis_opaque_img}
+
+
+class StripRequest:
+    """References of concepts of a layer, drawn in one way.
+
+    Parameters
+    ----------
+    layer, quantity : str
+    concepts : list of int
+    k : int
+        How many references.
+    kind : {"heatmap", "opaque", "crop"}
+    target : int, optional
+        Of this class only.
+    """
+
+    def __init__(self, layer: str, quantity: str, concepts: list[int], k: int, kind: str, target: int | None):
+        self.layer, self.quantity, self.concepts, self.k, self.kind = layer, quantity, concepts, k, kind
+        self.target = target
+
+    def key(self, concept: int) -> dict[str, Any]:
+        """All that changes the picture of a concept."""
+        return {
+            "what": "strip", "layer": self.layer, "quantity": self.quantity, "concept": concept, "k": self.k,
+            "kind": self.kind, "target": self.target,
+        }
+
+
+def fitted(picture: Image.Image, size: int) -> Image.Image:
+    """A picture as large as a square allows, in its middle; small ones keep their pixels."""
+    scale = size / max(picture.size)
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    sharply = scale > 1 and max(picture.size) < _ENLARGED_SHARPLY
+    resampled = picture.convert("RGBA").resize(
+        (width, height), Image.Resampling.NEAREST if sharply else Image.Resampling.BILINEAR, reducing_gap=2.
+    )
+    square = empty(size)
+    square.paste(resampled, ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def empty(size: int) -> Image.Image:
+    """A square in which nothing is."""
+    return Image.new("RGBA", (size, size))
+
+
+def grid(cells: list[Image.Image], columns: int, size: int) -> Image.Image:
+    """Squares side by side, row by row."""
+    rows = -(-len(cells) // columns)
+    whole = Image.new("RGBA", (columns * size, max(rows, 1) * size))
+    for place, cell in enumerate(cells):
+        whole.paste(cell, (place % columns * size, place // columns * size))
+    return whole
+
+
+def as_webp(picture: Image.Image) -> bytes:
+    """A picture as a file."""
+    content = io.BytesIO()
+    picture.save(content, "WEBP", quality=82, method=1)
+    return content.getvalue()
+
+
+def average(inputs: Iterable[Any]) -> Image.Image:
+    """The mean of inputs, as a picture."""
+    total: Any = None
+    count = 0
+    for data in inputs:
+        found = map_tensors(torch.Tensor.double, data)
+        total = found if total is None else total + found
+        count += 1
+    return vis_inputs((total / count).float())[0]
+
+
+def _opened(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
+        return picture.convert("RGBA")
+
+
+def _sheet_key(number: int) -> dict[str, Any]:
+    return {"what": "sheet", "number": number}

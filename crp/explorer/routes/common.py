@@ -1,0 +1,167 @@
+"""How requests name things, and how answers travel."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotYetError
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import Depends, Path, Query, Request, Response
+from pydantic import BaseModel
+
+from crp.explorer.documents import MOST_CONCEPTS, MOST_SAMPLES, Fault, Job, Quantity, UnitSetting
+from crp.explorer.opened import Opened
+from crp.explorer.worker import Progress
+
+PATIENCE = .25  # seconds that a request waits for the worker before it says how far that is
+FOREVER = "private, max-age=31536000, immutable"
+NUMBERS, PICTURE, BOTH = "application/octet-stream", "image/webp", "application/x-crp-answer"
+
+_IDS = r"^\d{1,9}(,\d{1,9})*$"
+_UNIT = r"\d{1,9}:\d{1,9}:(set|scale):-?\d{1,12}(\.\d{1,12})?"
+_UNITS = f"^{_UNIT}(,{_UNIT})*$"
+
+
+def find_store(request: Request, store: Annotated[str, Path(pattern="^[0-9a-f]{16}$")]) -> Opened:
+    """The store that a request names."""
+    found: Opened = request.app.state.shelf[store]
+    return found
+
+
+OfStore = Annotated[Opened, Depends(find_store)]
+LayerNumber = Annotated[int, Path(ge=0, lt=4096)]
+ConceptNumber = Annotated[int, Path(ge=0, lt=2 ** 31)]
+OfQuantity = Annotated[Quantity, Query()]
+Ids = Annotated[str, Query(pattern=_IDS, max_length=8000)]
+Number = Annotated[int | None, Query(ge=0, lt=2 ** 31)]
+Units = Annotated[str, Query(pattern=_UNITS, max_length=4000)]
+InputName = Annotated[str, Path(pattern=r"^(\d{1,12}|u[0-9a-f]{16})$")]
+
+FAULTS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Fault, "description": reason} for code, reason in {
+        401: "A token is needed", 403: "Asked by another page", 404: "There is no such thing",
+        409: "The store was replaced or damaged", 421: "Asked by another name", 422: "This makes no sense",
+        503: "The model failed, or the work was cancelled",
+    }.items()
+}
+
+
+def raw(what: str, media_type: str = NUMBERS) -> dict[int | str, dict[str, Any]]:
+    """How a route says that it answers with bytes."""
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"description": what, "content": {media_type: schema}}}
+
+
+def live_answers(what: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+    """How a route says that its answer may take time."""
+    return raw(what, media_type) | {202: {"model": Job, "description": "The model is at work: ask again"}}
+
+
+def ids(text: str, most: int = MOST_CONCEPTS) -> list[int]:
+    """Numbers, between which commas stand; a ValueError if there are too many."""
+    found = [int(part) for part in text.split(",")]
+    if len(found) > most:
+        raise ValueError(f"{len(found)} numbers at once; at most {most} are answered")
+    return found
+
+
+def sample_ids(text: str) -> list[int]:
+    """Numbers of samples."""
+    return ids(text, MOST_SAMPLES)
+
+
+def settings(text: str) -> list[UnitSetting]:
+    """What units are set to: ``layer:concept:how:value``, between which commas stand."""
+    found = []
+    for part in text.split(","):
+        layer, concept, how, value = part.split(":")
+        found.append(UnitSetting.model_validate(
+            {"layer": int(layer), "concept": int(concept), "how": how, "value": float(value)}
+        ))
+    if len(found) > MOST_CONCEPTS:
+        raise ValueError(f"{len(found)} units at once; at most {MOST_CONCEPTS} are set")
+    return found
+
+
+def document(request: Request, answer: BaseModel) -> Response:
+    """A document, which may change: browsers ask whether it has."""
+    return _tagged(request, answer.model_dump_json().encode(), "application/json", "private, no-cache")
+
+
+def numbers(request: Request, values: np.ndarray) -> Response:
+    """An array in little-endian float32 or int32, row by row; its shape is in the header ``X-Shape``."""
+    kind = "<i4" if values.dtype.kind in "iu" else "<f4"
+    content = np.ascontiguousarray(values, kind).tobytes()
+    answer = _tagged(request, content, NUMBERS, FOREVER)
+    answer.headers["X-Shape"] = ",".join(map(str, values.shape))
+    return answer
+
+
+def picture(request: Request, content: bytes, is_final: bool = True) -> Response:
+    """A picture."""
+    return _tagged(request, content, PICTURE, FOREVER if is_final else "private, no-cache")
+
+
+def _tagged(request: Request, content: bytes, media_type: str, control: str) -> Response:
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": control}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def in_background(opened: Opened, key: Any, what: str, compute: Callable[[Progress], Any]) -> Response | None:
+    """Let the worker compute something; an answer that says how far it is, or None once it is done.
+
+    Parameters
+    ----------
+    key
+        All that changes the result, beside the store.
+    what : str
+        For people who wait.
+    compute : callable
+        ``progress -> None``; what it finds, it keeps.
+    """
+    job = opened.source.worker.submit(name_of_job(key), what, compute)
+    try:
+        job.future.result(PATIENCE)
+    except NotYetError:
+        return Response(
+            job.document().model_dump_json(), 202, media_type="application/json", headers={"Cache-Control": "no-store"}
+        )
+    return None
+
+
+def name_of_job(key: Any) -> str:
+    """By which name the work goes that something asks for."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def live(
+    request: Request, opened: Opened, key: dict[str, Any], what: str, compute: Callable[[Progress], bytes],
+    media_type: str, on_disk: bool = True,
+) -> Response:
+    """What the worker computes, as it was kept; or how far the worker is with it.
+
+    Parameters
+    ----------
+    key, what
+        As for :func:`in_background`.
+    compute : callable
+        ``progress -> content``
+    on_disk : bool, default True
+        Whether it may outlive the process.
+    """
+    kept = opened.source.kept
+    content = kept.read(key)
+    if content is None:
+        waiting = in_background(
+            opened, key, what, lambda progress: kept.write(key, compute(progress), on_disk)
+        )
+        if waiting is not None:
+            return waiting
+        content = kept.read(key)
+        assert content is not None
+    return _tagged(request, content, media_type, FOREVER if on_disk else "private, no-cache")

@@ -1,0 +1,69 @@
+"""Work in the background: how far it is, and its end."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+
+from crp.explorer import pattern_pages, unit_pages
+from crp.explorer.documents import Job, Jobs, Task
+from crp.explorer.routes.common import FAULTS, OfStore, name_of_job
+from crp.explorer.source import Source
+from crp.explorer.worker import Progress
+
+router = APIRouter(prefix="/api/{store}/jobs", responses=FAULTS)
+JobName = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
+
+
+@router.get("", response_model=Jobs)
+def jobs(of: OfStore) -> Jobs:
+    """All that is waiting or running."""
+    return Jobs(jobs=of.source.worker.jobs())
+
+
+@router.delete("/{job}", status_code=204, response_class=Response)
+def cancel(of: OfStore, job: JobName) -> Response:
+    """Cancel work; of work that failed, forget that."""
+    if not of.source.worker.cancel(job):
+        raise LookupError("there is no such work")
+    return Response(status_code=204)
+
+
+@router.get("/{job}", response_model=Job)
+def job(of: OfStore, job: JobName) -> Job:
+    """How far work is."""
+    found = of.source.worker.job(job)
+    if found is None:
+        raise LookupError("there is no such work")
+    return found.document()
+
+
+@router.post("", response_model=Job, status_code=202)
+def begin(of: OfStore, task: Task) -> Job:
+    """Begin work whose result the store keeps: patterns, a projection, a ranking or an ablation."""
+    what, compute = _work_of(of.source, task)
+    return of.source.worker.submit(name_of_job(task.model_dump()), what, compute).document()
+
+
+def _work_of(source: Source, task: Task) -> tuple[str, Callable[[Progress], Any]]:
+    """What a task is, in words, and what does it."""
+    layer, number, quantity = source.layer(task.layer), task.layer, task.quantity
+    if task.kind == "patterns":
+        return f"patterns of the {quantity} of {layer}", lambda progress: pattern_pages.find_and_keep(
+            source, number, quantity, progress
+        )
+    if task.kind == "projection":
+        return f"a map of all samples by the {quantity} of {layer}", lambda progress: pattern_pages.project_and_keep(
+            source, number, quantity, progress
+        )
+    if task.kind == "ranking":
+        if task.method not in unit_pages.METHODS:
+            raise ValueError(f"there is no ranking by {task.method!r}; there are {', '.join(unit_pages.METHODS)}")
+        return f"ranking of {layer} by {task.method}", lambda progress: unit_pages.rank_and_keep(
+            source, number, task.method, progress
+        )
+    source.need_model()
+    return f"ablation by {len(task.rankings)} rankings", lambda progress: source.kept.write(
+        unit_pages.ablation_key(task.rankings), unit_pages.ablate(source, task.rankings, progress)
+    )

@@ -1,0 +1,134 @@
+"""The server: FastAPI over stores, and the pages that ask it."""
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import json
+import secrets
+from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError as FutureCancelled
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from crp import __version__
+from crp.explorer import documents
+from crp.explorer.documents import Fault, Notes, Stores
+from crp.explorer.opened import Shelf
+from crp.explorer.routes import concepts, patterns, samples, texts, units, work
+from crp.explorer.routes.common import FAULTS, OfStore, document
+from crp.explorer.safety import COOKIE, Guard
+from crp.explorer.source import Source
+from crp.explorer.uploads import UploadError
+from crp.explorer.worker import CancelledError
+from crp.store import StoreError
+
+WEB = Path(str(importlib.resources.files("crp.explorer") / "web"))
+_TRAVELLING = (
+    documents.LiveSample, documents.Manipulated, documents.Assignment, documents.Graph, documents.Continuation,
+)
+_CODES: dict[type[Exception], int] = {
+    StoreError: 409, UploadError: 422, LookupError: 404, ValueError: 422, TypeError: 422, CancelledError: 503,
+    FutureCancelled: 503, Exception: 503,
+}
+
+
+def create_app(sources: list[Source], token: str | None = None) -> ASGIApp:
+    """The application that serves stores, with its guard.
+
+    Parameters
+    ----------
+    sources : list of Source
+    token : str, optional
+        What requests need to know; without it, only this machine is answered.
+    """
+    guard = Guard(create_api(sources), token)
+    api = guard.app
+    assert isinstance(api, FastAPI)
+
+    @api.post("/api/session", status_code=204, response_class=Response, include_in_schema=False)
+    def begin_session(given: Annotated[str, Body(max_length=200, embed=True, alias="token")]) -> Response:
+        """Remember in the browser that it has the token."""
+        if not guard.is_token(given):
+            return JSONResponse({"error": "this is not the token that crp explore printed"}, 401)
+        answer = Response(status_code=204)
+        answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+        return answer
+
+    api.mount("/", StaticFiles(directory=WEB, html=True))
+    return guard
+
+
+def create_api(sources: list[Source]) -> FastAPI:
+    """What is answered, without guard and pages."""
+    shelf = Shelf(sources)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        shelf.close()
+
+    api = FastAPI(title="crp explorer", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
+                  lifespan=lifespan)
+    api.state.shelf, api.state.in_thread = shelf, asyncio.to_thread
+    for kind in _CODES:
+        api.add_exception_handler(kind, _refuse)
+    api.add_exception_handler(RequestValidationError, _refuse_arguments)
+
+    @api.get("/api/stores", response_model=Stores, responses=FAULTS)
+    def stores(request: Request) -> Response:
+        """What there is to explore."""
+        return document(request, shelf.stores(__version__))
+
+    @api.get("/api/{store}/notes", response_model=Notes, responses=FAULTS)
+    def notes(request: Request, of: OfStore) -> Response:
+        """Pins, notes and names that people gave."""
+        return document(request, of.source.notebook.read())
+
+    @api.put("/api/{store}/notes", response_model=Notes, responses=FAULTS)
+    def keep_notes(of: OfStore, notes: Notes) -> Notes:
+        """Keep pins, notes and names in the place of those that were there."""
+        try:
+            of.source.notebook.write(notes)
+        except OSError as error:
+            raise StoreError(f"nothing can be written to {of.source.store.path}: {error.strerror}") from error
+        return of.source.notebook.read()
+
+    for routes in (work, concepts, samples, patterns, units, texts):
+        api.include_router(routes.router)
+    return api
+
+
+def specification() -> dict[str, Any]:
+    """What the server says it answers: an OpenAPI document, with the documents that travel with numbers."""
+    found = create_api([]).openapi()
+    for kind in _TRAVELLING:
+        schema = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+        found["components"]["schemas"] |= schema.pop("$defs", {}) | {kind.__name__: schema}
+    del found["info"]["version"]
+    return json.loads(json.dumps(found, sort_keys=True))
+
+
+def new_token() -> str:
+    """A token that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    """Why something is not answered, in words; what it was is never repeated as HTML."""
+    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+    reason = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+    said = reason if code != 503 else f"{type(error).__name__}: {reason}"
+    return JSONResponse(Fault(error=said[:4000]).model_dump(), code, {"Cache-Control": "no-store"})
+
+
+def _refuse_arguments(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
+    return JSONResponse(Fault(error="; ".join(found)[:4000]).model_dump(), 422)

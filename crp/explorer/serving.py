@@ -1,0 +1,88 @@
+"""Runs the server until it is interrupted."""
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from crp.explorer.safety import is_loopback
+from crp.explorer.server import create_app, new_token
+from crp.explorer.source import Source
+
+PORT, PORTS_TRIED = 8765, 20
+MOST_CONNECTIONS = 256
+
+
+def serve(
+    sources: list[Source], host: str = "127.0.0.1", port: int | None = None, open_browser: bool = False,
+    report: Callable[[str], object] = print,
+) -> str:
+    """Serve stores to browsers, until the process is interrupted.
+
+    Parameters
+    ----------
+    sources : list of Source
+    host : str, default "127.0.0.1"
+        The address to listen on. Others than this machine's own ask for a token, which is part of the address that is
+        told.
+    port : int, optional
+        By default the first that is free from 8765 on.
+    open_browser : bool, default False
+    report : callable, default print
+        Is told the address.
+
+    Returns
+    -------
+    str
+        The address, without the token.
+
+    Raises
+    ------
+    OSError
+        If the port is taken.
+    """
+    token = None if is_loopback(host) else new_token()
+    listening = listen(host, port)
+    address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
+    whole = address if token is None else f"{address}#token={token}"
+    report(f"explore at {whole}  (Ctrl+C ends)")
+    if open_browser:
+        threading.Timer(.5, webbrowser.open, (whole,)).start()
+    settings = uvicorn.Config(
+        create_app(sources, token), log_level="warning", access_log=False, server_header=False,
+        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=10, timeout_graceful_shutdown=2, lifespan="on",
+    )
+    try:
+        uvicorn.Server(settings).run([listening])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        listening.close()
+    return address
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket on a port, or on the first that is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    tried = [port] if port is not None else [*range(PORT, PORT + PORTS_TRIED), 0]
+    for number in tried:
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, number))
+            return found
+        except OSError as error:
+            found.close()
+            if number == tried[-1]:
+                raise OSError(f"{host} port {number} cannot be listened on: {error.strerror or error}") from error
+    raise AssertionError("one port at least is tried")
+
+
+def _in_address(host: str) -> str:
+    """A host as it stands in an address that a browser of this machine can open."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
