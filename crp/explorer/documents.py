@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-import annotated_types
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Quantity: TypeAlias = Literal["relevance", "activation"]
@@ -19,7 +18,7 @@ def _finite(value: Any) -> Any:
 
 
 Number: TypeAlias = Annotated[float | None, BeforeValidator(_finite)]
-Text: TypeAlias = Annotated[str, annotated_types.MaxLen(MOST_TEXT)]
+Text: TypeAlias = Annotated[str, Field(max_length=MOST_TEXT)]
 
 
 class Document(BaseModel):
@@ -455,7 +454,7 @@ class Note(Document):
 
     on: Pin
     text: Text = ""
-    name: Annotated[str, annotated_types.MaxLen(200)] = ""
+    name: Annotated[str, Field(max_length=200)] = ""
 
 
 class Notes(Document):
@@ -463,8 +462,8 @@ class Notes(Document):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    pins: Annotated[list[Pin], annotated_types.MaxLen(1000)] = []
-    notes: Annotated[list[Note], annotated_types.MaxLen(10_000)] = []
+    pins: Annotated[list[Pin], Field(max_length=1000)] = []
+    notes: Annotated[list[Note], Field(max_length=10_000)] = []
 
 
 class UnitSetting(Document):
@@ -492,5 +491,5 @@ class Task(Document):
     kind: Literal["patterns", "projection", "ranking", "ablation"]
     layer: Annotated[int, Field(ge=0, lt=4096)] = 0
     quantity: Quantity = "relevance"
-    method: Annotated[str, annotated_types.MaxLen(40)] = ""
-    rankings: Annotated[list[str], annotated_types.MaxLen(8)] = []
+    method: Annotated[str, Field(max_length=40)] = ""
+    rankings: Annotated[list[str], Field(max_length=8)] = []

@@ -78,11 +78,9 @@ def explain(
     """
     fv, composite = source.need_model()
     progress(.1)
-    outputs = _outputs(source, data)
-    target = outputs[0].target if target is None else target
-    y = [target] if against is None else Contrast(target, against)
+    outputs, target = _answers(source, data, target)
     progress(.3)
-    conditions: dict[str, Any] = {fv.attribution.MODEL_OUTPUT_NAME: y}
+    conditions = _start(source, data, target, against)
     if condition is not None:
         conditions[source.layer(condition[0])] = [condition[1]]
     found = fv.attribution(
@@ -120,9 +118,10 @@ def heatmaps_of_concepts(
 ) -> np.ndarray:
     """[concepts, height, width] float32, a conditional heatmap for each concept."""
     fv, composite = source.need_model()
-    target = _outputs(source, data)[0].target if target is None else target
+    _, target = _answers(source, data, target)
     name, found = source.layer(layer), []
-    conditions = [{fv.attribution.MODEL_OUTPUT_NAME: [target], name: [concept]} for concept in concepts]
+    start = _start(source, data, target)
+    conditions = [{**start, name: [concept]} for concept in concepts]
     results = fv.attribution.generate(
         data, conditions, composite, mask_map=dict(fv.layer_map), start_layer=fv.start_layer, batch_size=8,
         exclude_parallel=False, verbose=False,
@@ -140,13 +139,12 @@ def manipulate(
     """What the model answers with units set to other values, and the heatmap of that; none where nothing is asked."""
     fv, composite = source.need_model()
     progress(.1)
-    before = _outputs(source, data)
-    target = before[0].target if target is None else target
+    before, target = _answers(source, data, target)
     with intervene(fv.attribution.model, changes_of(source, settings), concepts=dict(fv.layer_map)):
         after = _outputs(source, data, [output.target for output in before])
         progress(.5)
-        condition = {fv.attribution.MODEL_OUTPUT_NAME: [target]}
-        heatmap = as_picture(fv.attribution(data, [condition], composite, start_layer=fv.start_layer).heatmap)
+        start = _start(source, data, target)
+        heatmap = as_picture(fv.attribution(data, [start], composite, start_layer=fv.start_layer).heatmap)
     document = Manipulated(before=before, after=after, height=heatmap.shape[0], width=heatmap.shape[1])
     return Answered(document, heatmap)
 
@@ -161,14 +159,40 @@ def changes_of(source: Source, settings: list[UnitSetting]) -> dict[str, dict[in
     return changes
 
 
+def _answers(source: Source, data: Any, target: int | None) -> tuple[list[Output], int]:
+    """The largest outputs of the model, and which to explain: the one asked for, or the largest."""
+    outputs = _outputs(source, data)
+    return outputs, outputs[0].target if target is None else target
+
+
 def _outputs(source: Source, data: Any, first: list[int] | None = None) -> list[Output]:
     """The largest outputs of the model, or those asked for, with their probabilities where they are classes."""
+    values = _output(source, data).detach().float().cpu()[0]
+    return outputs_of(source, values.reshape(-1, values.shape[-1])[-1], first)
+
+
+def _output(source: Source, data: Any) -> Tensor:
     fv, _ = source.need_model()
     with torch.no_grad():
-        output = select_output(call_model(fv.attribution.model, data), fv.attribution.output, "y")
-    values = output.detach().float().cpu()[0]
-    values = values.reshape(-1, values.shape[-1])[-1]  # the last position of a model with several
-    return outputs_of(source, values, first)
+        return select_output(call_model(fv.attribution.model, data), fv.attribution.output, "y")
+
+
+def _start(source: Source, data: Any, target: int, against: int | None = None) -> dict[str, Any]:
+    """The condition that starts relevance at an output, at the last position of models with several.
+
+    Raises
+    ------
+    LookupError
+        If the model has no such output.
+    """
+    fv, _ = source.need_model()
+    shape = _output(source, data).shape
+    for output in (target, against):
+        if output is not None and not 0 <= output < shape[-1]:
+            raise LookupError(f"the model has no output {output}; it has 0 to {shape[-1] - 1}")
+    found = [output if len(shape) == 2 else (-1,) * (len(shape) - 2) + (output,) for output in (target, against)]
+    y = [found[0]] if against is None else Contrast(found[0], found[1])
+    return {fv.attribution.MODEL_OUTPUT_NAME: y}
 
 
 def outputs_of(source: Source, values: Tensor, first: list[int] | None = None) -> list[Output]:
@@ -189,7 +213,7 @@ def outputs_of(source: Source, values: Tensor, first: list[int] | None = None) -
 def graph(source: Source, data: Any, layer: int, concept: int, target: int | None, progress: Progress) -> Graph:
     """What a concept is made of in a sample, and to which concepts of the next layer it goes."""
     fv, composite = source.need_model()
-    target = _outputs(source, data)[0].target if target is None else target
+    _, target = _answers(source, data, target)
     name = source.layer(layer)
     progress(.2)
     model_graph = trace_model_graph(fv.attribution.model, data, list(fv.layer_map))
@@ -228,7 +252,7 @@ def _served_by(
     above = order[order.index(below) + 1:order.index(below) + 2]
     if not above:
         return []
-    upper, y = above[0], {fv.attribution.MODEL_OUTPUT_NAME: [target]}
+    upper, y = above[0], _start(source, data, target)
     how: dict[str, Any] = {"mask_map": dict(fv.layer_map), "start_layer": fv.start_layer, "exclude_parallel": False}
     whole = fv.attribution(data, [y], composite, [below, upper], heatmap=False, **how)
     held = _values(source, below, whole.relevances)[concept]
@@ -252,11 +276,10 @@ def assign(source: Source, data: Any, layer: int, quantity: str, target: int | N
     fv, composite = source.need_model()
     patterns = need_patterns(source, layer, quantity)
     name = source.layer(layer)
-    target = _outputs(source, data)[0].target if target is None else target
+    _, target = _answers(source, data, target)
     progress(.3)
     found = fv.attribution(
-        data, [{fv.attribution.MODEL_OUTPUT_NAME: [target]}], composite, [name], start_layer=fv.start_layer,
-        heatmap=False,
+        data, [_start(source, data, target)], composite, [name], start_layer=fv.start_layer, heatmap=False,
     )
     tensors = found.activations if quantity == "activation" else found.relevances
     values = fv.layer_map[name].read(tensors[name], name).value.float().cpu().numpy()

@@ -128,6 +128,7 @@ def continue_text(
 def _written(source: Source, ids: list[int], count: int, progress: Progress) -> tuple[torch.Tensor, list[int]]:
     """Outputs for the next token, and the tokens that follow."""
     fv, _ = source.need_model()
+    corpus = need_corpus(source)
     found, first = list(ids), None
     for done in range(count):
         progress(done / count)
@@ -135,12 +136,12 @@ def _written(source: Source, ids: list[int], count: int, progress: Progress) -> 
         inputs = {name: tensor.to(fv.attribution.device) for name, tensor in inputs.items()}
         with torch.no_grad():
             output = select_output(call_model(fv.attribution.model, inputs), fv.attribution.output, "y")
-        if output.ndim != 3 or output.shape[1] != len(found):
+        if output.ndim not in (2, 3) or output.shape[-1] < len(corpus.tokenizer):
             raise ValueError(
                 f"the model gives {tuple(output.shape)} for {len(found)} tokens: it writes no text, for which it would "
-                "give an output for each token"
+                f"have an output for each of the {len(corpus.tokenizer)} tokens that its tokenizer knows"
             )
-        last = output[0, -1].float().cpu()
+        last = output.reshape(-1, output.shape[-1])[-1].float().cpu()
         first = last if first is None else first
         found.append(int(last.argmax()))
     assert first is not None
