@@ -35,7 +35,10 @@ def make_store(path: Path) -> ReferenceStore:
         },
         "dataset": {"length": SAMPLES, "samples": None, "targets": None},
         "composite": {"class": "synthetic", "rules": {}, "operations": {}, "canonizers": []},
-        "options": {"max_target": "sum", "batch_size": 1, "checkpoint": SHARD, "keep": "all", "dtype": "float32"},
+        "options": {
+            "max_target": "sum", "batch_size": 1, "checkpoint": SHARD, "keep": "all", "dtype": "float32",
+            "rows": "samples",
+        },
         "layers": [layer.model_dump(mode="json") for layer in layers],
     }
     place = create_store(path, settings, "cpu")
@@ -43,7 +46,7 @@ def make_store(path: Path) -> ReferenceStore:
     for first in range(0, SAMPLES, SHARD):
         stop = min(first + SHARD, SAMPLES)
         rows = np.zeros(stop - first, ROW_DTYPE)
-        rows["sample"], rows["target"] = np.arange(first, stop), np.arange(first, stop) % CLASSES
+        rows["sample"], rows["position"] = np.arange(first, stop), -1
         with ShardWriter(place, first, stop, 1) as writer:
             for quantity in ("relevance", "activation"):
                 rows["target"] = np.arange(first, stop) % CLASSES if quantity == "relevance" else -1

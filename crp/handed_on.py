@@ -1,7 +1,7 @@
 """Names that stood in modules of zennit-crp, whoever made them: imported when they are first asked for."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -61,3 +61,24 @@ class HandedOn:
         packages = {name: place.partition(":")[0].partition(".")[0] for name, place in self.places.items()}
         present = {package for package in set(packages.values()) if find_spec(package) is not None}
         return [name for name, package in packages.items() if package in present]
+
+
+def imported_when_asked(
+    package: str, places: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """What a package gives as its ``__getattr__`` and ``__dir__``, to import its own names when they are asked for.
+
+    So that who needs one light module of it does not wait for PyTorch and all that the others need.
+
+    Parameters
+    ----------
+    package : str
+    places : dict
+        Name -> module of the package that has it; not one of the same name.
+    """
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return get, lambda: sorted(places)

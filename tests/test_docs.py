@@ -21,15 +21,15 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 WRITTEN = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PUBLIC = [
     "crp.analysis", "crp.attribution", "crp.attribution.baselines", "crp.cache", "crp.composites", "crp.concepts",
-    "crp.demo.digits", "crp.graph", "crp.helper", "crp.hooks", "crp.image", "crp.neurons", "crp.rules", "crp.store",
-    "crp.sweeps", "crp.text", "crp.trust", "crp.truth", "crp.visualization",
+    "crp.demo.digits", "crp.explorer", "crp.graph", "crp.helper", "crp.hooks", "crp.image", "crp.neurons", "crp.rules",
+    "crp.store", "crp.sweeps", "crp.text", "crp.trust", "crp.truth", "crp.visualization",
 ]
 TABLES = [
     ("speed", "benchmarks"), ("any_model", "architectures"), ("any_model", "faithfulness"),
     ("any_model", "words of sentences"), ("any_model", "operations"), ("neurons", "planted units"),
     ("neurons", "large layers"), ("neurons", "effects"), ("neurons", "ablation"), ("trust", "report"),
     ("truth", "localisation"), ("truth", "references"), ("truth", "units"), ("truth", "directions"),
-    ("truth", "shortcut"),
+    ("truth", "shortcut"), ("explorer", "numbers"),
 ]
 
 pytestmark = pytest.mark.usefixtures("quick")

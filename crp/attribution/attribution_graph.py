@@ -13,7 +13,7 @@ from crp.attribution.passes import AttributionResult
 from crp.concepts import as_id, as_layer_map
 from crp.model.callbacks import call_as_taken
 from crp.model.inputs import Inputs
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 from crp.model.successors import Successor
 
 if TYPE_CHECKING:

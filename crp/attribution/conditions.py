@@ -14,7 +14,7 @@ from crp.concepts import Concept, EncodedConcept
 from crp.concepts.base import Mask
 from crp.concepts.ids import is_boolean
 from crp.model.callbacks import call_as_taken
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 
 MaskFunction: TypeAlias = Callable[..., Mask]
 """``(batch_id, concept_ids, layer_name) -> (relevance -> relevance)``."""

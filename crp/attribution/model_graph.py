@@ -19,8 +19,8 @@ from crp.model.layers import (
     leaf_index,
     resolve_layer,
     unflatten_tensors,
-    unknown_layer_message,
 )
+from crp.model.names import unknown_layer_message
 from crp.model.successors import Successor
 from crp.rules.attach import run_exclusively
 from crp.rules.operations.mode import OperationMode

@@ -9,7 +9,8 @@ import numpy as np
 from crp.cli.questions import ClassNames
 from crp.cli.runs import specified
 from crp.cli.unit_answers import AblationAnswer, HeldOutScore, RankedUnit, RankingAnswer, RankingArea
-from crp.model.samples import join_samples, spread_evenly
+from crp.model.numbers import spread_evenly
+from crp.model.samples import join_samples
 from crp.neurons import Ranking, ablation_curve, rank
 from crp.store import ReferenceStore, StoreError
 

@@ -10,7 +10,7 @@ from crp.cli.arguments import add_class_names, add_json, positive
 
 if TYPE_CHECKING:
     from crp.cli.answers import Explored
-    from crp.explorer.export import Subject
+    from crp.explorer.copies import Subject
     from crp.explorer.source import Source
 
     Commands: TypeAlias = argparse._SubParsersAction[Any]
@@ -35,6 +35,10 @@ def add_explore(commands: Commands) -> None:
         "ask for a token (default: 127.0.0.1)",
     )
     explore.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 8765 on)")
+    explore.add_argument(
+        "--keep-pictures", action="store_true", help="keep small pictures of the samples of SPEC in its store first, "
+        "for those who have only that",
+    )
     explore.add_argument("--open", action="store_true", help="open a browser")
     add_class_names(explore)
     explore.add_argument(
@@ -66,13 +70,18 @@ def _explore(options: argparse.Namespace) -> Explored:
     except ImportError as error:
         raise ImportError(MISSING) from error
     from crp.cli.answers import Explored
-    from crp.explorer.export import export, export_page
+    from crp.explorer.copies import export, export_page
+    from crp.explorer.pictures import Pictures
     from crp.explorer.serving import serve
 
     subject_asked = options.concept or options.sample or options.pattern
     if options.export is None and subject_asked:
         raise ValueError("a page goes into a file: give --export FILE.html")
     sources = [_source(what, options) for what in options.what]
+    if options.keep_pictures:
+        for source in sources:
+            source.need_model()
+            _tell(f"{Pictures(source).keep()} pictures are kept in {source.store.path}")
     address, written = None, []
     if options.export is None:
         address = serve(sources, options.host, options.port, options.open, _tell)

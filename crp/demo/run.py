@@ -8,6 +8,9 @@ from crp.demo.digits import accuracy, digit_datasets, train_digit_network
 from crp.demo.experiments import of_another_digit, without_concepts
 from crp.demo.page import Page
 from crp.demo.story import LAYER, Story
+from crp.explorer.pictures import Pictures
+from crp.explorer.source import Source
+from crp.trust import trust_report
 
 INTRODUCTION = (
     "A small convolutional network was trained on scanned handwritten digits. What has it learned, and which of it "
@@ -79,4 +82,12 @@ def run_demo(folder: str | Path = "crp-demo") -> Demo:
     print("taking concepts away ...")
     page.add("11-without-concepts", "What is left without its concepts", *without_concepts(story))
     page.add("12-effects", f"What makes it a {target}", *of_another_digit(story))
+    print("checking whether all this can be trusted ...")
+    report = trust_report(story.references, LAYER, composite=story.composite, held_out=held_out, verbose=False)
+    print(f"  {LAYER} {'can' if report.holds else 'cannot'}: " + ", ".join(
+        f"{'' if check.holds else 'not '}{check.name}" for check in report.checks if check.holds is not None
+    ))
+    Pictures(Source.of(story.references, story.composite)).keep()
+    print(f"explore the store in a browser: crp explore {folder / 'store'}")
+    print(f"  with heatmaps and experiments: crp explore crp.demo.digits:digit_sweep --store {folder / 'store'}")
     return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)

@@ -9,7 +9,27 @@
 ``keeping``, ``notes``          what is made once; what people write down
 ``routes``, ``server``, ``safety``, ``serving``
                                 the server, and whom it answers
-``export``, ``joining``, ``widget``
+``copies``, ``joining``, ``widget``, ``asking``
                                 copies that open from disk; notebooks
 ``web``                         the pages
 """
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Explorer", "Source", "export", "export_page", "serve"]
+
+_PLACES = {
+    "Explorer": ("widget", "notebook"), "Source": ("source", "explorer"), "export": ("copies", "explorer"),
+    "export_page": ("copies", "explorer"), "serve": ("serving", "explorer"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs packages of an extra is imported when it is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _PLACES[name]
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{name} needs {error.name}: pip install 'crp-concepts[{extra}]'") from error

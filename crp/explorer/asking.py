@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.types import ASGIApp, Message
@@ -36,10 +39,20 @@ def ask(app: ASGIApp, path: str, method: str = "GET", body: bytes = b"", patienc
     """
     until = time.monotonic() + patience
     while True:
-        found = asyncio.run(_ask(app, path, method, body))
+        found = _run(_ask(app, path, method, body))
         if found.status != 202 or time.monotonic() > until:
             return found
         time.sleep(_PAUSE)
+
+
+def _run(asking: Coroutine[Any, Any, Answer]) -> Answer:
+    """What a coroutine gives; in a thread of its own where a loop runs already, as in notebooks."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asking).result()
 
 
 async def _ask(app: ASGIApp, path: str, method: str, body: bytes) -> Answer:

@@ -18,8 +18,8 @@ from crp.explorer.documents import (
 )
 from crp.explorer.source import Source
 from crp.explorer.summaries import Summary, columns_of, summary
-from crp.model.samples import spread_evenly
-from crp.trust import COLUMNS as TRUST_COLUMNS
+from crp.model.numbers import spread_evenly
+from crp.trust.report import COLUMNS as TRUST_COLUMNS
 
 BINS, MOST_CLASSES, MOST_NEIGHBOURS = 40, 12, 6
 COMPARED_ROWS = 1024

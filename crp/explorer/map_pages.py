@@ -3,10 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from crp.analysis import ResponseMap, TopographicMap, contrast, group_profiles
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
-from crp.model.samples import spread_evenly
+from crp.model.numbers import spread_evenly
 
 MOST_NEURONS, MOST_ROWS = 2048, 2000
 
@@ -19,6 +18,8 @@ def draw_map(source: Source, number: int, quantity: str, progress: Progress) -> 
     bytes
         float32 [2 + 2 K, C]: x and y in [0, 1], the mean of each class, and its difference from the mean of all.
     """
+    from crp.analysis import TopographicMap, contrast, group_profiles
+
     progress(0.)
     layer = source.layer(number)
     profiles = group_profiles(source.store, layers=[layer], quantity=quantity)
@@ -39,6 +40,8 @@ def draw_response_map(source: Source, layers: list[int], progress: Progress) -> 
     bytes
         float32 [6, D]: x and y in [-1, 1], the number of the layer, the concept, its lowest and highest activation.
     """
+    from crp.analysis import ResponseMap
+
     progress(0.)
     names = [source.layer(number) for number in layers]
     sizes = {name: len(source.store.concepts(name)) for name in names}

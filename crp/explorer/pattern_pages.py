@@ -1,17 +1,19 @@
 """Pages of patterns and of the projection of all samples."""
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crp.analysis import Patterns, find_patterns, project
 from crp.explorer.documents import PatternsPage
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
 from crp.store.archive import archive_bytes
 from crp.store.attached import read_attached, write_attached
 from crp.store.folder import StoreError
+
+if TYPE_CHECKING:
+    from crp.analysis.patterns import Patterns
 
 MOST_ROWS_OF_TSNE, MOST_COMPONENTS = 5000, 50
 STATISTICS = ("lower", "q1", "median", "q3", "upper", "mean", "minimum", "maximum")
@@ -53,6 +55,8 @@ def box_plots(source: Source, number: int, quantity: str, pattern: int) -> np.nd
 
 def find_and_keep(source: Source, number: int, quantity: str, progress: Progress) -> None:
     """Find patterns of a layer, and keep them in the store."""
+    from crp.analysis import find_patterns
+
     progress(0.)
     rows = len(source.rows(quantity))
     size = max(5, min(rows // 100, 50))
@@ -72,6 +76,8 @@ def project_and_keep(source: Source, number: int, quantity: str, progress: Progr
 
     By t-SNE; many rows by their first two principal components, which takes seconds where that takes an hour.
     """
+    from crp.analysis import project
+
     progress(0.)
     matrix = source.store.values(source.layer(number), quantity)
     values = np.concatenate([np.asarray(block, np.float32) for block in matrix.blocks()])

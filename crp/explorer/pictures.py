@@ -2,25 +2,21 @@
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
 
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
-from crp.model.inputs import map_tensors
-from crp.pictures.image import vis_img_heatmap, vis_opaque_img
-from crp.pictures.kinds import vis_inputs
 
 SIZES = (32, 48, 64, 96, 128, 224)
-SHEET, SHEET_CELL, STRIP_CELL = 256, 64, 128
-MOST_KEPT_SAMPLES = 20_000
-_MOST_REMEMBERED = 4096
+STRIP_CELL = 128
+BLOCK, BLOCK_CELL = 256, 64
+MOST_KEPT_SAMPLES = 100_000
+_MOST_REMEMBERED = 1024
 _ENLARGED_SHARPLY = 64  # smaller pictures show their pixels
 
 
@@ -44,7 +40,7 @@ class Pictures:
         if self.source.fv is not None:
             return True
         samples = self.source.known_samples
-        return len(samples) > 0 and self._sheet(int(samples[0]) // SHEET) is not None
+        return len(samples) > 0 and self.source.kept.read(_block_key(int(samples[0]) // BLOCK)) is not None
 
     def of_samples(self, samples: list[int], size: int, columns: int | None = None) -> bytes:
         """A sprite of samples, row by row."""
@@ -76,37 +72,25 @@ class Pictures:
 
     def _plain(self, sample: int) -> Image.Image:
         if self.source.fv is not None:
-            return vis_inputs(self.source.fv.get_data_sample(sample, preprocessing=False)[0])[0]
-        sheet = self._sheet(sample // SHEET)
-        if sheet is None:
-            raise LookupError(self.source.document(has_pictures=False).without)
-        row, column = divmod(sample % SHEET, math.isqrt(SHEET))
-        corner = column * SHEET_CELL, row * SHEET_CELL
-        return sheet.crop((*corner, corner[0] + SHEET_CELL, corner[1] + SHEET_CELL))
+            from crp.pictures.kinds import vis_inputs
 
-    def _sheet(self, number: int) -> Image.Image | None:
-        """A picture of consecutive samples, where the store keeps it."""
-        content = self.source.kept.read(_sheet_key(number))
-        if content is None:
-            return None
-        side = math.isqrt(SHEET) * SHEET_CELL
-        with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
-            if picture.size != (side, side):
-                return None
-            return picture.convert("RGBA")
+            return vis_inputs(self.source.fv.get_data_sample(sample, preprocessing=False)[0])[0]
+        content = self.source.kept.read(_block_key(sample // BLOCK))
+        kept = None if content is None else _from_block(content, sample % BLOCK)
+        if kept is None:
+            raise LookupError(self.source.document(has_pictures=False).without)
+        return kept
 
     def keep(self, progress: Progress = lambda share: None) -> int:
         """Keep small pictures of the samples in the store, for those who have only that; how many there are."""
-        samples = [int(sample) for sample in self.source.known_samples[:MOST_KEPT_SAMPLES]]
-        numbers = sorted({sample // SHEET for sample in samples})
+        samples = self.source.known_samples[:MOST_KEPT_SAMPLES]
+        numbers = np.unique(samples // BLOCK).tolist()
         for done, number in enumerate(numbers):
             progress(done / len(numbers))
-            inside = {sample % SHEET: sample for sample in samples if sample // SHEET == number}
-            cells = [
-                self.cell(inside[place], SHEET_CELL) if place in inside else empty(SHEET_CELL)
-                for place in range(SHEET)
-            ]
-            self.source.kept.write(_sheet_key(number), as_webp(grid(cells, math.isqrt(SHEET), SHEET_CELL)))
+            files = [b""] * BLOCK
+            for sample in samples[samples // BLOCK == number].tolist():
+                files[sample % BLOCK] = as_webp(self.cell(sample, BLOCK_CELL))
+            self.source.kept.write(_block_key(number), _as_block(files))
         return len(samples)
 
     def strips_missing(self, request: StripRequest) -> list[int]:
@@ -135,9 +119,12 @@ class Pictures:
             self.source.kept.write(request.key(concept), as_webp(grid(cells, request.k, STRIP_CELL)))
 
     def _references(self, request: StripRequest, concept: int) -> list[Image.Image]:
+        from crp.pictures.image import vis_img_heatmap, vis_opaque_img
+
         fv, composite = self.source.need_model()
+        plot_fn = vis_img_heatmap if request.kind == "heatmap" else vis_opaque_img
         how: dict[str, Any] = {"mode": request.quantity, "r_range": (0, request.k), "composite": composite}
-        how |= {"rf": request.kind == "crop", "plot_fn": _PLOT_FNS[request.kind]}
+        how |= {"rf": request.kind == "crop", "plot_fn": plot_fn}
         with self.source.reading, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a concept is dead, its page says
             if request.target is None:
@@ -146,9 +133,6 @@ class Pictures:
                 found = fv.get_stats_reference(concept, request.layer, [request.target], **how)
                 found = found[f"{concept}:{request.target}"]
         return found[-1] if isinstance(found, tuple) else found
-
-
-_PLOT_FNS: dict[str, Callable] = {"heatmap": vis_img_heatmap, "opaque": vis_opaque_img, "crop": vis_opaque_img}
 
 
 class StripRequest:
@@ -211,21 +195,30 @@ def as_webp(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def average(inputs: Iterable[Any]) -> Image.Image:
-    """The mean of inputs, as a picture."""
-    total: Any = None
-    count = 0
-    for data in inputs:
-        found = map_tensors(torch.Tensor.double, data)
-        total = found if total is None else total + found
-        count += 1
-    return vis_inputs((total / count).float())[0]
-
-
 def _opened(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
         return picture.convert("RGBA")
 
 
-def _sheet_key(number: int) -> dict[str, Any]:
-    return {"what": "sheet", "number": number}
+def _block_key(number: int) -> dict[str, Any]:
+    return {"what": "pictures", "number": number}
+
+
+def _as_block(files: list[bytes]) -> bytes:
+    """Files of consecutive samples in one: where each ends (int32), and all of them."""
+    ends = np.cumsum([len(file) for file in files]).astype("<i4")
+    return ends.tobytes() + b"".join(files)
+
+
+def _from_block(content: bytes, place: int) -> Image.Image | None:
+    """A picture in a block; None if there is none, or the block is damaged."""
+    ends = np.frombuffer(content[:4 * BLOCK], "<i4")
+    if len(ends) < BLOCK:
+        return None
+    start = 4 * BLOCK + (int(ends[place - 1]) if place else 0)
+    file = content[start:4 * BLOCK + int(ends[place])]
+    try:
+        found = _opened(file)
+    except OSError:
+        return None
+    return found if max(found.size) <= BLOCK_CELL else None

@@ -5,12 +5,15 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
+from crp.explorer.concept_pages import summary_of
 from crp.explorer.safety import is_loopback
 from crp.explorer.server import create_app, new_token
 from crp.explorer.source import Source
+from crp.store import StoreError
 
 PORT, PORTS_TRIED = 8765, 20
 MOST_CONNECTIONS = 256
@@ -51,6 +54,7 @@ def serve(
     report(f"explore at {whole}  (Ctrl+C ends)")
     if open_browser:
         threading.Timer(.5, webbrowser.open, (whole,)).start()
+    threading.Thread(target=_prepare, args=(sources,), name="crp-explorer-prepares", daemon=True).start()
     settings = uvicorn.Config(
         create_app(sources, token), log_level="warning", access_log=False, server_header=False,
         limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=10, timeout_graceful_shutdown=2, lifespan="on",
@@ -86,3 +90,12 @@ def _in_address(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
+
+
+def _prepare(sources: list[Source]) -> None:
+    """Read through the matrices once, the last layers first, so that pages need not; the store keeps what is found."""
+    for source in sources:
+        for number in reversed(range(len(source.store.layers))):
+            for quantity in ("relevance", "activation"):
+                with suppress(StoreError):  # which the page of the layer will say
+                    summary_of(source, number, quantity)

@@ -2,29 +2,41 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from zennit.core import Composite
 
-from crp.analysis import Patterns
 from crp.explorer.documents import Class, ConceptName, Layer, StoreDocument
 from crp.explorer.keeping import Kept
 from crp.explorer.notes import Notebook
 from crp.explorer.worker import Worker
-from crp.model.corpus import Corpus
 from crp.store import QUANTITIES, ReferenceStore, StoreError
-from crp.trust import Names, TrustReport
-from crp.visualization import FeatureVisualization
+from crp.store.attached import attached_stamp, attached_stems
+from crp.trust.names import Names
+from crp.trust.names import stem as stem_of_names
+from crp.trust.report import TrustReport
+from crp.trust.report import stem as stem_of_report
+
+if TYPE_CHECKING:
+    from zennit.core import Composite
+
+    from crp.analysis.patterns import Patterns
+    from crp.model.corpus import Corpus
+    from crp.visualization import FeatureVisualization
 
 NO_MODEL = (
     "This is the store alone. Heatmaps, predictions and experiments need the model: crp explore SPEC, with the file or "
     "function that crp run was given."
 )
-NO_SAMPLES = " Samples are shown by their numbers, since a store holds none: pictures come with the dataset."
+NO_SAMPLES = (
+    " Samples are shown by their numbers, since a store holds none: pictures come with the dataset, or are kept in the "
+    "store with crp explore SPEC --keep-pictures."
+)
+_MOST_READ = 48
 SOME_PICTURES = " Pictures of samples and concepts are those that the store keeps from an earlier look."
 
 
@@ -51,6 +63,7 @@ class Source:
         self.class_names = class_names or (fv.class_names if fv is not None else None) or []
         self.kept, self.worker, self.notebook = Kept(store), Worker(), Notebook(store)
         self.reading = threading.Lock()  # of the dataset, which may not stand two readers
+        self._read: dict[str, tuple[Any, Any]] = {}
 
     @classmethod
     def of(cls, what: Any, composite: Composite | None = None, class_names: list[str] | None = None) -> Source:
@@ -63,20 +76,27 @@ class Source:
         """
         if isinstance(what, Source):
             return what
-        if isinstance(what, FeatureVisualization):
-            if composite is None:
-                raise ValueError("heatmaps need the rules of the sweep: give composite=")
-            return cls(what.open_store(composite), what, composite, class_names)
-        if composite is not None:
-            raise ValueError("a composite is for a FeatureVisualization; a store alone draws no heatmaps")
-        store = what if isinstance(what, ReferenceStore) else ReferenceStore(Path(what))
-        return cls(store, None, None, class_names)
+        if isinstance(what, (ReferenceStore, str, Path)):
+            if composite is not None:
+                raise ValueError("a composite is for a FeatureVisualization; a store alone draws no heatmaps")
+            store = what if isinstance(what, ReferenceStore) else ReferenceStore(what)
+            return cls(store, None, None, class_names)
+        from crp.visualization import FeatureVisualization  # for which PyTorch is needed, as for stores it is not
+
+        if not isinstance(what, FeatureVisualization):
+            raise TypeError(f"a store, its folder or a FeatureVisualization is explored, not a {type(what).__name__}")
+        if composite is None:
+            raise ValueError("heatmaps need the rules of the sweep: give composite=")
+        return cls(what.open_store(composite), what, composite, class_names)
 
     @property
     def corpus(self) -> Corpus | None:
         """The texts, where samples are some."""
-        dataset = None if self.fv is None else self.fv.dataset
-        return dataset if isinstance(dataset, Corpus) else None
+        if self.fv is None:
+            return None
+        from crp.model.corpus import Corpus
+
+        return self.fv.dataset if isinstance(self.fv.dataset, Corpus) else None
 
     @property
     def kind(self) -> Literal["pictures", "texts"]:
@@ -168,14 +188,29 @@ class Source:
 
     def trust(self, layer: str) -> TrustReport | None:
         """The trust report that the store keeps of a layer, if it is of this sweep."""
-        with suppress(StoreError):
-            return TrustReport.load(self.store, layer)
-        return None
+        return self._attached(stem_of_report(self.store, layer), lambda: TrustReport.load(self.store, layer))
 
     def patterns(self, layer: str, quantity: str) -> Patterns | None:
         """The patterns that the store keeps, if they are of this sweep."""
-        with suppress(StoreError):
+        def load() -> Patterns:
+            from crp.analysis.patterns import Patterns
+
             return Patterns.load(self.store, layer=layer, quantity=quantity)
+
+        return self._attached(self.store.attached_stem(layer, quantity), load)
+
+    def _attached(self, stem: str, load: Callable[[], Any]) -> Any:
+        """What the store keeps beside its matrices, read again when it has changed; None if there is none."""
+        with suppress(StoreError):
+            stamp = attached_stamp(self.store, stem)
+            if stamp is None:
+                return None
+            known = self._read.get(stem)
+            if known is None or known[0] != stamp:
+                known = self._read[stem] = stamp, load()
+                while len(self._read) > _MOST_READ:
+                    del self._read[next(iter(self._read))]
+            return known[1]
         return None
 
     def names(self, number: int) -> dict[int, list[ConceptName]]:
@@ -183,14 +218,11 @@ class Source:
         layer, found = self.layer(number), dict[int, list[ConceptName]]()
         for concept, name in self.notebook.names(number).items():
             found.setdefault(concept, []).append(ConceptName(concept=concept, name=name, author="you", score=None))
-        with suppress(StoreError):
-            kept = Names.kept(self.store, layer)
-            for i, concept in enumerate([] if kept is None else kept.concepts.tolist()):
-                given = kept[concept] if kept is not None else None
-                assert given is not None and kept is not None
-                found.setdefault(concept, []).append(ConceptName(
-                    concept=concept, name=kept.names[i][:4096], author=given.author, score=given.score,
-                ))
+        kept = self._attached(
+            stem_of_names(self.store, layer), lambda: Names.load(self.store, layer)
+        )
+        for given in [] if kept is None else _described(kept):
+            found.setdefault(given.concept, []).append(given)
         return found
 
     def name(self, number: int, concept: int) -> str:
@@ -201,6 +233,7 @@ class Source:
     def document(self, has_pictures: bool) -> StoreDocument:
         """What there is to explore."""
         store, settings = self.store, self.store.manifest.settings
+        attached = set(attached_stems(store, ""))
         without = "" if self.fv is not None else NO_MODEL + (SOME_PICTURES if has_pictures else NO_SAMPLES)
         return StoreDocument(
             key=self.key, name=store.path.resolve().name, samples=len(self.known_samples),
@@ -209,8 +242,8 @@ class Source:
                 Layer(
                     name=name, concepts=store.entry(name).concepts,
                     positions=list(store.entry(name).position_shape or ()),
-                    patterns=[quantity for quantity in QUANTITIES if self.patterns(name, quantity) is not None],
-                    trust=self.trust(name) is not None,
+                    patterns=[of for of in QUANTITIES if store.attached_stem(name, of) in attached],
+                    trust=stem_of_report(store, name) in attached,
                 ) for name in store.layers
             ],
             classes=self.classes, kind=self.kind, has_model=self.fv is not None, has_pictures=has_pictures,
@@ -219,3 +252,9 @@ class Source:
                 "composite": settings.composite.class_name,
             },
         )
+
+
+def _described(kept: Names) -> Iterator[ConceptName]:
+    """Names as pages show them."""
+    for concept, name, score in zip(kept.concepts.tolist(), kept.names, kept.scores.tolist()):
+        yield ConceptName(concept=concept, name=name, author=kept.author, score=score)

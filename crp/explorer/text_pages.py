@@ -1,22 +1,17 @@
-"""Pages of texts: tokens, where concepts are strongest in them, words, and what a language model writes."""
+"""Pages of texts: tokens, where concepts are strongest in them, and words."""
 from __future__ import annotations
 
-import difflib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from crp.explorer.documents import Continuation, Snippet, Snippets, TextDocument, Texts, UnitSetting, Words, WordScore
-from crp.explorer.live import changes_of, outputs_of
+from crp.explorer.documents import Snippet, Snippets, TextDocument, Texts, Words, WordScore
 from crp.explorer.source import Source
-from crp.explorer.worker import Progress
-from crp.model.corpus import Corpus
-from crp.model.inputs import call_model
-from crp.model.layers import select_output
-from crp.neurons import intervene, top_words
 
-MOST_TEXTS, CONTEXT, MOST_NEW_TOKENS, MOST_TYPED, MOST_WORDS = 50, 6, 16, 512, 20
+if TYPE_CHECKING:
+    from crp.model.corpus import Corpus
+
+MOST_TEXTS, CONTEXT, MOST_NEW_TOKENS, MOST_WORDS = 50, 6, 16, 20
 
 
 def need_corpus(source: Source) -> Corpus:
@@ -84,6 +79,8 @@ def _snippet(tokens: list[str], sample: int, position: int, value: float) -> Sni
 
 def words(source: Source, number: int, quantity: str, concept: int) -> Words:
     """The words at which a concept is strongest, in a store of positions."""
+    from crp.neurons import top_words
+
     corpus = need_corpus(source)
     if not source.store.of_positions:
         raise LookupError("this store has a row for each text: sweep with --rows positions to see words by themselves")
@@ -95,74 +92,3 @@ def words(source: Source, number: int, quantity: str, concept: int) -> Words:
         words=[WordScore(word=word.word or "(no word)", score=word.score, count=word.count) for word in found],
         mean=values.mean(), deviation=values.std(),
     )
-
-
-def continue_text(
-    source: Source, text: str, settings: list[UnitSetting], new_tokens: int, progress: Progress
-) -> Continuation:
-    """What a language model writes after a text, as it is and with units set; the most probable token each time.
-
-    Raises
-    ------
-    LookupError
-        If the model is none, or there are no texts.
-    ValueError
-        If the text has no tokens or too many.
-    """
-    fv, _ = source.need_model()
-    corpus = need_corpus(source)
-    ids = corpus.tokenizer(text, add_special_tokens=corpus.special_tokens)["input_ids"]
-    if not 0 < len(ids) <= MOST_TYPED:
-        raise ValueError(f"the text has {len(ids)} tokens; it has at least one and at most {MOST_TYPED}")
-    before, text_before = _written(source, ids, new_tokens, lambda share: progress(share / 2))
-    with intervene(fv.attribution.model, changes_of(source, settings), concepts=dict(fv.layer_map)):
-        after, text_after = _written(source, ids, new_tokens, lambda share: progress(.5 + share / 2))
-    words_before, words_after = (_in_words(corpus, found) for found in (text_before, text_after))
-    return Continuation(
-        tokens=corpus.tokenizer.convert_ids_to_tokens(ids), before=outputs_of(source, before),
-        after=outputs_of(source, after), text_before=words_before, text_after=words_after,
-        changed=changed_words(words_before, words_after),
-    )
-
-
-def _written(source: Source, ids: list[int], count: int, progress: Progress) -> tuple[torch.Tensor, list[int]]:
-    """Outputs for the next token, and the tokens that follow."""
-    fv, _ = source.need_model()
-    corpus = need_corpus(source)
-    found, first = list(ids), None
-    for done in range(count):
-        progress(done / count)
-        inputs = {"input_ids": torch.tensor([found]), "attention_mask": torch.ones(1, len(found), dtype=torch.long)}
-        inputs = {name: tensor.to(fv.attribution.device) for name, tensor in inputs.items()}
-        with torch.no_grad():
-            output = select_output(call_model(fv.attribution.model, inputs), fv.attribution.output, "y")
-        if output.ndim not in (2, 3) or output.shape[-1] < len(corpus.tokenizer):
-            raise ValueError(
-                f"the model gives {tuple(output.shape)} for {len(found)} tokens: it writes no text, for which it would "
-                f"have an output for each of the {len(corpus.tokenizer)} tokens that its tokenizer knows"
-            )
-        last = output.reshape(-1, output.shape[-1])[-1].float().cpu()
-        first = last if first is None else first
-        found.append(int(last.argmax()))
-    assert first is not None
-    return first, found[len(ids):]
-
-
-def _in_words(corpus: Corpus, ids: list[int]) -> list[str]:
-    return corpus.tokenizer.decode(ids, skip_special_tokens=True).split()
-
-
-def changed_words(before: list[str], after: list[str]) -> list[bool]:
-    """For each word after, whether it is not what stood there before, by the longest common subsequences."""
-    changed = [True] * len(after)
-    for block in difflib.SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
-        changed[block.b:block.b + block.size] = [False] * block.size
-    return changed
-
-
-def text_input(source: Source, text: str) -> dict[str, Any]:
-    """An input of the model: a text that somebody typed."""
-    fv, _ = source.need_model()
-    corpus = need_corpus(source)
-    found = Corpus([text], corpus.tokenizer, max_length=corpus.max_length, special_tokens=corpus.special_tokens)
-    return {name: tensor[None].to(fv.attribution.device) for name, tensor in found[0][0].items()}

@@ -5,14 +5,15 @@ import hashlib
 import io
 import warnings
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from crp.explorer.source import Source
-from crp.pictures.kinds import is_image
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_BYTES, MOST_PIXELS, MOST_UPLOADS = 2 ** 23, 2 ** 25, 32
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -65,6 +66,10 @@ class Uploads:
 
     def _example(self) -> torch.Tensor:
         """The first sample, before preprocessing."""
+        import torch
+
+        from crp.pictures.kinds import is_image
+
         fv, _ = self._source.need_model()
         with self._source.reading:
             data = fv.get_data_sample(int(self._source.known_samples[0]), preprocessing=False)[0]
@@ -105,6 +110,8 @@ def to_input(picture: Image.Image, example: torch.Tensor) -> torch.Tensor:
     UploadError
         If samples have values below 0 or above 1 (or 255 in whole numbers), so that what a picture would be is unknown.
     """
+    import torch
+
     height, width = example.shape[-2:]
     pixels = torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.BILINEAR)))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)

@@ -7,6 +7,9 @@
 ``training`` modules that do something else in training
 ``corpus``   texts with the words of their tokens
 ``edits``    changes to what layers give, for a while
+``names``    names of layers, and those that come nearest
+``numbers``  numbers of samples
+``frames``   tables of pandas
 ``arrays``   arrays from tensors, tables and lists
 ``rows``     batches whose rows are one and the same memory
 ``successors``    classes in the place of zennit-crp's

@@ -5,13 +5,14 @@ A layer is addressed as ``name`` (a module's output), ``name:in`` (its input) or
 """
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+
+from crp.model.names import unknown_layer_message
 
 OutputChoice: TypeAlias = str | int | Callable[[Any], torch.Tensor] | None
 
@@ -75,16 +76,6 @@ def _find_module(model: nn.Module, name: str) -> nn.Module | None:
         return model.get_submodule(name) if name else None
     except AttributeError:
         return None
-
-
-def unknown_layer_message(layer: str, known: Iterable[str]) -> str:
-    """Say that a layer does not exist and which names come nearest."""
-    known = list(known)
-    nearest = difflib.get_close_matches(layer, known, n=3, cutoff=0.5)
-    if nearest:
-        return f"no layer {layer!r}; did you mean " + " or ".join(repr(name) for name in nearest) + "?"
-    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    return f"no layer {layer!r}; the model has: {shown or 'no named layers'}"
 
 
 def flatten_tensors(value: Any) -> list[Any]:

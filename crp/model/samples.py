@@ -317,8 +317,3 @@ def iterate_items(dataset: Any, batch_size: int) -> Iterator[list[Any]]:
 
 def _describe(value: Any) -> str:
     return f"a {type(value).__module__}.{type(value).__qualname__}"
-
-
-def spread_evenly(length: int, most: int) -> np.ndarray:
-    """Numbers of at most so many of ``length`` samples, ascending, evenly from the first to the last."""
-    return np.unique(np.linspace(0, length - 1, min(most, length)).round().astype(int))

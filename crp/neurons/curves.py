@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from crp.concepts import Concept
 from crp.concepts.layer_map import UNSAID, check_said
+from crp.model.frames import import_pandas
 from crp.model.inputs import count_samples, device_of
 from crp.model.layers import OutputChoice, resolve_layer, select_output
 from crp.neurons.changes import Along, Place, Rows
-from crp.neurons.frames import import_pandas
 from crp.neurons.interventions import activations_at, intervene
 from crp.neurons.labelled_batches import LabelledBatches
 from crp.neurons.lower_part import LowerPart

@@ -19,9 +19,9 @@ from crp.attribution.taps import LayerTaps, tap_module
 from crp.concepts import Concept, EncodedConcept, as_layer_map
 from crp.concepts.layer_map import UNSAID, check_said
 from crp.model.edits import edits_of, without_edits
+from crp.model.frames import import_pandas
 from crp.model.inputs import call_model, copied_inputs, count_samples, gradient_mode, list_tensors, map_tensors
 from crp.model.layers import resolve_layer, select_output
-from crp.neurons.frames import import_pandas
 from crp.neurons.interventions import check_called_once
 from crp.neurons.ranking import Ranking
 from crp.rules.attach import freeze_parameters, run_exclusively

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crp.model.frames import import_pandas
 from crp.neurons.between import Standardised, check_same_rows, correlations
-from crp.neurons.frames import import_pandas
 from crp.neurons.values import unit_table
 
 if TYPE_CHECKING:

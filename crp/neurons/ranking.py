@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from crp.neurons.frames import import_pandas
+from crp.model.frames import import_pandas
 from crp.neurons.splits import HeldOut
 from crp.neurons.values import UnitId
 from crp.store.archive import archive_bytes, read_archive, write_archive

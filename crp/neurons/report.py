@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crp.model.frames import import_pandas
 from crp.neurons.between import Standardised, correlations
-from crp.neurons.frames import import_pandas
 from crp.neurons.labels import Labels, read_labels
 from crp.neurons.probes import fit_probe, order_of_shares, share_order
 from crp.neurons.ranking import Ranking

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from crp.model.arrays import as_array
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 from crp.store.folder import StoreError
 from crp.store.reader import ReferenceStore
 

@@ -60,6 +60,18 @@ def attached_stems(store: ReferenceStore, prefix: str) -> list[str]:
     return [name.removesuffix(".json") for name in names]
 
 
+def attached_stamp(store: ReferenceStore, stem: str) -> tuple[int, int] | None:
+    """What tells a result from the one that takes its place; None if there is none."""
+    with store.place.open() as parent:
+        if not parent.has(ATTACHED):
+            return None
+        with parent.folder(ATTACHED) as folder:
+            if not folder.has(f"{stem}.json"):
+                return None
+            status = folder.status(f"{stem}.json")
+            return status.st_mtime_ns, status.st_ino
+
+
 def read_attached(
     store: ReferenceStore, stem: str, kind: str, make: Callable[[dict, dict], Any]
 ) -> tuple[Any, Path] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 from crp.store.folder import StoreError, opened
 from crp.store.foreign import mapped_array
 from crp.store.references import References, check_concept

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 from crp.store.contents import check_class_sums, check_classes, check_rows, check_table
 from crp.store.files import (
     MATRIX_OF,

@@ -22,6 +22,7 @@ from crp.store.place import SEAL, Place
 from crp.store.schema import FileEntry, Seal, ShardRecord, check_file, join_ranges, range_of
 
 _WORTH_THREADS = 2 ** 22  # bytes
+_MOST_MAPPED = 2 ** 29
 _mapped: deque[weakref.ref[StoredArray]] = deque()
 _mapping = threading.Lock()
 
@@ -122,15 +123,21 @@ class StoredArray:
 
 
 def _remember(array: StoredArray, mapped: np.ndarray) -> None:
-    """Keep a map open, and close the oldest ones that are too many: each holds a descriptor."""
+    """Keep a map open, and close the oldest ones that are too many: each holds a descriptor, and pages in memory."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with _mapping:
         array._map = mapped
         _mapped.append(weakref.ref(array))
-        while len(_mapped) > min(most // 4, 1024):
+        while len(_mapped) > 1 and (len(_mapped) > min(most // 4, 1024) or _bytes_mapped() > _MOST_MAPPED):
             oldest = _mapped.popleft()()
             if oldest is not None:
                 oldest._map = None
+
+
+def _bytes_mapped() -> int:
+    """How many bytes of memory all maps together can hold."""
+    arrays = [reference() for reference in _mapped]
+    return sum(array._map.nbytes for array in arrays if array is not None and array._map is not None)
 
 
 class StoredArrays:

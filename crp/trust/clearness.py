@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crp.analysis.class_shares import class_shares
-from crp.model.samples import spread_evenly
+from crp.model.numbers import spread_evenly
 from crp.store.reader import ReferenceStore
 
 DUPLICATE = .95

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from crp.neurons.frames import import_pandas
+from crp.model.frames import import_pandas
 from crp.store.archive import archive_bytes
 from crp.store.attached import read_attached, write_attached
 from crp.store.folder import StoreError
@@ -126,7 +126,7 @@ class Names:
         settings = {"layer": self.layer, "names": self.names, "author": self.author, "source": self.source}
         _Settings.model_validate(settings)  # nothing is kept that could not be read
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        write_attached(store, _stem(store, self.layer), archive_bytes(_KIND, settings, arrays))
+        write_attached(store, stem(store, self.layer), archive_bytes(_KIND, settings, arrays))
 
     @classmethod
     def load(cls, store: ReferenceStore, layer: str) -> Names:
@@ -145,7 +145,7 @@ class Names:
     @classmethod
     def kept(cls, store: ReferenceStore, layer: str) -> Names | None:
         """The names that a store keeps for a layer; None if there are none."""
-        found = read_attached(store, _stem(store, layer), _KIND, cls._made_of)
+        found = read_attached(store, stem(store, layer), _KIND, cls._made_of)
         if found is None:
             return None
         names, path = found
@@ -167,5 +167,6 @@ class Names:
                    arrays["embeddings"], said.source)
 
 
-def _stem(store: ReferenceStore, layer: str) -> str:
+def stem(store: ReferenceStore, layer: str) -> str:
+    """What the names of the files begin with that keep it in a store."""
     return f"names.{store.attached_stem(layer, 'activation')}"

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from zennit.core import Composite
 
-from crp.model.samples import spread_evenly
+from crp.model.numbers import spread_evenly
 from crp.pictures.kinds import vis_inputs
 from crp.rules.composites import default_composite
 from crp.store.folder import StoreError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from crp.neurons.frames import import_pandas
+from crp.model.frames import import_pandas
 from crp.store.archive import archive_bytes, read_archive, write_archive
 from crp.store.attached import read_attached, write_attached
 from crp.store.folder import StoreError
@@ -244,7 +244,7 @@ class TrustReport:
             return
         if self.source != path.identity():
             raise ValueError(f"this report is not of {path.path}: save it elsewhere")
-        write_attached(path, _stem(path, self.layer), archive_bytes(_KIND, settings, arrays))
+        write_attached(path, stem(path, self.layer), archive_bytes(_KIND, settings, arrays))
 
     @classmethod
     def load(cls, path: str | Path | ReferenceStore, layer: str | None = None) -> TrustReport:
@@ -269,7 +269,7 @@ class TrustReport:
             return read_archive(path, _KIND, cls._made_of)
         if layer is None:
             raise TypeError("a store holds reports by layer: TrustReport.load(store, layer)")
-        found = read_attached(path, _stem(path, layer), _KIND, cls._made_of)
+        found = read_attached(path, stem(path, layer), _KIND, cls._made_of)
         if found is None:
             raise StoreError(f"{path.path} holds no report of {layer!r}: make it with trust_report(fv, {layer!r})")
         report, file_path = found
@@ -299,5 +299,6 @@ class TrustReport:
 _MARKS = {True: " yes.", False: " NO.", None: ""}
 
 
-def _stem(store: ReferenceStore, layer: str) -> str:
+def stem(store: ReferenceStore, layer: str) -> str:
+    """What the names of the files begin with that keep it in a store."""
     return f"trust.{store.attached_stem(layer, 'relevance')}"

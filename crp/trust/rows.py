@@ -17,8 +17,9 @@ from crp.concepts import Concept
 from crp.concepts.padding import axes_of_positions, read_where_it_counts
 from crp.model.inputs import call_model, copied_inputs, list_tensors, map_tensors
 from crp.model.layers import select_output
+from crp.model.numbers import spread_evenly
 from crp.model.positions import counting_positions
-from crp.model.samples import as_sequence, join_samples, spread_evenly
+from crp.model.samples import as_sequence, join_samples
 from crp.model.targets import Start
 from crp.neurons.interventions import activations_at
 from crp.sweeps.starts import Starts

@@ -16,7 +16,7 @@ from crp.analysis.patterns import Patterns
 from crp.attribution.conditional import CondAttribution
 from crp.concepts import Concept, as_id, as_ids
 from crp.model.inputs import Inputs
-from crp.model.layers import unknown_layer_message
+from crp.model.names import unknown_layer_message
 from crp.model.positions import ATTENTION_MASK, PositionMask
 from crp.model.samples import join_samples
 from crp.model.successors import Successor, is_overridden

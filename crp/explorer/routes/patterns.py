@@ -11,7 +11,7 @@ from crp.explorer import live as model
 from crp.explorer import map_pages
 from crp.explorer import pattern_pages as pages
 from crp.explorer.documents import PatternsPage
-from crp.explorer.pictures import as_webp, average, fitted
+from crp.explorer.pictures import as_webp, fitted
 from crp.explorer.routes.common import (
     FAULTS,
     NUMBERS,
@@ -30,6 +30,7 @@ from crp.explorer.routes.common import (
     raw,
 )
 from crp.explorer.routes.samples import data_of
+from crp.explorer.worker import Progress
 
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
 PatternNumber = Annotated[int, Path(ge=0, lt=2 ** 31)]
@@ -76,14 +77,14 @@ def average_picture(
         raise LookupError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
     samples = np.unique(found.samples[found.members(pattern)]).tolist()
 
-    def compute(progress: model.Progress) -> bytes:
+    def compute(progress: Progress) -> bytes:
         def inputs() -> Iterator[Any]:
             for done, sample in enumerate(samples):
                 progress(done / len(samples))
                 with source.reading:
                     yield fv.get_data_sample(sample, preprocessing=False)[0]
 
-        return as_webp(fitted(average(inputs()), _AVERAGE))
+        return as_webp(fitted(model.average(inputs()), _AVERAGE))
 
     key = {"what": "average", "layer": layer, "quantity": quantity, "samples": samples}
     return live(request, of, key, f"the average of pattern {pattern}", compute, PICTURE)

@@ -32,11 +32,10 @@ from crp.explorer.routes.common import (
     sample_ids,
 )
 from crp.explorer.uploads import MOST_BYTES, UploadError
-from crp.pictures.kinds import vis_inputs
 
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
 OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
-NATURAL = 448
+NATURAL, MOST_HEATMAPS = 448, 48
 
 
 @router.get("/rows", response_class=Response, responses=raw("int32 [rows, 4]"))
@@ -77,6 +76,8 @@ def values(
 def input_picture(request: Request, of: OfStore, input: InputName) -> Response:
     """A sample or an upload, alone."""
     if input.startswith("u"):
+        from crp.pictures.kinds import vis_inputs
+
         return picture(request, as_webp(fitted(vis_inputs(of.uploads.raw(input[1:]))[0], NATURAL)), False)
     shown = of.pictures.plain(of.source.samples([int(input)])[0])
     return picture(request, as_webp(fitted(shown, NATURAL)), of.source.fv is not None)
@@ -112,8 +113,8 @@ def heatmaps(
 ) -> Response:
     """A conditional heatmap for each of several concepts."""
     chosen = of.source.concepts(layer, sample_ids(concepts))
-    if len(chosen) > model.MOST_HEATMAPS:
-        raise ValueError(f"{len(chosen)} heatmaps at once; at most {model.MOST_HEATMAPS} are drawn")
+    if len(chosen) > MOST_HEATMAPS:
+        raise ValueError(f"{len(chosen)} heatmaps at once; at most {MOST_HEATMAPS} are drawn")
     key = {"what": "heatmaps", "input": input, "layer": layer, "concepts": chosen, "target": target}
     return live(
         request, of, key, f"{len(chosen)} heatmaps of {_in_words(input)}",

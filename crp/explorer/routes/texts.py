@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from crp.explorer import live as model
 from crp.explorer import text_pages as pages
 from crp.explorer.documents import Snippets, Texts, Words
 from crp.explorer.routes.common import (
@@ -78,7 +79,7 @@ def continuation(
     key = {"what": "continuation", "text": text, "units": units, "tokens": tokens}
     return live(
         request, of, key, "what the model writes",
-        lambda progress: pages.continue_text(
+        lambda progress: model.continue_text(
             of.source, text, settings(units), tokens, progress
         ).model_dump_json().encode(),
         "application/json", on_disk=False,

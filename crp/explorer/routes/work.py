@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from crp.explorer import live as model
 from crp.explorer import pattern_pages, unit_pages
 from crp.explorer.documents import Job, Jobs, Task
 from crp.explorer.routes.common import FAULTS, OfStore, name_of_job
@@ -65,5 +66,5 @@ def _work_of(source: Source, task: Task) -> tuple[str, Callable[[Progress], Any]
         )
     source.need_model()
     return f"ablation by {len(task.rankings)} rankings", lambda progress: source.kept.write(
-        unit_pages.ablation_key(task.rankings), unit_pages.ablate(source, task.rankings, progress)
+        unit_pages.ablation_key(task.rankings), model.ablate(source, task.rankings, progress)
     )

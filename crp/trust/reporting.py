@@ -9,7 +9,7 @@ from zennit.core import Composite
 
 from crp.attribution.audit import Audit
 from crp.concepts import EncodedConcept
-from crp.model.samples import spread_evenly
+from crp.model.numbers import spread_evenly
 from crp.model.targets import Start
 from crp.model.training import modules_in_training
 from crp.neurons.rank_units import rank

@@ -20,13 +20,13 @@ from crp.explorer.asking import Answer, ask
 from crp.explorer.concept_pages import summary_of
 from crp.explorer.joining import joined, styles
 from crp.explorer.pattern_pages import need_patterns
-from crp.explorer.pictures import SHEET, SHEET_CELL, Pictures, as_webp, grid
+from crp.explorer.pictures import BLOCK_CELL, Pictures, as_webp, grid
 from crp.explorer.server import create_app
 from crp.explorer.source import Source
 from crp.store import QUANTITIES
 
 MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED = 200, 40, 256
-STABLE = 16  # samples of a pattern that cards show at most, from either end
+SHEET, STABLE = 256, 16  # samples of a pattern that cards show at most, from either end
 CELL = 80
 _PATIENCE = 600.
 _POLICY = (
@@ -167,16 +167,16 @@ def export_page(
 
 def chosen_concepts(source: Source, most: int) -> dict[int, list[int]]:
     """For each layer, the concepts with the largest shares of relevance: as many of each layer as there is room for."""
-    sizes = [len(source.store.concepts(layer)) for layer in source.store.layers]
-    room = list(sizes)
-    limit = max(sizes, default=0)
-    while sum(min(size, limit) for size in sizes) > most and limit > 1:
-        limit = limit - 1 if limit < 64 else limit * 15 // 16
-    room = [min(size, limit) for size in sizes]
+    sizes = np.array([len(source.store.concepts(layer)) for layer in source.store.layers])
+    limit = max(limit for limit in range(sizes.max() + 1) if np.minimum(sizes, limit).sum() <= most)
+    room = np.minimum(sizes, limit)
+    for number in reversed(range(len(sizes))):  # what is left goes to the last layers
+        if room[number] < sizes[number] and room.sum() < most:
+            room[number] += 1
     found: dict[int, list[int]] = {}
-    for number, count in enumerate(room):
+    for number, count in enumerate(room.tolist()):
         share = np.nan_to_num(summary_of(source, number, "relevance").columns["share"])
-        found[number] = sorted(np.argsort(-share, kind="stable")[:min(count, most)].tolist())
+        found[number] = sorted(np.argsort(-share, kind="stable")[:count].tolist())
     return found
 
 
@@ -250,10 +250,10 @@ def _collected(
     if pictures.are_there and source.kind == "pictures":
         side = math.isqrt(SHEET)
         for first in range(0, len(known), SHEET):
-            cells = [pictures.cell(sample, SHEET_CELL) for sample in known[first:first + SHEET]]
-            copy.pictures[f"data/sheet-{first // SHEET}.webp"] = as_webp(grid(cells, side, SHEET_CELL))
+            cells = [pictures.cell(sample, BLOCK_CELL) for sample in known[first:first + SHEET]]
+            copy.pictures[f"data/sheet-{first // SHEET}.webp"] = as_webp(grid(cells, side, BLOCK_CELL))
     copy.add("store", "/export", Answer(200, "application/json", "", json.dumps({
-        "concepts": chosen, "samples": known, "pages": samples[:MOST_PAGES], "sheet": SHEET, "cell": SHEET_CELL,
+        "concepts": chosen, "samples": known, "pages": samples[:MOST_PAGES], "sheet": SHEET, "cell": BLOCK_CELL,
         "references": references, "size": CELL,
     }).encode()))
     return copy

@@ -1,0 +1,249 @@
+"""The explorer on a store of 50,000 samples x 13,416 concepts in 16 layers: how long one waits, and what it takes.
+
+Needs Chromium, and 8 GB of disk for a while. ``python benchmarks/explorer.py [FOLDER]`` keeps the store in a folder.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from large_store import SAMPLES, make_store
+from playwright.sync_api import sync_playwright
+from torch import nn
+from zennit.composites import EpsilonPlus
+
+from crp.attribution import CondAttribution
+from crp.explorer.pictures import Pictures
+from crp.explorer.source import Source
+from crp.store import ReferenceStore
+from crp.visualization import FeatureVisualization
+
+CHROMIUM = os.environ.get("CRP_CHROMIUM") or shutil.which("chromium")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-webgl", "--disable-background-networking"]
+GRID = "#concepts?layer=layer12"
+VIEWS = {
+    "model": "#model", "concepts": GRID, "concept page": "#concept?layer=layer12&concept=7",
+    "samples, with the map": "#samples?layer=layer12&quantity=activation", "sample": "#sample?layer=layer12&input=77",
+    "patterns": "#patterns?layer=layer12", "neurons": "#neurons?layer=layer12",
+    "concepts of the widest layer": "#concepts?layer=layer14",
+}
+CLIENTS, REQUESTS = 8, 400
+
+
+class Images:
+    """Pictures of 28 x 28: a blob each, somewhere."""
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        y, x = np.random.default_rng(index).integers(6, 22, 2)
+        grid = torch.arange(28.)
+        blob = torch.exp(-((grid[:, None] - y) ** 2 + (grid - x) ** 2) / 20)
+        return blob[None], index % 10
+
+
+def prepared_store(path: Path) -> ReferenceStore:
+    """The store, with small pictures of its samples, and a map of them."""
+    store = ReferenceStore(path) if path.exists() else make_store(path)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+    fv = FeatureVisualization(CondAttribution(model), Images(), ["1"], path=path)
+    source = Source(store, fv, EpsilonPlus())
+    pictures = Pictures(Source(store))
+    if not pictures.are_there:
+        Pictures(source).keep()
+    return store
+
+
+def started(path: Path, *arguments: str) -> tuple[subprocess.Popen, str]:
+    """A server of the store in a process of its own, and its address."""
+    command = [sys.executable, "-m", "crp", "explore", str(path), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for line in process.stderr:
+        if found := re.search(r"http://\S+", line):
+            return process, found[0]
+    raise RuntimeError("the server did not start")
+
+
+def settled(page) -> None:
+    """Wait until nothing is being loaded, and the first pictures are there."""
+    page.wait_for_selector("main h1")
+    page.wait_for_selector("[aria-busy]", state="detached")
+
+
+def picture_of_grid(page) -> None:
+    """Wait until the first row of the grid has its pictures."""
+    page.wait_for_selector('.strip-pictures a[style*="blob:"]')
+
+
+def memory_of(process: subprocess.Popen) -> float:
+    """Largest resident memory of a process so far, in GB."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 2 ** 20
+
+
+def cold_start(browser, path: Path) -> tuple[subprocess.Popen, str, float]:
+    """Seconds from the start of the command to a grid of concepts with pictures."""
+    begin = time.perf_counter()
+    process, address = started(path)
+    page = browser.new_page()
+    page.goto(address + GRID)
+    picture_of_grid(page)
+    seconds = time.perf_counter() - begin
+    page.close()
+    return process, address, seconds
+
+
+def times_of_views(browser, address: str) -> dict[str, float]:
+    """Milliseconds from choosing a view to its first useful paint: its heading and all that comes with it."""
+    found = {}
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    settled(page)
+    for name, place in VIEWS.items():
+        page.evaluate("window.location.hash = '#model'")
+        settled(page)
+        title = page.locator("main h1").inner_text()
+        begin = time.perf_counter()
+        page.evaluate(f"window.location.hash = '{place}'")
+        while name != "model" and page.locator("main h1").inner_text() == title:
+            pass
+        found[name] = 1000 * (time.perf_counter() - begin)
+        settled(page)
+    page.close()
+    return found
+
+
+def requests_of_api(address: str, key: str) -> np.ndarray:
+    """Milliseconds of requests that eight clients make at once: pages, columns, pictures of all kinds."""
+    random = np.random.default_rng(0)
+    layers = random.integers(0, 13, REQUESTS)
+    base = f"{address}api/{key}"
+    paths = []
+    for i, layer in enumerate(layers.tolist()):
+        concept = int(random.integers(0, 64))
+        chosen = ",".join(map(str, random.choice(64, 12, replace=False)))
+        paths.append([
+            f"{base}/layers/{layer}/concepts/{concept}", f"{base}/layers/{layer}/concepts/{concept}/values",
+            f"{base}/layers/{layer}/references?concepts={chosen}", f"{base}/layers/{layer}/sprite?concepts={chosen}",
+            f"{base}/samples/{int(random.integers(0, SAMPLES))}", f"{base}/layers/{layer}?quantity=relevance",
+            f"{base}/layers/{layer}/columns",
+        ][i % 7])
+
+    def ask(path: str) -> float:
+        begin = time.perf_counter()
+        with urllib.request.urlopen(path) as answer:
+            answer.read()
+        return 1000 * (time.perf_counter() - begin)
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(ask, paths[:56]))
+        return np.array(list(clients.map(ask, paths)))
+
+
+def frames_while_panning(browser, address: str) -> float:
+    """Frames a second of the map of 50,000 samples while it is dragged."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{address}#samples?layer=layer0&quantity=activation")
+    settled(page)
+    if page.get_by_role("button", name="Lay out all samples").count():
+        page.get_by_role("button", name="Lay out all samples").click()
+        page.wait_for_selector("canvas", timeout=300_000)
+    box = page.locator("canvas").bounding_box()
+    page.evaluate("""() => {
+        window.frames_ = 0;
+        const tick = () => { window.frames_ += 1; requestAnimationFrame(tick); };
+        requestAnimationFrame(tick);
+    }""")
+    page.mouse.move(box["x"] + 300, box["y"] + 200)
+    page.mouse.down()
+    before, begin = page.evaluate("window.frames_"), time.perf_counter()
+    while time.perf_counter() - begin < 4:
+        shift = 150 * np.sin(3 * (time.perf_counter() - begin))
+        page.mouse.move(box["x"] + 300 + shift, box["y"] + 200 + shift / 2)
+    frames = page.evaluate("window.frames_") - before
+    page.mouse.up()
+    page.close()
+    return frames / (time.perf_counter() - begin)
+
+
+def size_of_copy(path: Path) -> tuple[float, float]:
+    """Megabytes and seconds of a copy of 1,000 concepts with 8 references."""
+    with tempfile.TemporaryDirectory() as parent:
+        begin = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "crp", "explore", str(path), "--export", f"{parent}/copy", "--concepts", "1000"],
+            check=True, capture_output=True,
+        )
+        seconds = time.perf_counter() - begin
+        return sum(file.stat().st_size for file in Path(parent).rglob("*") if file.is_file()) / 2 ** 20, seconds
+
+
+def extra() -> tuple[int, float]:
+    """Packages that the extra brings beside torch's and those of the library, and their megabytes."""
+    from importlib.metadata import distribution
+
+    def needed(name: str, found: dict[str, int]) -> dict[str, int]:
+        if name not in found:
+            own = distribution(name)
+            found[name] = sum(file.size or 0 for file in own.files or [])
+            for text in own.requires or []:
+                if "extra ==" not in text and "python_version <" not in text and "platform_system" not in text:
+                    needed(re.match(r"[\w.-]+", text)[0].lower(), found)
+        return found
+
+    others = needed("pydantic", {})
+    found = needed("uvicorn", needed("fastapi", {}))
+    sizes = [size for name, size in found.items() if name not in others]
+    return len(sizes), sum(sizes) / 1e6
+
+
+def main() -> None:
+    """Measure all, and print a table."""
+    given = sys.argv[1:]
+    path = Path(given[0] if given else tempfile.mkdtemp()) / "store"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = prepared_store(path)
+    key = store.identity()[:16]
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        starts = []
+        for _ in range(3):
+            process, address, seconds = cold_start(browser, path)
+            starts.append(seconds)
+            process.terminate()
+            process.wait()
+        process, address, _ = cold_start(browser, path)
+        waited = time.perf_counter()
+        for layer in range(len(store.layers)):
+            for quantity in ("relevance", "activation"):
+                urllib.request.urlopen(f"{address}api/{key}/layers/{layer}/columns?quantity={quantity}").read()
+        print(f"all layers read through after {time.perf_counter() - waited:.0f} s more")
+        print(f"start to first complete picture: {min(starts):.2f} to {max(starts):.2f} s")
+        for name, milliseconds in times_of_views(browser, address).items():
+            print(f"{name}: {milliseconds:.0f} ms")
+        found = requests_of_api(address, key)
+        print(f"requests, {CLIENTS} clients: median {np.median(found):.0f} ms, p95 {np.quantile(found, .95):.0f} ms")
+        print(f"map of {SAMPLES:,} samples: {frames_while_panning(browser, address):.0f} frames a second")
+        print(f"memory of the server: {memory_of(process):.2f} GB")
+        process.terminate()
+        process.wait()
+        browser.close()
+    megabytes, seconds = size_of_copy(path)
+    print(f"copy of 1,000 concepts x 8 references: {megabytes:.1f} MB, {seconds:.0f} s")
+    packages, size = extra()
+    print(f"the extra: {packages} packages, {size:.1f} MB")
+    if not given:
+        shutil.rmtree(path.parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a model answers to an input, and where relevance starts to explain that."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crp.attribution import Contrast
+from crp.explorer.documents import Output
+from crp.explorer.source import Source
+from crp.model.inputs import call_model, list_tensors
+from crp.model.layers import select_output
+
+MOST_OUTPUTS = 10
+
+
+def answers(source: Source, data: Any, target: int | None) -> tuple[list[Output], int]:
+    """The largest outputs of the model, and which to explain: the one asked for, or the largest."""
+    found = outputs(source, data)
+    return found, found[0].target if target is None else target
+
+
+def outputs(source: Source, data: Any, first: list[int] | None = None) -> list[Output]:
+    """The largest outputs of the model, or those asked for, with their probabilities where they are classes."""
+    values = output_of(source, data).detach().float().cpu()[0]
+    return outputs_of(source, values.reshape(-1, values.shape[-1])[-1], first)
+
+
+def output_of(source: Source, data: Any) -> Tensor:
+    fv, _ = source.need_model()
+    with torch.no_grad():
+        return select_output(call_model(fv.attribution.model, data), fv.attribution.output, "y")
+
+
+def outputs_of(source: Source, values: Tensor, first: list[int] | None = None) -> list[Output]:
+    """Outputs [classes] as a page shows them, the largest first."""
+    probabilities = torch.softmax(values.double(), 0) if len(values) > 1 else torch.full_like(values, float("nan"))
+    order = values.argsort(descending=True, stable=True)[:MOST_OUTPUTS].tolist() if first is None else first
+    corpus = source.corpus
+    generates = corpus is not None and len(values) >= len(corpus.tokenizer)
+    names = corpus.tokenizer.convert_ids_to_tokens(order) if corpus is not None and generates else [
+        source.class_name(i) for i in order
+    ]
+    return [
+        Output(target=i, name=str(name), value=values[i].item(), probability=probabilities[i].item())
+        for i, name in zip(order, names)
+    ]
+
+
+def start_at(source: Source, data: Any, target: int, against: int | None = None) -> dict[str, Any]:
+    """The condition that starts relevance at an output, at the last position of models with several.
+
+    Raises
+    ------
+    LookupError
+        If the model has no such output.
+    """
+    fv, _ = source.need_model()
+    shape = output_of(source, data).shape
+    for output in (target, against):
+        if output is not None and not 0 <= output < shape[-1]:
+            raise LookupError(f"the model has no output {output}; it has 0 to {shape[-1] - 1}")
+    found = [output if len(shape) == 2 else (-1,) * (len(shape) - 2) + (output,) for output in (target, against)]
+    y = [found[0]] if against is None else Contrast(found[0], found[1])
+    return {fv.attribution.MODEL_OUTPUT_NAME: y}
+
+
+def as_picture(heatmap: Any) -> np.ndarray:
+    """[height, width]: a heatmap of one input, of which channels are summed; of inputs of other forms in one row."""
+    found = list_tensors(heatmap)[0][0].detach().float().cpu().numpy()
+    if found.ndim >= 3:
+        found = found.reshape(-1, *found.shape[-2:]).sum(0)
+    return found if found.ndim == 2 else found.reshape(1, -1)
