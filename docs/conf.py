@@ -4,7 +4,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +79,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 PAGES = [
-    "start", "attributions", "concepts", "references", "analysis", "neurons", "trust", "truth", "any_model",
+    "start", "attributions", "concepts", "references", "analysis", "neurons", "trust", "truth", "explorer", "any_model",
     "large_runs", "command_line", "agents", "moving", "speed", "tutorials", "api/index", "house", "security", "changes",
 ]
 AMBIGUOUS = {"abs_norm", "accelerate", "accuracy", "project", "smooth", "spaced", "verify"}  # not only public names
@@ -100,9 +99,9 @@ def copy_tutorials() -> None:
         if copy.name not in saved:
             copy.unlink()
     for name, path in saved.items():
-        copy = folder / name
-        if not copy.exists() or copy.read_bytes() != path.read_bytes():
-            shutil.copyfile(path, copy)
+        copy, text = folder / name, path.read_text(encoding="utf-8").replace("](../images/", "](../../images/")
+        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
 
 
 def remove_entries_of_old() -> None:

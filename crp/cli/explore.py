@@ -133,6 +133,8 @@ def _subject(source: Source, options: argparse.Namespace) -> Subject:
         return "sample", len(source.store.layers) - 1, options.quantity, _number(options.sample, "--sample", "N")
     kind, told = ("concept", options.concept) if options.concept is not None else ("pattern", options.pattern)
     layer, _, number = told.rpartition(":")
+    if not layer:
+        raise ValueError(f"--{kind} is LAYER:N, the name of a layer and a number, not {told!r}")
     source.store.entry(layer)  # says which layers there are
     found = _number(number, f"--{kind}", "LAYER:N")
     return ("concept" if kind == "concept" else "pattern"), source.store.layers.index(layer), options.quantity, found

@@ -11,6 +11,7 @@ SIZE = {"width": 1280, "height": 900}
 def watched(context, faults):
     """A page of a context that notes what must never happen: trouble, dialogues, and requests to others."""
     page = context.new_page()
+    page.set_default_timeout(10_000)
     origins = set()
 
     def asked(request):

@@ -66,6 +66,7 @@ def explain(
 
 
 def values_of(source: Source, layer: str, relevances: Mapping[str, Tensor]) -> np.ndarray:
+    """[C], the relevance of each concept of a layer, of the first input."""
     fv, _ = source.need_model()
     return fv.layer_map[layer].read(relevances[layer], layer).value[0].float().cpu().numpy()
 

@@ -29,6 +29,7 @@ def outputs(source: Source, data: Any, first: list[int] | None = None) -> list[O
 
 
 def output_of(source: Source, data: Any) -> Tensor:
+    """What the model gives for an input: [1, classes], or with axes of positions between."""
     fv, _ = source.need_model()
     with torch.no_grad():
         return select_output(call_model(fv.attribution.model, data), fv.attribution.output, "y")

@@ -51,9 +51,10 @@ function references(ctx, page, concept) {
       (found) => h("div", { class: "snippets" }, found.concepts[0].map((snippet) => snippetLine(ctx, snippet))));
   }
   const kinds = ["heatmap", "crop"];
-  return h("div", {}, page.references.map((group) => h("div", {}, h("h3", {}, group.name), sampleTiles(ctx, group.samples, {
-    captions: group.values.map(percent), size: 80, changes: { layer: ctx.layer, concept },
-  }), group.name === "strongest" && ctx.store.has_pictures && kinds.map((kind) => stripOrNothing(ctx, concept, kind)))));
+  const groups = page.references.map((group) => h("div", {}, h("h3", {}, group.name), sampleTiles(ctx, group.samples, {
+    captions: group.values.map(percent), size: group.name === "strongest" ? 80 : 64, changes: { layer: ctx.layer, concept },
+  }), group.name === "strongest" && ctx.store.has_pictures && kinds.map((kind) => stripOrNothing(ctx, concept, kind))));
+  return h("div", { class: "reference-groups" }, groups[0], h("div", {}, groups.slice(1)));
 }
 
 function stripOrNothing(ctx, concept, kind) {
