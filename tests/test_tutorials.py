@@ -8,8 +8,8 @@ from nbclient import NotebookClient
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 FEWEST_PICTURES = {
     "attributions": 10, "can_i_trust_it": 5, "explorer": 0, "feature_visualization": 10, "is_my_lrp_right": 3,
-    "language_model": 3, "large_runs": 2, "maps": 6, "neurons": 6, "neurons_text": 3, "patterns": 7, "sentences": 2, "sound": 4,
-    "vision_transformer": 8,
+    "language_model": 3, "large_runs": 2, "maps": 6, "neurons": 6, "neurons_text": 3, "patterns": 7, "sentences": 2,
+    "sound": 4, "vision_transformer": 8,
 }
 
 

@@ -49,7 +49,8 @@ def add_explore(commands: Commands) -> None:
         "--concepts", type=positive, default=1000, metavar="N", help="concepts of a copy, of all layers (default: 1000)"
     )
     explore.add_argument(
-        "--references", type=positive, default=8, metavar="N", help="samples of each concept of a copy (default: 8)"
+        "--references", type=positive, default=8, metavar="N", help="samples of each concept of a copy, at most 8 "
+        "(default: 8)"
     )
     page = explore.add_mutually_exclusive_group()
     page.add_argument("--concept", metavar="LAYER:ID", help="export the page of this concept")

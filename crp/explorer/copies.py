@@ -25,7 +25,7 @@ from crp.explorer.server import create_app
 from crp.explorer.source import Source
 from crp.store import QUANTITIES
 
-MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED = 200, 40, 256
+MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED, MOST_REFERENCES, MOST_PICTURES = 200, 40, 256, 8, 12_000
 SHEET, STABLE = 256, 16  # samples of a pattern that cards show at most, from either end
 CELL = 80
 _PATIENCE = 600.
@@ -90,7 +90,7 @@ def export(
     concepts : int, default 1000
         At most so many, of all layers together: those with the largest shares of relevance in each.
     references : int, default 8
-        Samples of each concept.
+        Samples of each concept, at most 8.
     report : callable, default print
         Is told the size before anything is written.
     verbose : bool, default True
@@ -106,8 +106,8 @@ def export(
     FileExistsError
         If the folder holds something.
     """
-    if concepts < 1 or not 1 <= references <= 40:
-        raise ValueError("concepts is at least 1, references from 1 to 40")
+    if concepts < 1 or not 1 <= references <= MOST_REFERENCES:
+        raise ValueError(f"concepts is at least 1, references from 1 to {MOST_REFERENCES}, not {concepts} and {references}")
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} holds something already: name a folder that is new or empty")
@@ -206,6 +206,7 @@ def _collected(
 
     take("store", "/api/stores")
     shown: dict[int, None] = dict.fromkeys(samples)
+    others: list[int] = []
     kinds = ["heatmap", "crop", "opaque"] if source.fv is not None and source.kind == "pictures" else []
     for number in chosen:
         for quantity in QUANTITIES:
@@ -222,9 +223,8 @@ def _collected(
         for quantity in QUANTITIES:
             page = take(file, f"{start}/concepts/{concept}?quantity={quantity}")
             for group in json.loads(page.content)["references"]:
-                shown |= dict.fromkeys(group["samples"])
+                others += group["samples"]
             query = f"concepts={concept}&quantity={quantity}&k={references}"
-            take(file, f"{start}/references?{query}")
             if source.kind == "texts":
                 take(file, f"{start}/snippets?concepts={concept}&quantity={quantity}&k=4")
                 take(file, f"{start}/snippets?concepts={concept}&quantity={quantity}&k=20")
@@ -246,7 +246,7 @@ def _collected(
         take(f"sample-{sample}", f"{base}/inputs/{sample}/picture")
         if source.fv is not None and source.kind == "pictures" and i < MOST_EXPLAINED:
             take(f"sample-{sample}", f"{base}/inputs/{sample}/explained")
-    known = sorted(shown)
+    known = sorted(dict.fromkeys([*shown, *others][:MOST_PICTURES]))
     if pictures.are_there and source.kind == "pictures":
         side = math.isqrt(SHEET)
         for first in range(0, len(known), SHEET):

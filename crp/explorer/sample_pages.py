@@ -9,8 +9,10 @@ from crp.explorer.source import Source
 MOST_CONCEPTS = 24
 
 
-def sample_page(source: Source, sample: int, quantity: str, target: int | None, position: int | None) -> SamplePage:
-    """What a store knows of a sample: its targets, its prediction, and its strongest concepts in each layer."""
+def sample_page(
+    source: Source, sample: int, quantity: str, target: int | None, position: int | None, layer: int | None = None
+) -> SamplePage:
+    """What a store knows of a sample: its targets, its prediction, its strongest concepts in a layer or in each."""
     source.samples([sample])
     rows = _rows_of(source, sample, quantity)
     known = source.rows(quantity)
@@ -34,7 +36,7 @@ def sample_page(source: Source, sample: int, quantity: str, target: int | None, 
         prediction=-1 if row is None else int(known["prediction"][row]),
         layers=[] if row is None else [
             SampleLayer(layer=number, concepts=strongest(source, number, row_values(source, number, quantity, row)))
-            for number in range(len(source.store.layers))
+            for number in (range(len(source.store.layers)) if layer is None else [layer])
         ],
         tokens=[] if corpus is None else corpus.tokens(sample),
     )

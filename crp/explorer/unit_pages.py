@@ -2,16 +2,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from crp.explorer.documents import Ablation, RankedUnit, RankingDocument, Rankings, UnitRange
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
-
-if TYPE_CHECKING:
-    from crp.neurons import Ranking
+from crp.neurons.ranking import Ranking
 
 METHODS = (
     "relevance", "activation", "variance", "mean_distance", "anova", "probeless", "average_precision",
@@ -23,8 +21,6 @@ MOST_UNITS, MOST_CLASSES = 100, 30
 
 def rankings(source: Source) -> Rankings:
     """All rankings that the store keeps."""
-    from crp.neurons import Ranking
-
     found = Ranking.kept(source.store)
     return Rankings(
         rankings=[_described(source, key, ranking) for key, ranking in found.items()], methods=list(METHODS),

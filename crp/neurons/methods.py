@@ -22,10 +22,11 @@ from crp.neurons.between import (
     resampled_correlations,
 )
 from crp.neurons.gaussian import select_forward
+from crp.neurons.held_out import HeldOut
 from crp.neurons.labels import Labels
 from crp.neurons.moments import Moments, interval, moments, resamplings
 from crp.neurons.probes import fit_probe, order_of_shares, share_order
-from crp.neurons.splits import HeldOut, groups_of, judge, split
+from crp.neurons.splits import groups_of, judge, split
 from crp.neurons.values import UnitTable
 
 RandomState = int | None

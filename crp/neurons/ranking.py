@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from crp.model.frames import import_pandas
-from crp.neurons.splits import HeldOut
-from crp.neurons.values import UnitId
+from crp.neurons.held_out import HeldOut
 from crp.store.archive import archive_bytes, read_archive, write_archive
 from crp.store.attached import attached_stems, read_attached, write_attached
 from crp.store.files import Quantity
@@ -23,6 +22,8 @@ from crp.store.schema import Count, Index, Name, Number, Sha256
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from crp.neurons.values import UnitId
 
 _KIND = "crp-ranking 1"
 

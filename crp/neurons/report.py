@@ -9,10 +9,11 @@ import numpy as np
 
 from crp.model.frames import import_pandas
 from crp.neurons.between import Standardised, correlations
+from crp.neurons.held_out import HeldOut
 from crp.neurons.labels import Labels, read_labels
 from crp.neurons.probes import fit_probe, order_of_shares, share_order
 from crp.neurons.ranking import Ranking
-from crp.neurons.splits import HeldOut, groups_of, judge, split
+from crp.neurons.splits import groups_of, judge, split
 from crp.neurons.values import UnitTable, unit_table
 
 if TYPE_CHECKING:

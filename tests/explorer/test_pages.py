@@ -13,7 +13,7 @@ from crp.explorer.source import Source
 from crp.neurons import Ranking
 
 sync_api = pytest.importorskip("playwright.sync_api")
-from browsing import SIZE, choose, numbers, painted, part, press, settle, show, shown, tab_to, watched, write  # noqa: E402
+from browsing import SIZE, choose, numbers, painted, part, press, settle, show, tab_to, watched, write  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
 pytestmark = pytest.mark.slow

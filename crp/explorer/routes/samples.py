@@ -55,10 +55,12 @@ def pictures(request: Request, of: OfStore, samples: Ids, size: OfSize = 64) -> 
 @router.get("/samples/{sample}", response_model=SamplePage)
 def sample_page(
     request: Request, of: OfStore, sample: int, quantity: OfQuantity = "relevance", target: Number = None,
-    position: Number = None,
+    position: Number = None, layer: Number = None,
 ) -> Response:
-    """What the store knows of a sample."""
-    return document(request, pages.sample_page(of.source, sample, quantity, target, position))
+    """What the store knows of a sample; its concepts in one layer, or in each."""
+    if layer is not None:
+        of.source.layer(layer)
+    return document(request, pages.sample_page(of.source, sample, quantity, target, position, layer))
 
 
 @router.get("/samples/{sample}/layers/{layer}/values", response_class=Response, responses=raw("float32 [concepts]"))

@@ -107,8 +107,10 @@ export function stripOf(ctx, order, i, { kind, k, size, target }) {
   const start = `${ctx.base}/layers/${ctx.layer}`;
   const row = chunk.indexOf(order[i]);
   const host = h("div", { class: "strip-pictures" });
-  ctx.data.integers(`${start}/references?${ask}`).then(({ values, shape }) => {
-    const cells = Array.from(values.subarray(row * shape[1], (row + 1) * shape[1])).filter((sample) => sample >= 0);
+  const samples = ctx.isStatic ? ctx.data.json(`${start}/concepts/${order[i]}?quantity=${ctx.quantity}`).then((page) => page.references[0].samples.slice(0, k))
+    : ctx.data.integers(`${start}/references?${ask}`).then(({ values, shape }) => Array.from(values.subarray(row * shape[1], (row + 1) * shape[1])));
+  samples.then((found) => {
+    const cells = found.filter((sample) => sample >= 0);
     host.replaceChildren(...cells.map((sample, place) => link(ctx, { view: "sample", input: sample }, {
       "aria-label": `sample ${sample}, number ${place + 1} of concept ${order[i]}`, title: `sample ${sample}`,
       style: { width: `${size + 4}px`, height: `${size + 4}px` },

@@ -192,7 +192,7 @@ async function oneSample(ctx, input) {
   if (ctx.store.kind === "texts") return textSample(ctx, Number(input));
   const { place, layer } = ctx;
   const isUpload = input.startsWith("u");
-  const page = isUpload ? null : await ctx.data.json(`${ctx.base}/samples/${input}?quantity=${ctx.quantity}`);
+  const page = isUpload ? null : await ctx.data.json(`${ctx.base}/samples/${input}?quantity=${ctx.quantity}${ctx.isStatic ? "" : `&layer=${layer}`}`);
   const url = ctx.store.has_pictures ? ctx.data.picture(`${ctx.base}/inputs/${input}/picture`) : Promise.resolve(null);
   const told = page && h("p", {}, page.targets.length > 0 && ["Label: ", page.targets.map((target) => ctx.className(target)).join(", "), ". "],
     page.prediction >= 0 && `Predicted: ${ctx.className(page.prediction)}${page.targets.length && !page.targets.includes(page.prediction) ? ", which is wrong" : ""}.`);
@@ -286,7 +286,7 @@ export function inRegion(concepts, values, height, width, [left, top, right, bot
 
 async function textSample(ctx, sample) {
   const position = ctx.place.position === undefined ? "" : `&position=${ctx.place.position}`;
-  const page = await ctx.data.json(`${ctx.base}/samples/${sample}?quantity=${ctx.quantity}${position}`);
+  const page = await ctx.data.json(`${ctx.base}/samples/${sample}?quantity=${ctx.quantity}${position}${ctx.isStatic ? "" : `&layer=${ctx.layer}`}`);
   const known = page.layers.find((found) => found.layer === ctx.layer) || { concepts: [] };
   const concept = ctx.place.concept === undefined ? known.concepts[0]?.concept : Number(ctx.place.concept);
   const isByToken = ctx.store.of_positions;
