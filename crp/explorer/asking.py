@@ -40,7 +40,7 @@ def ask(app: ASGIApp, path: str, method: str = "GET", body: bytes = b"", patienc
     until = time.monotonic() + patience
     while True:
         found = _run(_ask(app, path, method, body))
-        if found.status != 202 or time.monotonic() > until:
+        if found.status != 202 or method != "GET" or time.monotonic() > until:
             return found
         time.sleep(_PAUSE)
 

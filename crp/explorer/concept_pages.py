@@ -1,8 +1,6 @@
 """Pages of layers and concepts, from a store alone."""
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from crp.explorer.documents import (
@@ -188,12 +186,16 @@ def _correlations(source: Source, layer: int, own_layer: int, quantity: str, con
     return _standardised(source, layer, quantity).T @ _standardised(source, own_layer, quantity)[:, concept]
 
 
-@lru_cache(_AT_A_TIME)
 def _standardised(source: Source, number: int, quantity: str) -> np.ndarray:
-    """[some rows, C], with mean 0 and length 1; constant concepts are 0."""
-    matrix = source.store.values(source.layer(number), quantity)
-    rows = spread_evenly(len(matrix), COMPARED_ROWS)
-    values = np.asarray(matrix[rows], np.float32)
-    values -= values.mean(0)
-    length = np.sqrt((values ** 2).sum(0))
-    return values / np.where(length > 0, length, 1)
+    """[some rows, C], with mean 0 and length 1; constant concepts are 0. The last ones are remembered."""
+    key = number, quantity
+    if key not in source.standardised:
+        matrix = source.store.values(source.layer(number), quantity)
+        values = np.asarray(matrix[spread_evenly(len(matrix), COMPARED_ROWS)], np.float64)
+        changes = values.max(0, initial=-np.inf) > values.min(0, initial=np.inf)
+        values -= values.mean(0)
+        length = np.sqrt((values ** 2).sum(0))
+        source.standardised[key] = np.where(changes, values / np.where(length > 0, length, 1), 0).astype(np.float32)
+        while len(source.standardised) > _AT_A_TIME:
+            del source.standardised[next(iter(source.standardised))]
+    return source.standardised[key]

@@ -22,7 +22,7 @@ from crp.explorer.joining import joined, styles
 from crp.explorer.pattern_pages import need_patterns
 from crp.explorer.pictures import BLOCK_CELL, Pictures, as_webp, grid
 from crp.explorer.server import create_app
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.store import QUANTITIES
 
 MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED, MOST_REFERENCES, MOST_PICTURES = 200, 40, 256, 8, 12_000
@@ -107,10 +107,13 @@ def export(
         If the folder holds something.
     """
     if concepts < 1 or not 1 <= references <= MOST_REFERENCES:
-        raise ValueError(f"concepts is at least 1, references from 1 to {MOST_REFERENCES}, not {concepts} and {references}")
+        raise ValueError(
+            f"concepts is at least 1, references from 1 to {MOST_REFERENCES}, not {concepts} and {references}"
+        )
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: name a folder that is new or empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     chosen = chosen_concepts(source, concepts)
     copy = _collected(source, chosen, references, _samples_of(source, chosen, references), verbose)
     files = {"index.html": _page().encode(), "explorer.js": _script().encode(), "explorer.css": styles().encode()}
@@ -143,14 +146,19 @@ def export_page(
 
     Raises
     ------
-    LookupError
+    NotThereError
         If the store has no such thing.
     """
+    path = Path(file)
+    if path.exists() or not path.parent.is_dir():
+        raise FileExistsError(f"{path} is there already, or the folder that it would be in is not")
+    if not 1 <= references <= MOST_REFERENCES:
+        raise ValueError(f"references is from 1 to {MOST_REFERENCES}, not {references}")
     kind, layer, quantity, number = subject
     chosen: dict[int, list[int]] = {layer: source.concepts(layer, [number])} if kind == "concept" else {}
     samples = source.samples([number]) if kind == "sample" else []
     if kind == "pattern" and not 0 <= number < len(need_patterns(source, layer, quantity)):
-        raise LookupError(f"there is no pattern {number}")
+        raise NotThereError(f"there is no pattern {number}")
     copy = _collected(
         source, chosen, references, samples + _samples_of(source, chosen, references), verbose,
         (layer, quantity) if kind == "pattern" else None,
@@ -160,7 +168,6 @@ def export_page(
     place = f"#{'patterns' if kind == 'pattern' else kind}?{urlencode(query)}"
     whole = _page(copy, place).encode()
     report(f"{len(whole) / 2 ** 20:.1f} MiB")
-    path = Path(file)
     path.write_bytes(whole)
     return [path]
 
@@ -326,7 +333,6 @@ def _as_script(value: Any) -> str:
 
 def _written(folder: Path, files: dict[str, bytes]) -> list[Path]:
     """Write files into a folder that appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         for name, content in files.items():

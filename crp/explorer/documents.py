@@ -70,6 +70,8 @@ class StoreDocument(Document):
     """Whether rows are positions of samples, such as tokens."""
     layers: list[Layer]
     classes: list[Class]
+    has_labels: bool
+    """Whether targets are told from predictions: they differ somewhere."""
     kind: Literal["pictures", "texts"]
     has_model: bool
     has_pictures: bool

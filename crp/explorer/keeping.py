@@ -15,6 +15,7 @@ from crp.store.folder import Folder
 
 FOLDER = "explorer"
 MOST_BYTES, MOST_IN_MEMORY, LARGEST = 2 ** 29, 2 ** 26, 2 ** 27
+_DIGEST = 32
 _EVERY = 64  # files written between two looks at the size of the folder
 
 
@@ -68,7 +69,9 @@ class Kept:
         with suppress(OSError, StoreError), self._store.place.open() as parent, parent.folder(FOLDER) as folder:
             if folder.status(name).st_size <= LARGEST:
                 with folder.read(name) as file:
-                    return file.read(LARGEST)
+                    digest, content = file.read(_DIGEST), file.read(LARGEST)
+                if hashlib.sha256(content).digest() == digest:  # what is damaged is made again
+                    return content
         return None
 
     def _write_file(self, name: str, content: bytes) -> None:
@@ -76,7 +79,7 @@ class Kept:
             unfinished = f".{name}.{secrets.token_hex(4)}"
             try:
                 with folder.create(unfinished) as file:
-                    file.write(content)
+                    file.write(hashlib.sha256(content).digest() + content)
                 folder.rename(unfinished, folder, name)
             finally:
                 folder.remove(unfinished)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from crp.explorer.documents import Notes
-from crp.store import ReferenceStore
+from crp.store import ReferenceStore, StoreError
 from crp.store.archive import archive_bytes
 from crp.store.attached import read_attached, write_attached
 
 _KIND, _STEM = "crp-notes 1", "notes"
+MOST_LETTERS = 500_000
 
 
 class Notebook:
@@ -49,19 +50,28 @@ class Notebook:
 
         Raises
         ------
+        ValueError
+            If they are too long.
         StoreError, OSError
             If nothing can be written there.
         """
         said = [note for note in notes.notes if note.text or note.name]
+        letters = sum(len(note.text) + len(note.name) for note in said)
+        if letters > MOST_LETTERS:
+            raise ValueError(f"notes and names have {letters:,} letters; a store keeps at most {MOST_LETTERS:,}")
         notes = Notes(pins=notes.pins, notes=said)
         with self._lock:
             write_attached(self._store, _STEM, archive_bytes(_KIND, notes.model_dump(), {}))
             self._notes = notes
 
     def names(self, layer: int) -> dict[int, str]:
-        """Names that people gave to concepts of a layer."""
+        """Names that people gave to concepts of a layer; none where the file is damaged, as :meth:`read` says."""
+        try:
+            notes = self.read().notes
+        except StoreError:
+            return {}
         return {
-            note.on.number: note.name for note in self.read().notes
+            note.on.number: note.name for note in notes
             if note.name and note.on.view == "concept" and note.on.layer == layer
         }
 

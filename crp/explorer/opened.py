@@ -6,7 +6,7 @@ from typing import Any
 
 from crp.explorer.documents import StoreDocument, Stores
 from crp.explorer.pictures import Pictures
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.explorer.uploads import Uploads
 from crp.store import ReferenceStore, StoreError
 
@@ -46,10 +46,11 @@ class Shelf:
         self._opened = {source.key: Opened(source) for source in sources}
 
     def __getitem__(self, key: str) -> Opened:
-        """A store; a LookupError if it is not served, or not any more."""
+        """A store; a NotThereError if it is not served, or not any more."""
         if key not in self._opened:
-            raise LookupError("this store is not served (any more): it may have been replaced by another sweep. Reload "
-                              "the page")
+            raise NotThereError(
+                "this store is not served (any more): it may have been replaced by another sweep. Reload the page"
+            )
         return self._opened[key]
 
     def stores(self, version: str) -> Stores:
@@ -62,7 +63,15 @@ class Shelf:
                     (source.key if known == key else known): (Opened(source) if known == key else other)
                     for known, other in self._opened.items()
                 }
-        return Stores(stores=[opened.document() for opened in self._opened.values()], version=version)
+        documents, lost = [], None
+        for opened in self._opened.values():
+            try:
+                documents.append(opened.document())
+            except StoreError as error:  # it was deleted: the others are there still
+                lost = error
+        if lost is not None and not documents:
+            raise lost
+        return Stores(stores=documents, version=version)
 
     def __iter__(self) -> Any:
         return iter(self._opened.values())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crp.explorer.documents import PatternsPage
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
 from crp.store.archive import archive_bytes
 from crp.store.attached import read_attached, write_attached
@@ -34,10 +34,10 @@ def patterns_page(source: Source, number: int, quantity: str) -> PatternsPage:
 
 
 def need_patterns(source: Source, number: int, quantity: str) -> Patterns:
-    """The patterns of a layer; a LookupError if the store keeps none."""
+    """The patterns of a layer; a NotThereError if the store keeps none."""
     found = source.patterns(source.layer(number), quantity)
     if found is None:
-        raise LookupError(f"the store keeps no patterns of the {quantity} of {source.layer(number)!r}")
+        raise NotThereError(f"the store keeps no patterns of the {quantity} of {source.layer(number)!r}")
     return found
 
 
@@ -48,7 +48,7 @@ def box_plots(source: Source, number: int, quantity: str, pattern: int) -> np.nd
     """
     found = need_patterns(source, number, quantity)
     if not -1 <= pattern < len(found):
-        raise LookupError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
+        raise NotThereError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
     statistics = found.statistics(None if pattern < 0 else pattern)
     return np.stack([getattr(statistics, name) for name in STATISTICS]).astype(np.float32)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
 
 SIZES = (32, 48, 64, 96, 128, 224)
@@ -52,7 +52,7 @@ class Pictures:
 
         Raises
         ------
-        LookupError
+        NotThereError
             If there is no picture of it.
         """
         key = sample, size
@@ -78,7 +78,7 @@ class Pictures:
         content = self.source.kept.read(_block_key(sample // BLOCK))
         kept = None if content is None else _from_block(content, sample % BLOCK)
         if kept is None:
-            raise LookupError(self.source.document(has_pictures=False).without)
+            raise NotThereError(self.source.document(has_pictures=False).without)
         return kept
 
     def keep(self, progress: Progress = lambda share: None) -> int:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
+import logging
 from http.cookies import CookieError, SimpleCookie
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -20,16 +20,14 @@ HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
 }
+MOST_BYTES = {"/api/session": 2 ** 10, "/notes": 2 ** 22, "/uploads": 2 ** 24}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _Verdict: TypeAlias = tuple[int, str]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    """Whether an address is one of those by which this machine alone is reached, and that are answered."""
+    return host.lower() in LOOPBACK_NAMES
 
 
 class Guard:
@@ -53,21 +51,37 @@ class Guard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
             return
 
+        has_begun, limited = False, _Limited(receive, scope["path"])
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                if limited.is_too_much and not code:  # which has been taken for a fault of the body
+                    raise _TooMuchError
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        refused = self._verdict(scope, Headers(scope=scope))
-        if refused is None:
-            await self.app(scope, receive, send_with_headers)
-        else:
-            code, reason = refused
-            await JSONResponse({"error": reason}, code)(scope, receive, send_with_headers)
+        headers = Headers(scope=scope)
+        code, reason = self._verdict(scope, headers) or (0, "")
+        if not code:
+            try:
+                await self.app(scope, limited, send_with_headers)
+                return
+            except _TooMuchError:
+                code, reason = 413, "more was sent than is taken at once"
+            except Exception:  # a fault of ours, which shall end nothing else
+                logging.getLogger(__name__).exception("%s %s", scope["method"], scope["path"])
+                code, reason = 500, "this is a fault of the explorer; the server's output says more"
+            if has_begun:
+                return
+        await JSONResponse({"error": reason}, code)(scope, receive, send_with_headers)
 
     def _verdict(self, scope: Scope, headers: Headers) -> _Verdict | None:
         """Why a request is refused; None if it is not."""
@@ -77,7 +91,7 @@ class Guard:
         if not scope["path"].startswith("/api/"):
             return None
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _netloc_of(origin) != host:
             return 403, "this server answers its own pages only"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return 403, "this server answers its own pages only"
@@ -96,6 +110,37 @@ class Guard:
     def is_token(self, given: str) -> bool:
         """Whether a text is the token, in a time that does not tell how much of it is right."""
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+
+class _TooMuchError(Exception):
+    """A body with more bytes than are taken."""
+
+
+class _Limited:
+    """What is received, up to so many bytes."""
+
+    def __init__(self, receive: Receive, path: str):
+        self._receive = receive
+        self._left = next((most for end, most in MOST_BYTES.items() if path.endswith(end)), 2 ** 14)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether more came."""
+        return self._left < 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self.is_too_much:
+            raise _TooMuchError
+        return message
+
+
+def _netloc_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _name_of(host: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from crp.explorer.documents import ConceptShare, SampleLayer, SamplePage
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 
 MOST_CONCEPTS = 24
 
@@ -21,12 +21,12 @@ def sample_page(
     if target is not None and quantity == "relevance":
         rows = rows[known["target"][rows] == target]
         if len(rows) == 0:
-            raise LookupError(f"sample {sample} has no row of class {target}; it has {targets}")
+            raise NotThereError(f"sample {sample} has no row of class {target}; it has {targets}")
     if positions:
         position = positions[-1] if position is None else position
         rows = rows[known["position"][rows] == position]
         if len(rows) == 0:
-            raise LookupError(f"sample {sample} has no row at position {position}")
+            raise NotThereError(f"sample {sample} has no row at position {position}")
     row = int(rows[0]) if len(rows) else None
     corpus = source.corpus
     return SamplePage(
@@ -42,13 +42,23 @@ def sample_page(
     )
 
 
-def row_of(source: Source, sample: int, quantity: str, target: int | None = None) -> int:
-    """The row of a sample, of one of its targets; a LookupError if there is none."""
-    rows = _rows_of(source, source.samples([sample])[0], quantity)
+def row_of(
+    source: Source, sample: int, quantity: str, target: int | None = None, position: int | None = None
+) -> int:
+    """The row of a sample, of one of its targets and positions: by default the first target, and the last position.
+
+    Raises
+    ------
+    NotThereError
+        If there is none.
+    """
+    rows, known = _rows_of(source, source.samples([sample])[0], quantity), source.rows(quantity)
     if target is not None:
-        rows = rows[source.rows(quantity)["target"][rows] == target]
+        rows = rows[known["target"][rows] == target]
+    if source.store.of_positions and len(rows):
+        rows = rows[known["position"][rows] == (known["position"][rows].max() if position is None else position)]
     if len(rows) == 0:
-        raise LookupError(f"the store has no such row of sample {sample}")
+        raise NotThereError(f"the store has no such row of sample {sample}")
     return int(rows[0])
 
 

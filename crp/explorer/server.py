@@ -6,7 +6,6 @@ import importlib.resources
 import json
 import secrets
 from collections.abc import AsyncIterator
-from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -22,10 +22,10 @@ from crp.explorer import documents
 from crp.explorer.documents import Fault, Notes, Stores
 from crp.explorer.opened import Shelf
 from crp.explorer.routes import concepts, patterns, samples, texts, units, work
-from crp.explorer.routes.common import FAULTS, OfStore, document
+from crp.explorer.routes.common import FAULTS, OfStore, WorkFailedError, document
 from crp.explorer.safety import COOKIE, Guard
-from crp.explorer.source import Source
-from crp.explorer.uploads import UploadError
+from crp.explorer.source import NotThereError, Source
+from crp.explorer.uploads import TooLargeError
 from crp.explorer.worker import CancelledError
 from crp.store import StoreError
 
@@ -34,8 +34,7 @@ _TRAVELLING = (
     documents.LiveSample, documents.Manipulated, documents.Assignment, documents.Graph, documents.Continuation,
 )
 _CODES: dict[type[Exception], int] = {
-    StoreError: 409, UploadError: 422, LookupError: 404, ValueError: 422, TypeError: 422, CancelledError: 503,
-    FutureCancelled: 503, Exception: 503,
+    StoreError: 409, TooLargeError: 413, NotThereError: 404, ValueError: 422, CancelledError: 503, WorkFailedError: 503,
 }
 
 
@@ -80,6 +79,7 @@ def create_api(sources: list[Source]) -> FastAPI:
     for kind in _CODES:
         api.add_exception_handler(kind, _refuse)
     api.add_exception_handler(RequestValidationError, _refuse_arguments)
+    api.add_exception_handler(HTTPException, _refuse_address)
 
     @api.get("/api/stores", response_model=Stores, responses=FAULTS)
     def stores(request: Request) -> Response:
@@ -121,14 +121,20 @@ def new_token() -> str:
 
 
 def _refuse(request: Request, error: Exception) -> Response:
-    """Why something is not answered, in words; what it was is never repeated as HTML."""
+    """Why something is not answered, in words."""
     code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-    reason = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
-    said = reason if code != 503 else f"{type(error).__name__}: {reason}"
-    return JSONResponse(Fault(error=said[:4000]).model_dump(), code, {"Cache-Control": "no-store"})
+    return _fault(str(error), code)
 
 
 def _refuse_arguments(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
-    return JSONResponse(Fault(error="; ".join(found)[:4000]).model_dump(), 422)
+    return _fault("; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]), 422)
+
+
+def _refuse_address(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _fault(f"{request.url.path}: {error.detail}", error.status_code)
+
+
+def _fault(reason: str, code: int) -> Response:
+    return JSONResponse(Fault(error=reason[:4000]).model_dump(), code, {"Cache-Control": "no-store"})

@@ -16,7 +16,6 @@ from crp.explorer.source import Source
 from crp.store import StoreError
 
 PORT, PORTS_TRIED = 8765, 20
-MOST_CONNECTIONS = 256
 
 
 def serve(
@@ -56,8 +55,8 @@ def serve(
         threading.Timer(.5, webbrowser.open, (whole,)).start()
     threading.Thread(target=_prepare, args=(sources,), name="crp-explorer-prepares", daemon=True).start()
     settings = uvicorn.Config(
-        create_app(sources, token), log_level="warning", access_log=False, server_header=False,
-        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=10, timeout_graceful_shutdown=2, lifespan="on",
+        create_app(sources, token), log_level="warning", access_log=False, server_header=False, ws="none",
+        timeout_keep_alive=10, timeout_graceful_shutdown=2, lifespan="on",
     )
     try:
         uvicorn.Server(settings).run([listening])

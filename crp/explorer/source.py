@@ -1,6 +1,8 @@
 """What is explored: a store and, where they are given, the model and the dataset that it is of."""
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,6 +42,10 @@ _MOST_READ = 48
 SOME_PICTURES = " Pictures of samples and concepts are those that the store keeps from an earlier look."
 
 
+class NotThereError(ValueError):
+    """Something that is asked for, and that the store or the model does not have."""
+
+
 class Source:
     """A store, and perhaps the model and dataset of its sweep.
 
@@ -63,6 +69,7 @@ class Source:
         self.class_names = class_names or (fv.class_names if fv is not None else None) or []
         self.kept, self.worker, self.notebook = Kept(store), Worker(), Notebook(store)
         self.reading = threading.Lock()  # of the dataset, which may not stand two readers
+        self.standardised: dict[tuple[int, str], np.ndarray] = {}
         self._read: dict[str, tuple[Any, Any]] = {}
 
     @classmethod
@@ -108,11 +115,11 @@ class Source:
 
         Raises
         ------
-        LookupError
+        NotThereError
             If there is only a store.
         """
         if self.fv is None or self.composite is None:
-            raise LookupError(NO_MODEL)
+            raise NotThereError(NO_MODEL)
         return self.fv, self.composite
 
     def layer(self, number: int) -> str:
@@ -120,29 +127,42 @@ class Source:
 
         Raises
         ------
-        LookupError
+        NotThereError
             If there is none of this number.
         """
         if not 0 <= number < len(self.store.layers):
-            raise LookupError(f"there is no layer {number}; there are {len(self.store.layers)}, numbered from 0")
+            raise NotThereError(f"there is no layer {number}; there are {len(self.store.layers)}, numbered from 0")
         return self.store.layers[number]
 
     def concepts(self, number: int, ids: list[int]) -> list[int]:
-        """Ids of concepts, if the layer has them; a LookupError if not."""
+        """Ids of concepts, if the layer has them; a NotThereError if not."""
         count = len(self.store.concepts(self.layer(number)))
         for concept in ids:
             if not 0 <= concept < count:
-                raise LookupError(f"layer {self.layer(number)!r} has no concept {concept}; it has 0 to {count - 1}")
+                raise NotThereError(f"layer {self.layer(number)!r} has no concept {concept}; it has 0 to {count - 1}")
         return ids
 
     def samples(self, ids: list[int]) -> list[int]:
-        """Numbers of samples, if the store holds them; a LookupError if not."""
+        """Numbers of samples, if the store holds them; a NotThereError if not."""
         known = self.known_samples
         places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         for sample, place in zip(ids, places):
             if len(known) == 0 or known[place] != sample:
-                raise LookupError(f"the store holds no sample {sample}; it holds {len(known)}")
+                raise NotThereError(f"the store holds no sample {sample}; it holds {len(known)}")
         return ids
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether the targets of rows are told from what the model predicts; if they are the same everywhere, they may
+        be just that.
+        """
+        rows = self.rows("relevance")
+        return bool((rows["target"] != rows["prediction"]).any())
+
+    def need_class(self, target: int | None) -> None:
+        """Raise a NotThereError if no sample is of a class."""
+        if target is not None and target not in (found.target for found in self.classes):
+            raise NotThereError(f"there is no sample of class {target}; there are {len(self.classes)} classes")
 
     @cached_property
     def known_samples(self) -> np.ndarray:
@@ -225,6 +245,12 @@ class Source:
             found.setdefault(given.concept, []).append(given)
         return found
 
+    def naming(self) -> str:
+        """What changes when concepts or classes are called otherwise."""
+        stamps = [attached_stamp(self.store, stem) for stem in attached_stems(self.store, "names.")]
+        names = [self.notebook.names(number) for number in range(len(self.store.layers))]
+        return hashlib.sha256(json.dumps([self.class_names, names, stamps]).encode()).hexdigest()[:16]
+
     def name(self, number: int, concept: int) -> str:
         """The first name of a concept; empty if it has none."""
         names = self.names(number).get(concept)
@@ -246,7 +272,8 @@ class Source:
                     trust=stem_of_report(store, name) in attached,
                 ) for name in store.layers
             ],
-            classes=self.classes, kind=self.kind, has_model=self.fv is not None, has_pictures=has_pictures,
+            classes=self.classes, has_labels=self.has_labels, kind=self.kind,
+            has_model=self.fv is not None, has_pictures=has_pictures,
             without=without, made={
                 "model": settings.model.class_name, "attribution": settings.attribution.class_name,
                 "composite": settings.composite.class_name,

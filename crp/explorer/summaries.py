@@ -50,13 +50,24 @@ def summary(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> Sum
     """The summary of a layer, as it was kept or made now."""
     key = {"what": "summary", "layer": layer, "quantity": quantity}
     content = kept.read(key)
-    if content is None:
-        content = kept.write(key, _to_bytes(_summarised(store, layer, quantity)))
-    with np.load(io.BytesIO(content)) as arrays:
-        return Summary(
-            {name: arrays[f"column_{name}"] for name in COLUMNS},
-            ClassShares(arrays["classes"], arrays["counts"], arrays["shares"]),
-        )
+    found = None if content is None else _from_bytes(content, store.entry(layer).concepts)
+    if found is None:
+        found = _summarised(store, layer, quantity)
+        kept.write(key, _to_bytes(found))
+    return found
+
+
+def _from_bytes(content: bytes, concepts: int) -> Summary | None:
+    """A summary as it was kept; None for what is none, which somebody else may have put there."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            columns = {name: arrays[f"column_{name}"] for name in COLUMNS}
+            classes = ClassShares(arrays["classes"], arrays["counts"], arrays["shares"])
+    except Exception:  # whatever numpy raises at a file of somebody else
+        return None
+    shapes = [column.shape for column in columns.values()]
+    fits = set(shapes) == {(concepts,)} and classes.shares.shape == (len(classes.classes), concepts)
+    return Summary(columns, classes) if fits and len(classes.counts) == len(classes.classes) else None
 
 
 def _to_bytes(found: Summary) -> bytes:

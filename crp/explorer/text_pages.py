@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crp.explorer.documents import Snippet, Snippets, TextDocument, Texts, Words, WordScore
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 
 if TYPE_CHECKING:
     from crp.model.corpus import Corpus
 
+BY_TEXT = "this store has a row for each text: sweep with --rows positions to see tokens by themselves"
 MOST_TEXTS, CONTEXT, MOST_NEW_TOKENS, MOST_WORDS = 50, 6, 16, 20
 
 
 def need_corpus(source: Source) -> Corpus:
-    """The texts; a LookupError if there are none."""
+    """The texts; a NotThereError if there are none."""
     if source.corpus is None:
-        raise LookupError("Texts are shown where the dataset of the sweep is a crp.text.Corpus: crp explore SPEC")
+        raise NotThereError("Texts are shown where the dataset of the sweep is a crp.text.Corpus: crp explore SPEC")
     return source.corpus
 
 
@@ -41,17 +42,18 @@ def token_values(source: Source, number: int, quantity: str, concepts: list[int]
 
     Raises
     ------
-    LookupError
+    NotThereError
         If rows of the store are whole samples.
     """
     if not source.store.of_positions:
-        raise LookupError("this store has a row for each text: sweep with --rows positions to see tokens by themselves")
+        raise NotThereError(BY_TEXT)
     tokens = len(need_corpus(source).tokens(source.samples([sample])[0]))
     rows = source.rows(quantity)
-    first, stop = np.searchsorted(rows["sample"], [sample, sample + 1])
-    block = source.store.values(source.layer(number), quantity)[np.arange(first, stop)]
+    chosen = np.arange(*np.searchsorted(rows["sample"], [sample, sample + 1]))
+    chosen = chosen[rows["target"][chosen] == rows["target"][chosen[:1]]]  # of several targets the first
     found = np.zeros((len(concepts), tokens), np.float32)
-    np.add.at(found.T, rows["position"][first:stop], np.asarray(block)[:, concepts])
+    block = np.asarray(source.store.values(source.layer(number), quantity)[chosen])
+    found.T[rows["position"][chosen]] = block[:, concepts]
     return found
 
 
@@ -83,7 +85,7 @@ def words(source: Source, number: int, quantity: str, concept: int) -> Words:
 
     corpus = need_corpus(source)
     if not source.store.of_positions:
-        raise LookupError("this store has a row for each text: sweep with --rows positions to see words by themselves")
+        raise NotThereError(BY_TEXT)
     rows = source.rows(quantity)
     values = np.asarray(source.store.values(source.layer(number), quantity)[:, concept], np.float64)
     names = corpus.of_rows(rows)

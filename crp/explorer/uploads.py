@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,10 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 class UploadError(ValueError):
     """A picture that is none, too large, or not of the form of the samples."""
+
+
+class TooLargeError(UploadError):
+    """A file with too many bytes or pixels."""
 
 
 class Uploads:
@@ -54,9 +58,9 @@ class Uploads:
         return name, values
 
     def raw(self, name: str) -> torch.Tensor:
-        """An input [1, C, H, W] before preprocessing; a LookupError if it is not there any more."""
+        """An input [1, C, H, W] before preprocessing; a NotThereError if it is not there any more."""
         if name not in self._inputs:
-            raise LookupError(f"there is no upload {name!r} any more: upload it again")
+            raise NotThereError(f"there is no upload {name!r} any more: upload it again")
         return self._inputs[name][None]
 
     def ready(self, name: str) -> Any:
@@ -87,19 +91,34 @@ def decode(content: bytes, mode: str) -> Image.Image:
         If it is broken, of another format, or has too many pixels.
     """
     if len(content) > MOST_BYTES:
-        raise UploadError(f"the file has {len(content):,} bytes; at most {MOST_BYTES:,} are taken")
+        raise TooLargeError(f"the file has {len(content):,} bytes; at most {MOST_BYTES:,} are taken")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
-                    raise UploadError(f"the picture has {picture.width} x {picture.height} pixels; at most "
-                                      f"{MOST_PIXELS:,} are taken")
-                return ImageOps.exif_transpose(picture).convert(mode)
+                    raise TooLargeError(
+                        f"the picture has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,} are taken"
+                    )
+                return _in_mode(ImageOps.exif_transpose(picture), mode)
     except UploadError:
         raise
     except Exception as error:  # whatever Pillow raises at a file that somebody sent
         raise UploadError(f"this is no picture that can be read ({', '.join(FORMATS)}): {error!r:.200}") from error
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture with other channels; what is transparent stands on white, and 16 bits are scaled to 8."""
+    if picture.mode == "F":
+        raise UploadError("a picture of floating-point numbers has no range that is known")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture, np.float64)
+        scale = 257 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else 1
+        picture = Image.fromarray((values / scale).round().clip(0, 255).astype(np.uint8))
+    if mode != "RGBA" and picture.has_transparency_data:
+        ground = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(ground, picture.convert("RGBA"))
+    return picture.convert(mode)
 
 
 def to_input(picture: Image.Image, example: torch.Tensor) -> torch.Tensor:

@@ -27,40 +27,50 @@ class Work:
         self.state: State = "waiting"
         self.progress = 0.
         self.future: Future[Any] = Future()
-        self._is_cancelled = False
+        self.is_wanted = True
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         """Compute, unless it was cancelled before."""
-        if self._is_cancelled:
-            self._end("cancelled", CancelledError(f"{self.what}: cancelled"))
+        if not self._begin():
             return
-        self.state = "running"
         try:
             result = self._compute(self.report)
         except CancelledError as error:
             self._end("cancelled", error)
-        except Exception as error:  # whatever a model or a dataset raises
+        except BaseException as error:  # whatever a model or a dataset raises, also SystemExit
             self._end("failed", error)
         else:
-            self.state, self.progress = "done", 1.
-            self.future.set_result(result)
+            self._end("done", None, result)
+
+    def _begin(self) -> bool:
+        with self._lock:
+            if self.state == "waiting":
+                self.state = "running"
+            return self.state == "running"
 
     def report(self, progress: float) -> None:
         """Say how far the job is, and end it if it is no longer wanted."""
-        if self._is_cancelled:
+        if not self.is_wanted:
             raise CancelledError(f"{self.what}: cancelled")
         self.progress = min(max(progress, 0.), 1.)
 
     def cancel(self) -> None:
         """End the job at its next report."""
-        self._is_cancelled = True
+        self.is_wanted = False
         if self.state == "waiting":
             self._end("cancelled", CancelledError(f"{self.what}: cancelled"))
 
-    def _end(self, state: State, error: Exception) -> None:
-        self.state = state
-        if not self.future.done():
-            self.future.set_exception(error)
+    def _end(self, state: State, error: BaseException | None, result: Any = None) -> None:
+        with self._lock:
+            if self.future.done():
+                return
+            self.state = state
+            if error is None:
+                self.progress = 1.
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
 
     @property
     def is_alive(self) -> bool:
@@ -89,13 +99,13 @@ class Worker:
         """A job of a key: the one that there is, waiting, running or failed, or a new one, which goes first."""
         with self._changed:
             found = self._jobs.get(key)
-            if found is not None and found.state not in ("cancelled", "done"):
+            if found is not None and found.is_wanted and found.state != "done":
                 self._jobs.move_to_end(key)
                 return found
             job = self._jobs[key] = Work(key, what, compute)
             self._jobs.move_to_end(key)
             self._forget()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="crp-explorer", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -125,6 +135,12 @@ class Worker:
             if not job.is_alive:
                 del self._jobs[key]
             return True
+
+    def forget(self, job: Work) -> None:
+        """Let go of a job that has ended, once its result was delivered: another request tries again."""
+        with self._changed:
+            if self._jobs.get(job.key) is job and not job.is_alive:
+                del self._jobs[job.key]
 
     def jobs(self) -> list[Job]:
         """All that is waiting or running."""

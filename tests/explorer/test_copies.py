@@ -10,6 +10,7 @@ from served import LAYER, SAMPLES
 
 from crp.cli import main
 from crp.explorer import Explorer, export, export_page
+from crp.explorer.copies import chosen_concepts
 from crp.explorer.joining import joined
 from crp.explorer.widget import _module
 
@@ -134,9 +135,19 @@ def test_what_a_copy_does_not_hold_it_says(copy, page):
 def test_folders_that_hold_something_are_left_alone(with_model, copy, tmp_path):
     with pytest.raises(FileExistsError, match="holds something already"):
         export(with_model, copy[0], report=print, verbose=False)
-    with pytest.raises(LookupError, match="no concept 99"):
+    with pytest.raises(ValueError, match="no concept 99"):
         export_page(with_model, tmp_path / "x.html", ("concept", 2, "relevance", 99), report=print)
     assert not any(tmp_path.iterdir())
+    (tmp_path / "there.html").write_text("mine")
+    with pytest.raises(FileExistsError):
+        export_page(with_model, tmp_path / "there.html", ("sample", 2, "relevance", 3), report=print)
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 30, 1000])
+def test_as_many_concepts_as_are_asked_for(with_model, most):
+    found = chosen_concepts(with_model, most)
+    assert sum(map(len, found.values())) == min(most, 68)
 
 
 def test_texts_are_data_in_a_page(store_alone, tmp_path, page):

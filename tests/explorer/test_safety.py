@@ -1,25 +1,32 @@
 """Who is answered, what browsers may do with answers, and what is refused."""
 import io
 import json
+import shutil
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import schemathesis
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from PIL import Image
 from served import ask_for, digits, serving
 from small_sweeps import sweep, visualization
 
 import crp.explorer
+from crp.explorer.concept_pages import neighbours
+from crp.explorer.live.answered import read_answer
 from crp.explorer.safety import POLICY, is_loopback
 from crp.explorer.server import create_app, specification
 from crp.explorer.source import Source
+from crp.explorer.uploads import decode
 from crp.explorer.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -61,6 +68,7 @@ def test_own_names_are_answered(served, host):
 def test_other_pages_are_refused(served):
     assert request(served, Origin="https://evil.example")[0] == 403
     assert request(served, Origin="null")[0] == 403
+    assert request(served, Origin="http://[")[0] == 403
     assert request(served, Sec_Fetch_Site="cross-site")[0] == 403
     assert request(served, Origin=served.rstrip("/"))[0] == 200
 
@@ -96,8 +104,8 @@ def test_other_addresses_need_a_token(store):
 
 
 def test_loopback():
-    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "127.8.8.8")))
-    assert not any(map(is_loopback, ("0.0.0.0", "192.168.0.1", "::", "example.org", "")))
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.0.1", "::", "example.org", "", "127.0.0.2")))
 
 
 def test_only_samples_of_the_store_are_shown(store):
@@ -152,11 +160,11 @@ def uploading(tmp_path_factory):
     from zennit.composites import EpsilonPlusFlat
 
     source = Source.of(visualization(path), EpsilonPlusFlat())
-    return ask_for([source]), f"/api/{source.key}"
+    return ask_for([source]), f"/api/{source.key}", source
 
 
 def test_pictures_are_taken_in_the_form_of_the_samples(uploading):
-    ask, base = uploading
+    ask, base, _ = uploading
     for content in (
         picture(), picture(kind="JPEG"), picture(mode="L"), picture(mode="I;16"), picture(kind="GIF", mode="L"),
         picture(kind="WEBP"), picture(kind="JPEG", mode="CMYK"),
@@ -175,9 +183,100 @@ def test_pictures_are_taken_in_the_form_of_the_samples(uploading):
     (b"x" * (2 ** 23 + 1), b"bytes"),
 ])
 def test_other_files_are_refused(uploading, content, reason):
-    ask, base = uploading
+    ask, base, _ = uploading
     answer = ask(f"{base}/uploads", "POST", content)
-    assert answer.status == 422 and reason in answer.content
+    assert answer.status == (413 if reason in (b"pixels", b"bytes") else 422) and reason in answer.content
+
+
+def test_deep_and_transparent_pictures_keep_their_values():
+    values = np.linspace(0, 65535, 40).astype(np.uint16).reshape(4, 10)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    np.testing.assert_allclose(np.asarray(decode(content.getvalue(), "L")), values / 257, atol=.51)
+    content = io.BytesIO()
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(content, "PNG")
+    assert (np.asarray(decode(content.getvalue(), "RGB")) == 255).all()
+
+
+def test_more_than_is_taken_is_refused(served, store):
+    key = store.identity()[:16]
+    for path, size in (("api/session", 2 ** 11), (f"api/{key}/notes", 2 ** 22 + 1), (f"api/{key}/jobs", 2 ** 15)):
+        method = "PUT" if path.endswith("notes") else "POST"
+        assert request(served, path, method, b"[" * size, Content_Type="application/json")[0] in (404, 413)
+    assert request(served, f"api/{key}/notes", "PUT", b"[" * (2 ** 22 + 1), Content_Type="application/json")[0] == 413
+
+
+def test_notes_that_could_not_be_read_again_are_refused(tmp_path):
+    source = Source.of(sweep(tmp_path / "store").path)
+    ask, path = ask_for([source]), f"/api/{source.key}/notes"
+    on = {"view": "concept", "layer": 0, "quantity": "relevance", "number": 2}
+    notes = {"notes": [{"on": on, "text": "世" * 4096}] * 200}
+    assert ask(path, "PUT", json.dumps(notes, ensure_ascii=False).encode()).status == 422
+    notes = {"notes": [{"on": on, "text": "世" * 4096}] * 120}
+    assert ask(path, "PUT", json.dumps(notes, ensure_ascii=False).encode()).status == 200
+    assert len(json.loads(ask_for([Source.of(source.store.path)])(path).content)["notes"]) == 120
+
+
+def test_a_model_that_fails_is_told_of_and_tried_again(uploading, monkeypatch):
+    source = uploading[2]
+    ask, base, model = uploading[0], uploading[1], source.fv.attribution.model
+    for error in (RuntimeError("out of memory"), TimeoutError("too slow"), SystemExit(3)):
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(model, "forward", fail)
+        answer = ask(f"{base}/inputs/3/explained?target=1")
+        assert answer.status == 503 and type(error).__name__ in json.loads(answer.content)["error"]
+        monkeypatch.undo()
+    assert ask(f"{base}/inputs/3/explained?target=1").status == 200
+
+
+def test_names_are_those_of_now(uploading):
+    ask, base, source = uploading
+    path = f"{base}/inputs/4/explained"
+    document, _ = read_answer(ask(path).content)
+    concept = document["layers"][0]["concepts"][0]["concept"]
+    on = {"view": "concept", "layer": 0, "quantity": "relevance", "number": concept}
+    assert ask(f"{base}/notes", "PUT", json.dumps({"notes": [{"on": on, "name": "stripes"}]}).encode()).status == 200
+    assert read_answer(ask(path).content)[0]["layers"][0]["concepts"][0]["name"] == "stripes"
+
+
+def test_what_was_kept_and_is_damaged_is_made_again(tmp_path):
+    store = sweep(tmp_path / "store")
+
+    def columns():
+        source = Source.of(store.path)
+        return ask_for([source])(f"/api/{source.key}/layers/0/columns")
+
+    expected = columns().content
+    for damage in (b"", b"text", lambda content: content[:-9], lambda content: content[:40] + b"x" + content[41:]):
+        for file in (store.path / "explorer").iterdir():
+            file.write_bytes(damage(file.read_bytes()) if callable(damage) else damage)
+        found = columns()
+        assert found.status == 200 and found.content == expected
+
+
+def test_a_store_that_is_deleted_leaves_the_others(tmp_path):
+    stores = [sweep(tmp_path / "a"), sweep(tmp_path / "b", batch_size=3)]
+    ask = ask_for([Source.of(store.path) for store in stores])
+    assert len(json.loads(ask("/api/stores").content)["stores"]) == 2
+    shutil.rmtree(tmp_path / "a")
+    assert [store["name"] for store in json.loads(ask("/api/stores").content)["stores"]] == ["b"]
+
+
+def test_constant_concepts_are_like_none(tmp_path):
+    class Constant(torch.nn.Module):
+        def forward(self, images):
+            maps = torch.cat([images.flatten(1)[:, :3], torch.full((len(images), 2), .237, dtype=images.dtype)], 1)
+            return maps * (1 + 0 * images.sum())
+
+    model = torch.nn.Sequential(OrderedDict(
+        [("conv", Constant()), ("fc", torch.nn.Linear(5, 4)), ("out", torch.nn.Linear(4, 3))]
+    )).double().eval()
+    source = Source.of(sweep(tmp_path / "store", model=model).path)
+    found = neighbours(source, 0, 3)
+    assert found.by_activation == [] and found.elsewhere == []
+    assert all(other.concept < 3 for other in neighbours(source, 0, 0).by_activation)
 
 
 def test_many_who_say_nothing_keep_nobody_from_being_answered(served):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from crp.explorer.documents import Ablation, Curve
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
 from crp.model.numbers import spread_evenly
 from crp.model.samples import join_samples
@@ -16,20 +16,20 @@ def ablate(source: Source, keys: list[str], progress: Progress) -> bytes:
 
     Raises
     ------
-    LookupError
+    NotThereError
         If the store keeps no such ranking, or there is no model.
     """
     fv, _ = source.need_model()
     found = Ranking.kept(source.store)
     missing = [key for key in keys if key not in found]
     if missing or not keys:
-        raise LookupError(f"the store keeps no ranking {missing[0] if missing else ''}")
+        raise NotThereError(f"the store keeps no ranking {missing[0] if missing else ''}")
     chosen = {found[key].method if len(keys) == 1 else f"{found[key].method} ({i + 1})": found[key]
               for i, key in enumerate(keys)}
     rows = source.rows("relevance")
     places = [place for place in spread_evenly(len(rows), MOST_SAMPLES).tolist() if rows["target"][place] >= 0]
     if not places:
-        raise LookupError("ablation compares answers with targets, and the samples of this store have none")
+        raise NotThereError("ablation compares answers with targets, and the samples of this store have none")
     progress(.05)
     with source.reading:
         samples = [fv.get_data_sample(int(rows["sample"][place]))[0] for place in places]

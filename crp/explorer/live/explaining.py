@@ -72,13 +72,14 @@ def values_of(source: Source, layer: str, relevances: Mapping[str, Tensor]) -> n
 
 
 def heatmaps_of_concepts(
-    source: Source, data: Any, target: int | None, layer: int, concepts: list[int], progress: Progress
+    source: Source, data: Any, target: int | None, against: int | None, layer: int, concepts: list[int],
+    progress: Progress,
 ) -> np.ndarray:
     """[concepts, height, width] float32, a conditional heatmap for each concept."""
     fv, composite = source.need_model()
     _, target = answers(source, data, target)
     name, found = source.layer(layer), []
-    start = start_at(source, data, target)
+    start = start_at(source, data, target, against)
     conditions = [{**start, name: [concept]} for concept in concepts]
     results = fv.attribution.generate(
         data, conditions, composite, mask_map=dict(fv.layer_map), start_layer=fv.start_layer, batch_size=8,

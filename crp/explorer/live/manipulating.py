@@ -19,10 +19,13 @@ def manipulate(
     progress(.1)
     before, target = answers(source, data, target)
     with intervene(fv.attribution.model, changes_of(source, settings), concepts=dict(fv.layer_map)):
-        after = outputs(source, data, [output.target for output in before])
+        after = outputs(source, data)
+        shown = list(dict.fromkeys(output.target for output in (*before, *after)))
+        after = outputs(source, data, shown)
         progress(.5)
         start = start_at(source, data, target)
         heatmap = as_picture(fv.attribution(data, [start], composite, start_layer=fv.start_layer).heatmap)
+    before = outputs(source, data, shown)
     document = Manipulated(before=before, after=after, height=heatmap.shape[0], width=heatmap.shape[1])
     return Answered(document, heatmap)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crp.attribution import Contrast
 from crp.explorer.documents import Output
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.model.inputs import call_model, list_tensors
 from crp.model.layers import select_output
 
@@ -55,14 +55,14 @@ def start_at(source: Source, data: Any, target: int, against: int | None = None)
 
     Raises
     ------
-    LookupError
+    NotThereError
         If the model has no such output.
     """
     fv, _ = source.need_model()
     shape = output_of(source, data).shape
     for output in (target, against):
         if output is not None and not 0 <= output < shape[-1]:
-            raise LookupError(f"the model has no output {output}; it has 0 to {shape[-1] - 1}")
+            raise NotThereError(f"the model has no output {output}; it has 0 to {shape[-1] - 1}")
     found = [output if len(shape) == 2 else (-1,) * (len(shape) - 2) + (output,) for output in (target, against)]
     y = [found[0]] if against is None else Contrast(found[0], found[1])
     return {fv.attribution.MODEL_OUTPUT_NAME: y}

@@ -24,7 +24,7 @@ def continue_text(
 
     Raises
     ------
-    LookupError
+    NotThereError
         If the model is none, or there are no texts.
     ValueError
         If the text has no tokens or too many.

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as NotYetError
+from concurrent.futures import wait
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from crp.explorer.documents import MOST_CONCEPTS, MOST_SAMPLES, Fault, Job, Quantity, UnitSetting
 from crp.explorer.opened import Opened
-from crp.explorer.worker import Progress
+from crp.explorer.worker import CancelledError, Progress
+from crp.store import StoreError
 
 PATIENCE = .25  # seconds that a request waits for the worker before it says how far that is
 FOREVER = "private, max-age=31536000, immutable"
@@ -22,6 +23,10 @@ NUMBERS, PICTURE, BOTH = "application/octet-stream", "image/webp", "application/
 _IDS = r"^\d{1,9}(,\d{1,9})*$"
 _UNIT = r"\d{1,9}:\d{1,9}:(set|scale):-?\d{1,12}(\.\d{1,12})?"
 _UNITS = f"^{_UNIT}(,{_UNIT})*$"
+
+
+class WorkFailedError(Exception):
+    """What the model, the dataset or the rules raised."""
 
 
 def find_store(request: Request, store: Annotated[str, Path(pattern="^[0-9a-f]{16}$")]) -> Opened:
@@ -43,7 +48,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
     code: {"model": Fault, "description": reason} for code, reason in {
         401: "A token is needed", 403: "Asked by another page", 404: "There is no such thing",
         409: "The store was replaced or damaged", 421: "Asked by another name", 422: "This makes no sense",
-        503: "The model failed, or the work was cancelled",
+        413: "Too much at once", 500: "A fault of the explorer", 503: "The model failed, or the work was cancelled",
     }.items()
 }
 
@@ -54,9 +59,12 @@ def raw(what: str, media_type: str = NUMBERS) -> dict[int | str, dict[str, Any]]
     return {200: {"description": what, "content": {media_type: schema}}}
 
 
-def live_answers(what: str, media_type: str) -> dict[int | str, dict[str, Any]]:
-    """How a route says that its answer may take time."""
-    return raw(what, media_type) | {202: {"model": Job, "description": "The model is at work: ask again"}}
+def live_answers(what: str, kind: str | type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """How a route says that its answer, a document or bytes, may take time."""
+    found: dict[int | str, dict[str, Any]] = raw(what, kind) if isinstance(kind, str) else {
+        200: {"description": what, "model": kind}
+    }
+    return found | {202: {"model": Job, "description": "The model is at work: ask again"}}
 
 
 def ids(text: str, most: int = MOST_CONCEPTS) -> list[int]:
@@ -112,8 +120,10 @@ def _tagged(request: Request, content: bytes, media_type: str, control: str) -> 
     return Response(content, media_type=media_type, headers=headers)
 
 
-def in_background(opened: Opened, key: Any, what: str, compute: Callable[[Progress], Any]) -> Response | None:
-    """Let the worker compute something; an answer that says how far it is, or None once it is done.
+def in_background(
+    opened: Opened, key: Any, what: str, compute: Callable[[Progress], Any]
+) -> tuple[Response | None, Any]:
+    """Let the worker compute something.
 
     Parameters
     ----------
@@ -122,16 +132,38 @@ def in_background(opened: Opened, key: Any, what: str, compute: Callable[[Progre
     what : str
         For people who wait.
     compute : callable
-        ``progress -> None``; what it finds, it keeps.
+        ``progress -> result``
+
+    Returns
+    -------
+    Response or None
+        How far it is, if it is not done.
+    result
+        What was computed, if it is.
+
+    Raises
+    ------
+    WorkFailedError
+        If the model, the dataset or the rules raised an error; another request tries again.
     """
-    job = opened.source.worker.submit(name_of_job(key), what, compute)
+    worker = opened.source.worker
+    job = worker.submit(name_of_job(key), what, compute)
+    wait([job.future], PATIENCE)
+    if not job.future.done():
+        return _how_far(job.document()), None
+    worker.forget(job)
     try:
-        job.future.result(PATIENCE)
-    except NotYetError:
-        return Response(
-            job.document().model_dump_json(), 202, media_type="application/json", headers={"Cache-Control": "no-store"}
-        )
-    return None
+        return None, job.future.result()
+    except (CancelledError, StoreError, ValueError):
+        raise
+    except BaseException as error:
+        raise WorkFailedError(f"{type(error).__name__}: {error}") from error
+
+
+def _how_far(job: Job) -> Response:
+    return Response(
+        job.model_dump_json(), 202, media_type="application/json", headers={"Cache-Control": "no-store"}
+    )
 
 
 def name_of_job(key: Any) -> str:
@@ -157,11 +189,10 @@ def live(
     kept = opened.source.kept
     content = kept.read(key)
     if content is None:
-        waiting = in_background(
+        waiting, content = in_background(
             opened, key, what, lambda progress: kept.write(key, compute(progress), on_disk)
         )
         if waiting is not None:
             return waiting
-        content = kept.read(key)
-        assert content is not None
-    return _tagged(request, content, media_type, FOREVER if on_disk else "private, no-cache")
+    is_final = on_disk and media_type in (NUMBERS, PICTURE)  # documents hold names, which may be given anew
+    return _tagged(request, content, media_type, FOREVER if is_final else "private, no-cache")

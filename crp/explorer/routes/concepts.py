@@ -52,6 +52,7 @@ def references(
 ) -> Response:
     """The samples at which concepts are strongest; -1 where there are fewer."""
     chosen = of.source.concepts(layer, ids(concepts))
+    of.source.need_class(target)
     return numbers(request, pages.references(of.source, layer, quantity, chosen, k, target))
 
 
@@ -62,6 +63,7 @@ def sprite(
 ) -> Response:
     """Pictures of the references of concepts, in one file: a row of squares for each concept."""
     source, chosen = of.source, of.source.concepts(layer, ids(concepts))
+    source.need_class(target)
     if kind == "plain":
         samples = pages.references(source, layer, quantity, chosen, k, target)
         return picture(request, of.pictures.of_samples(samples.flatten().tolist(), size, k), source.fv is not None)
@@ -69,7 +71,7 @@ def sprite(
     if missing := of.pictures.strips_missing(strips):
         source.need_model()
         key = {"what": "strips", "keys": [strips.key(concept) for concept in missing]}
-        waiting = in_background(
+        waiting, _ = in_background(
             of, key, f"pictures of {len(missing)} concepts of {strips.layer}",
             lambda progress: of.pictures.draw_strips(strips, missing, progress),
         )

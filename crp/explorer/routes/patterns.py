@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from crp.explorer import live as model
 from crp.explorer import map_pages
 from crp.explorer import pattern_pages as pages
-from crp.explorer.documents import PatternsPage
+from crp.explorer.documents import Assignment, PatternsPage
 from crp.explorer.pictures import as_webp, fitted
 from crp.explorer.routes.common import (
     FAULTS,
@@ -30,6 +30,7 @@ from crp.explorer.routes.common import (
     raw,
 )
 from crp.explorer.routes.samples import data_of
+from crp.explorer.source import NotThereError
 from crp.explorer.worker import Progress
 
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
@@ -74,7 +75,7 @@ def average_picture(
     fv, _ = source.need_model()
     found = pages.need_patterns(source, layer, quantity)
     if pattern >= len(found):
-        raise LookupError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
+        raise NotThereError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
     samples = np.unique(found.samples[found.members(pattern)]).tolist()
 
     def compute(progress: Progress) -> bytes:
@@ -91,7 +92,7 @@ def average_picture(
 
 
 @router.get("/inputs/{input}/layers/{layer}/pattern", response_class=Response, responses=live_answers(
-    "A document (Assignment)", "application/json"
+    "A document", Assignment
 ))
 def assign(
     request: Request, of: OfStore, input: InputName, layer: LayerNumber, quantity: OfQuantity = "activation",

@@ -31,7 +31,7 @@ from crp.explorer.routes.common import (
     raw,
     sample_ids,
 )
-from crp.explorer.uploads import MOST_BYTES, UploadError
+from crp.explorer.uploads import MOST_BYTES, TooLargeError, UploadError
 
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
 OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
@@ -66,10 +66,10 @@ def sample_page(
 @router.get("/samples/{sample}/layers/{layer}/values", response_class=Response, responses=raw("float32 [concepts]"))
 def values(
     request: Request, of: OfStore, sample: int, layer: LayerNumber, quantity: OfQuantity = "relevance",
-    target: Number = None,
+    target: Number = None, position: Number = None,
 ) -> Response:
     """What a sample does to each concept of a layer."""
-    row = pages.row_of(of.source, sample, quantity, target)
+    row = pages.row_of(of.source, sample, quantity, target, position)
     of.source.layer(layer)
     return numbers(request, pages.row_values(of.source, layer, quantity, row))
 
@@ -99,7 +99,10 @@ def explained(
         condition = layer, concept
     if against is not None and against == target:
         raise ValueError("a class has no contrast to itself")
-    key = {"what": "explained", "input": input, "target": target, "against": against, "condition": condition}
+    key = {
+        "what": "explained", "input": input, "target": target, "against": against, "condition": condition,
+        "naming": of.source.naming(),
+    }
     return live(
         request, of, key, f"an explanation of {_in_words(input)}",
         lambda progress: model.explain(of.source, data_of(of, input), target, against, condition, progress).to_bytes(),
@@ -111,17 +114,20 @@ def explained(
     "float32 [concepts, height, width]", NUMBERS
 ))
 def heatmaps(
-    request: Request, of: OfStore, input: InputName, layer: LayerNumber, concepts: Ids, target: Number = None
+    request: Request, of: OfStore, input: InputName, layer: LayerNumber, concepts: Ids, target: Number = None,
+    against: Number = None,
 ) -> Response:
     """A conditional heatmap for each of several concepts."""
     chosen = of.source.concepts(layer, sample_ids(concepts))
     if len(chosen) > MOST_HEATMAPS:
         raise ValueError(f"{len(chosen)} heatmaps at once; at most {MOST_HEATMAPS} are drawn")
-    key = {"what": "heatmaps", "input": input, "layer": layer, "concepts": chosen, "target": target}
+    key = {
+        "what": "heatmaps", "input": input, "layer": layer, "concepts": chosen, "target": target, "against": against,
+    }
     return live(
         request, of, key, f"{len(chosen)} heatmaps of {_in_words(input)}",
         lambda progress: model.heatmaps_of_concepts(
-            of.source, data_of(of, input), target, layer, chosen, progress
+            of.source, data_of(of, input), target, against, layer, chosen, progress
         ).astype("<f4").tobytes(),
         NUMBERS, on_disk=not input.startswith("u"),
     )
@@ -142,7 +148,7 @@ def _in_words(name: str) -> str:
 
 
 @router.post(
-    "/uploads", response_model=Uploaded, status_code=201, responses={413: FAULTS[422] | {"description": "Too large"}},
+    "/uploads", response_model=Uploaded, status_code=201,
     openapi_extra={"requestBody": {"required": True, "content": {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
     }}},
@@ -155,7 +161,7 @@ async def upload(request: Request, of: OfStore) -> Uploaded:
         async for part in request.stream():
             content += part
             if len(content) > MOST_BYTES:
-                raise UploadError(f"the file has more than the {MOST_BYTES:,} bytes that are taken")
+                raise TooLargeError(f"the file has more than the {MOST_BYTES:,} bytes that are taken")
     except ClientDisconnect:
         raise UploadError("the file did not arrive whole") from None
     name, values = await request.app.state.in_thread(of.uploads.add, bytes(content))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from crp.explorer import live as model
 from crp.explorer import text_pages as pages
-from crp.explorer.documents import Snippets, Texts, Words
+from crp.explorer.documents import Continuation, Snippets, Texts, Words
 from crp.explorer.routes.common import (
     FAULTS,
     ConceptNumber,
@@ -68,7 +68,7 @@ def words(
 
 
 @router.get("/continuation", response_class=Response, responses=live_answers(
-    "A document (Continuation)", "application/json"
+    "A document", Continuation
 ))
 def continuation(
     request: Request, of: OfStore, text: Annotated[str, Query(min_length=1, max_length=4000)], units: Units,

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from crp.explorer import live as model
 from crp.explorer import unit_pages as pages
-from crp.explorer.documents import Ablation, Rankings, UnitRange
+from crp.explorer.documents import Ablation, Graph, Rankings, UnitRange
 from crp.explorer.routes.common import (
     BOTH,
     FAULTS,
@@ -65,7 +65,9 @@ def ranges(request: Request, of: OfStore, units: Pairs) -> Response:
 def manipulated(request: Request, of: OfStore, input: InputName, units: Units, target: Number = None) -> Response:
     """What the model answers with units set to other values."""
     chosen = settings(units)
-    key = {"what": "manipulated", "input": input, "units": units, "target": target}
+    key = {
+        "what": "manipulated", "input": input, "units": units, "target": target, "naming": of.source.naming(),
+    }
     return live(
         request, of, key, "the model with other values",
         lambda progress: model.manipulate(of.source, data_of(of, input), chosen, target, progress).to_bytes(),
@@ -74,14 +76,17 @@ def manipulated(request: Request, of: OfStore, input: InputName, units: Units, t
 
 
 @router.get("/inputs/{input}/layers/{layer}/concepts/{concept}/graph", response_class=Response, responses=live_answers(
-    "A document (Graph)", "application/json"
+    "A document", Graph
 ))
 def graph(
     request: Request, of: OfStore, input: InputName, layer: LayerNumber, concept: ConceptNumber, target: Number = None
 ) -> Response:
     """What a concept is made of in an input, and where it goes."""
     of.source.concepts(layer, [concept])
-    key = {"what": "graph", "input": input, "layer": layer, "concept": concept, "target": target}
+    key = {
+        "what": "graph", "input": input, "layer": layer, "concept": concept, "target": target,
+        "naming": of.source.naming(),
+    }
     return live(
         request, of, key, f"what concept {concept} is made of",
         lambda progress: model.graph(

@@ -10,7 +10,7 @@ from crp.explorer import live as model
 from crp.explorer import pattern_pages, unit_pages
 from crp.explorer.documents import Job, Jobs, Task
 from crp.explorer.routes.common import FAULTS, OfStore, name_of_job
-from crp.explorer.source import Source
+from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
 
 router = APIRouter(prefix="/api/{store}/jobs", responses=FAULTS)
@@ -27,7 +27,7 @@ def jobs(of: OfStore) -> Jobs:
 def cancel(of: OfStore, job: JobName) -> Response:
     """Cancel work; of work that failed, forget that."""
     if not of.source.worker.cancel(job):
-        raise LookupError("there is no such work")
+        raise NotThereError("there is no such work")
     return Response(status_code=204)
 
 
@@ -36,7 +36,7 @@ def job(of: OfStore, job: JobName) -> Job:
     """How far work is."""
     found = of.source.worker.job(job)
     if found is None:
-        raise LookupError("there is no such work")
+        raise NotThereError("there is no such work")
     return found.document()
 
 
@@ -65,6 +65,9 @@ def _work_of(source: Source, task: Task) -> tuple[str, Callable[[Progress], Any]
             source, number, task.method, progress
         )
     source.need_model()
+    known = {ranking.key for ranking in unit_pages.rankings(source).rankings}
+    if not task.rankings or not known.issuperset(task.rankings):
+        raise NotThereError(f"an ablation goes by rankings that the store keeps, which {task.rankings} are not all")
     return f"ablation by {len(task.rankings)} rankings", lambda progress: source.kept.write(
         unit_pages.ablation_key(task.rankings), model.ablate(source, task.rankings, progress)
     )

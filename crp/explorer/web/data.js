@@ -123,7 +123,7 @@ export class Data {
         return answer;
       }
       const job = JSON.parse(text(answer.bytes));
-      if (job.state === "cancelled") throw new Refusal(503, "This was cancelled.");
+      if (job.state === "cancelled" || job.state === "failed") throw new Refusal(503, job.error || "This was cancelled.");
       if (onProgress) onProgress(job);
       await new Promise((resolve) => setTimeout(resolve, PAUSES[Math.min(turn, PAUSES.length - 1)]));
     }

@@ -175,10 +175,7 @@ export function working(ctx, ask, draw, { height = 120 } = {}) {
   }).then((found) => {
     host.replaceWith(draw(found));
   }, (error) => {
-    host.replaceWith(h("div", {}, trouble(error), job && h("button", { type: "button", onclick: async () => {
-      await ctx.data.send("DELETE", `${ctx.base}/jobs/${job.job}`).catch(() => {});
-      ctx.redraw();
-    } }, "Try again")));
+    host.replaceWith(h("div", {}, trouble(error), !ctx.isStatic && h("button", { type: "button", onclick: ctx.redraw }, "Try again")));
   });
   return host;
 }

@@ -194,7 +194,7 @@ async function oneSample(ctx, input) {
   const isUpload = input.startsWith("u");
   const page = isUpload ? null : await ctx.data.json(`${ctx.base}/samples/${input}?quantity=${ctx.quantity}${ctx.isStatic ? "" : `&layer=${layer}`}`);
   const url = ctx.store.has_pictures ? ctx.data.picture(`${ctx.base}/inputs/${input}/picture`) : Promise.resolve(null);
-  const told = page && h("p", {}, page.targets.length > 0 && ["Label: ", page.targets.map((target) => ctx.className(target)).join(", "), ". "],
+  const told = page && h("p", {}, page.targets.length > 0 && [ctx.store.has_labels ? "Label: " : "Explained class (every label is the prediction, or there are none): ", page.targets.map((target) => ctx.className(target)).join(", "), ". "],
     page.prediction >= 0 && `Predicted: ${ctx.className(page.prediction)}${page.targets.length && !page.targets.includes(page.prediction) ? ", which is wrong" : ""}.`);
   const query = [place.explain !== undefined && `target=${place.explain}`, place.against !== undefined && `against=${place.against}`].filter(Boolean);
   const path = `${ctx.base}/inputs/${input}/explained`;
@@ -224,7 +224,7 @@ async function oneSample(ctx, input) {
       working(ctx, (onProgress) => ctx.data.both(whole, onProgress), ({ document: found }) => conceptBars(ctx, bars, layer, (found.layers.find((one) => one.layer === layer) || { concepts: [] }).concepts.slice(0, 12), {
         active: concept, onPick: (chosen) => ctx.go({ concept: chosen === concept ? undefined : chosen }, { replace: true }),
       }))),
-    ctx.store.has_model && part({ title: "Concepts in a region", note: "Drag a region (or focus the picture: arrows move it, shift and arrows size it, Enter takes it)." }, regional(ctx, input, url, known, whole)));
+    ctx.store.has_model && part({ title: "Concepts in a region", note: "Drag a region (or focus the picture: arrows move it, shift and arrows size it, Enter takes it)." }, regional(ctx, input, url, query, whole)));
 }
 
 function contrastTools(ctx, found) {
@@ -243,7 +243,7 @@ function assignment(ctx, input) {
 }
 
 // Concepts by what they hold within a region that is brushed.
-function regional(ctx, input, url, known, whole) {
+function regional(ctx, input, url, query, whole) {
   const region = ctx.place.region ? ctx.place.region.split(",").map(Number) : null;
   const host = h("div", {});
   const box = soon(url, (shown) => heatmap(ctx, { url: shown, label: "mark a region", region, onBrush: (marked) => {
@@ -256,14 +256,10 @@ function regional(ctx, input, url, known, whole) {
       return;
     }
     fill(host, working(ctx, async (onProgress) => {
-      let chosen = known ? known.concepts : null;
-      if (!chosen) {
-        const { document: found } = await ctx.data.both(whole, onProgress);
-        chosen = found.layers.find((one) => one.layer === ctx.layer).concepts;
-      }
-      const ids = chosen.map((found) => found.concept);
-      const [{ values }, { document: found }] = await Promise.all([
-        ctx.data.floatsLater(`${ctx.base}/inputs/${input}/layers/${ctx.layer}/heatmaps?concepts=${ids.join(",")}`, onProgress), ctx.data.both(`${ctx.base}/inputs/${input}/explained`, onProgress)]);
+      const { document: found } = await ctx.data.both(whole, onProgress);
+      const chosen = found.layers.find((one) => one.layer === ctx.layer).concepts;
+      const ask = [`concepts=${chosen.map((one) => one.concept).join(",")}`, ...query].join("&");
+      const { values } = await ctx.data.floatsLater(`${ctx.base}/inputs/${input}/layers/${ctx.layer}/heatmaps?${ask}`, onProgress);
       return { chosen, values, height: found.height, width: found.width };
     }, ({ chosen, values, height, width }) => conceptBars(ctx, bars, ctx.layer, inRegion(chosen, values, height, width, marked).slice(0, 10), { label: "concepts in the region" })));
   };
