@@ -14,6 +14,7 @@ from crp.explorer.documents import (
     Neighbours,
     ReferenceGroup,
 )
+from crp.explorer.pattern_pages import pattern_of_concepts
 from crp.explorer.source import Source
 from crp.explorer.summaries import Summary, columns_of, summary
 from crp.model.numbers import spread_evenly
@@ -39,12 +40,22 @@ def layer_columns(source: Source, number: int, quantity: str) -> tuple[list[Colu
     """What the columns are, and their values [columns, C]."""
     report = source.trust(source.layer(number))
     found = summary_of(source, number, quantity)
-    return columns_of(found, None if report is None else report.columns, TRUST_COLUMNS)
+    columns, values = columns_of(found, None if report is None else report.columns, TRUST_COLUMNS)
+    of_patterns = pattern_of_concepts(source, number, quantity)
+    if of_patterns is not None:
+        columns.append(Column(name="pattern", meaning="the pattern in which its mean is most above that of all"))
+        values = np.concatenate([values, of_patterns[None]])
+    return columns, values
 
 
 def summary_of(source: Source, number: int, quantity: str) -> Summary:
-    """The summary of a layer."""
-    return summary(source.store, source.kept, source.layer(number), quantity)
+    """The summary of a layer; the last ones are remembered."""
+    key = number, quantity
+    if key not in source.summaries:
+        source.summaries[key] = summary(source.store, source.kept, source.layer(number), quantity)
+        while len(source.summaries) > _AT_A_TIME:
+            del source.summaries[next(iter(source.summaries))]
+    return source.summaries[key]
 
 
 def references(

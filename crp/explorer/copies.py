@@ -25,7 +25,7 @@ from crp.explorer.server import create_app
 from crp.explorer.source import NotThereError, Source
 from crp.store import QUANTITIES
 
-MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED, MOST_REFERENCES, MOST_PICTURES = 200, 40, 256, 8, 12_000
+MOST_PAGES, MOST_EXPLAINED, MOST_MAPPED, MOST_REFERENCES, MOST_PICTURES = 120, 40, 2 ** 14, 8, 12_000
 SHEET, STABLE = 256, 16  # samples of a pattern that cards show at most, from either end
 CELL = 80
 _PATIENCE = 600.
@@ -212,6 +212,8 @@ def _collected(
         return found
 
     take("store", "/api/stores")
+    if source.fv is not None and chosen:
+        take("store", f"{base}/audit")
     shown: dict[int, None] = dict.fromkeys(samples)
     others: list[int] = []
     kinds = ["heatmap", "crop", "opaque"] if source.fv is not None and source.kind == "pictures" else []
@@ -221,7 +223,8 @@ def _collected(
             take(f"layer-{number}", f"{start}?quantity={quantity}")
             take(f"layer-{number}", f"{start}/columns?quantity={quantity}")
             count = len(source.store.concepts(source.layer(number)))
-            if source.store.options["keep"] == "all" and 3 < count <= MOST_MAPPED:
+            is_small = count * (1 + len(source.classes)) <= MOST_MAPPED
+            if source.store.options["keep"] == "all" and count > 3 and is_small:
                 take(f"layer-{number}", f"{start}/map?quantity={quantity}")
     pairs = [(number, concept) for number, concepts in chosen.items() for concept in concepts]
     for number, concept in tqdm(pairs, desc="concepts", disable=not verbose):

@@ -235,6 +235,30 @@ class LiveSample(Document):
     """Of the heatmap, which travels beside this."""
 
 
+class AuditFault(Document):
+    """An operation that creates or loses relevance."""
+
+    operation: str
+    module: str
+    imbalance: Number
+    """What is lost there (created, if negative), for 1 that starts at the output."""
+
+
+class AuditPage(Document):
+    """Whether relevance adds up on its way from the output to the input, on a few samples."""
+
+    conserved: bool
+    total: Number
+    """What arrives at the input, for 1 that starts at the output."""
+    accounted: Number
+    """The same, with what sinks hold."""
+    sinks: dict[str, float]
+    """Where relevance ends on the way, such as biases, and how much."""
+    faults: list[AuditFault]
+    notes: list[str]
+    samples: int
+
+
 class PatternsPage(Document):
     """Patterns that a store keeps; labels and probabilities of the rows travel beside this."""
 

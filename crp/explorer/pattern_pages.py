@@ -1,6 +1,7 @@
 """Pages of patterns and of the projection of all samples."""
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,30 @@ def box_plots(source: Source, number: int, quantity: str, pattern: int) -> np.nd
         raise NotThereError(f"there is no pattern {pattern}; there are {len(found)}, numbered from 0")
     statistics = found.statistics(None if pattern < 0 else pattern)
     return np.stack([getattr(statistics, name) for name in STATISTICS]).astype(np.float32)
+
+
+def pattern_of_concepts(source: Source, number: int, quantity: str) -> np.ndarray | None:
+    """[C] float32, for each concept the pattern in which its mean is most above that of all rows; -1 where none is.
+
+    None if the store keeps no patterns of the layer, or no matrices.
+    """
+    layer = source.layer(number)
+    found = None if source.store.options["keep"] == "top" else source.patterns(layer, quantity)
+    if found is None or len(found) == 0:
+        return None
+    digest = hashlib.sha256(found.labels.tobytes()).hexdigest()[:16]
+    key = {"what": "patterns of concepts", "layer": layer, "quantity": quantity, "labels": digest}
+    content = source.kept.read(key)
+    if content is None or len(content) != 4 * len(source.store.concepts(layer)):
+        membership = np.arange(len(found))[:, None] == found.labels
+        sums, total = np.zeros((len(found), len(source.store.concepts(layer)))), 0.
+        for rows, block in source.store.values(layer, quantity).placed_blocks():
+            sums += membership[:, rows] @ block.astype(np.float64)
+            total = total + block.sum(0, dtype=np.float64)
+        rises = sums / found.sizes[:, None] - total / len(found.labels)
+        best = np.where(rises.max(0) > 0, rises.argmax(0), -1).astype("<f4")
+        content = source.kept.write(key, best.tobytes())
+    return np.frombuffer(content, "<f4")
 
 
 def find_and_keep(source: Source, number: int, quantity: str, progress: Progress) -> None:

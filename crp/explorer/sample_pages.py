@@ -35,7 +35,9 @@ def sample_page(
         position=-1 if row is None else int(known["position"][row]),
         prediction=-1 if row is None else int(known["prediction"][row]),
         layers=[] if row is None else [
-            SampleLayer(layer=number, concepts=strongest(source, number, row_values(source, number, quantity, row)))
+            SampleLayer(layer=number, concepts=strongest(
+                source, number, row_values(source, number, quantity, row), MOST_CONCEPTS if layer is not None else 12,
+            ))
             for number in (range(len(source.store.layers)) if layer is None else [layer])
         ],
         tokens=[] if corpus is None else corpus.tokens(sample),

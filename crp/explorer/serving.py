@@ -98,3 +98,6 @@ def _prepare(sources: list[Source]) -> None:
             for quantity in ("relevance", "activation"):
                 with suppress(StoreError):  # which the page of the layer will say
                     summary_of(source, number, quantity)
+                    if source.store.options["keep"] == "all":
+                        source.store.positions(source.store.layers[number], quantity)  # compared with their hashes
+                        source.store.values(source.store.layers[number], quantity, normalised=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zennit.core import Composite
 
     from crp.analysis.patterns import Patterns
+    from crp.explorer.summaries import Summary
     from crp.model.corpus import Corpus
     from crp.visualization import FeatureVisualization
 
@@ -70,6 +71,7 @@ class Source:
         self.kept, self.worker, self.notebook = Kept(store), Worker(), Notebook(store)
         self.reading = threading.Lock()  # of the dataset, which may not stand two readers
         self.standardised: dict[tuple[int, str], np.ndarray] = {}
+        self.summaries: dict[tuple[int, str], Summary] = {}
         self._read: dict[str, tuple[Any, Any]] = {}
 
     @classmethod

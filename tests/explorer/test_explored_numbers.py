@@ -227,3 +227,23 @@ def test_texts(sentence_sweep):
 def test_words_that_changed_are_found_by_alignment():
     assert changed_words("the dog is here".split(), "the old dog was here".split()) == [False, True, False, True, False]
     assert changed_words([], ["a"]) == [True]
+
+
+def test_the_audit_is_that_of_the_attribution(digit_sweep, document):
+    fv, composite = digit_sweep
+    found = document("audit")
+    samples = np.linspace(0, len(fv.dataset) - 1, 8).round().astype(int)
+    data = torch.cat([fv.get_data_sample(int(sample))[0] for sample in samples])
+    expected = fv.attribution.audit(data, composite)
+    assert found["total"] == pytest.approx(expected.total) and found["accounted"] == pytest.approx(expected.accounted)
+    assert found["samples"] == 8 and len(found["faults"]) == len(expected.faults)
+
+
+def test_the_pattern_of_a_concept_is_where_its_mean_is_most_above_that_of_all(with_model, document, floats):
+    names = [column["name"] for column in document(f"layers/{NUMBER}")["columns"]]
+    found = floats(f"layers/{NUMBER}/columns")[names.index("pattern")]
+    patterns = Patterns.load(with_model.store, layer=LAYER, quantity="relevance")
+    values = np.asarray(with_model.store.values(LAYER), np.float64)
+    rises = np.stack([values[patterns.labels == i].mean(0) - values.mean(0) for i in range(len(patterns))])
+    alive = rises.max(0) > 0
+    np.testing.assert_array_equal(found[alive], rises.argmax(0)[alive])

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from crp.explorer import live as model
 from crp.explorer import sample_pages as pages
-from crp.explorer.documents import SamplePage, Uploaded
+from crp.explorer.documents import AuditPage, SamplePage, Uploaded
 from crp.explorer.opened import Opened
 from crp.explorer.pictures import SIZES, as_webp, fitted
 from crp.explorer.routes.common import (
@@ -36,6 +36,16 @@ from crp.explorer.uploads import MOST_BYTES, TooLargeError, UploadError
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
 OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
 NATURAL, MOST_HEATMAPS = 448, 48
+
+
+@router.get("/audit", response_class=Response, responses=live_answers("A document", AuditPage))
+def audit(request: Request, of: OfStore) -> Response:
+    """Whether relevance adds up in the model."""
+    of.source.need_model()
+    return live(
+        request, of, {"what": "audit"}, "an audit of the model",
+        lambda progress: model.audit(of.source, progress).model_dump_json().encode(), "application/json",
+    )
 
 
 @router.get("/rows", response_class=Response, responses=raw("int32 [rows, 4]"))

@@ -78,6 +78,7 @@ function conceptList(ctx, order, column, names, options) {
       const title = conceptTitle(concept, names.get(concept));
       const facts = [column.class[concept] >= 0 && `class ${ctx.className(column.class[concept])}`,
         ...Object.entries(FACTS).map(([name, format]) => name !== "share" && Number.isFinite(column[name][concept]) && format(column[name][concept]))];
+      if (column.pattern && column.pattern[concept] >= 0) facts.push(`pattern ${column.pattern[concept]}`);
       const trust = Object.keys(column).find((name) => name === "trust: effect");
       if (trust && Number.isFinite(column[trust][concept])) facts.push(`effect ${number(column[trust][concept])}`);
       return h("div", { class: "concept-row" }, h("div", {},

@@ -1,6 +1,6 @@
 // The model: its layers, and whether what is said of it can be trusted.
-import { count, h, part, percent, soon, toggle } from "./dom.js";
-import { link, QUANTITIES } from "./parts.js";
+import { count, h, number, part, percent, soon, toggle } from "./dom.js";
+import { link, QUANTITIES, working } from "./parts.js";
 
 // What was swept, with what, and where to begin.
 export async function modelView(ctx) {
@@ -12,6 +12,7 @@ export async function modelView(ctx) {
       + `Rules: ${store.made.composite}; store: ${store.name}.`),
     store.without && h("p", { class: "note" }, store.without),
     h("div", { class: "tools" }, toggle("quantity", QUANTITIES, ctx.quantity, (quantity) => ctx.go({ quantity }))),
+    audit(ctx),
     part({ title: "Layers", wide: true, note: "From input to output. A layer's concepts are its channels, or directions that were found in it." },
       h("div", { class: "layers" }, store.layers.map((layer, i) => link(ctx, { view: "concepts", layer: i }, {
         class: "layer", "aria-current": i === ctx.layer ? "true" : undefined,
@@ -35,4 +36,16 @@ export function checkList(checks) {
   return h("ul", { class: "checks" }, checks.map((check) => h("li", {
     class: check.holds === null ? "open" : check.holds ? "yes" : "no",
   }, h("b", {}, check.name), " ", check.sentence)));
+}
+
+// Whether relevance adds up on its way through the model: first of all, since all else rests on it.
+function audit(ctx) {
+  if (!ctx.store.has_model && !ctx.isStatic) return null;
+  return part({ title: "Does relevance add up?", wide: true }, working(ctx, (onProgress) => ctx.data.later(`${ctx.base}/audit`, onProgress), (found) => h("div", {},
+    h("ul", { class: "checks" },
+      h("li", { class: found.conserved ? "yes" : "no" }, found.conserved ? "Relevance is conserved: " : "Relevance is not conserved: ",
+        `of 1 at the output ${number(found.total)} arrives at the input, ${number(found.accounted)} with what is booked as sinks (${count(found.samples, "sample")}).`),
+      Object.entries(found.sinks).map(([name, value]) => h("li", { class: "open" }, `${name} hold${name.endsWith("s") ? "" : "s"} ${number(value)}`)),
+      found.faults.map((fault) => h("li", { class: "no" }, `${fault.operation}${fault.module ? ` in ${fault.module}` : ""} ${fault.imbalance >= 0 ? "loses" : "creates"} ${number(Math.abs(fault.imbalance))}`)),
+      found.notes.map((note) => h("li", { class: "open" }, note)))), { height: 60 }));
 }
