@@ -150,12 +150,11 @@ def _reference_groups(
         return groups
     matrix = source.store.values(layer, quantity, normalised=True)
     values, positions = matrix[:, concept], source.store.positions(layer, quantity)
-    order = np.argsort(-values, kind="stable")
-    active = order[values[order] != 0]
-    middle = max((len(active) - k) // 2, 0)
-    drawn = np.sort(np.random.default_rng(concept).permutation(len(values))[:k])
-    chosen = {"middle of those that are not zero": active[middle:middle + k], "at random": drawn,
-              "lowest": order[::-1][:k]}
+    active = np.flatnonzero(values)
+    middle = active[_in_order(values[active], max((len(active) - k) // 2, 0), k)]
+    drawn = np.sort(np.random.default_rng(concept).choice(len(values), min(k, len(values)), replace=False))
+    lowest = _in_order(values, max(len(values) - k, 0), k)[::-1]
+    chosen = {"middle of those that are not zero": middle, "at random": drawn, "lowest": lowest}
     samples = source.rows(quantity)["sample"]
     return groups + [
         ReferenceGroup(
@@ -163,6 +162,15 @@ def _reference_groups(
             positions=positions[rows, concept].tolist(),
         ) for name, rows in chosen.items() if len(rows)
     ]
+
+
+def _in_order(values: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Places of the values that are at so many ranks from a first one on, in descending order."""
+    stop = min(first + count, len(values))
+    if stop <= first:
+        return np.empty(0, int)
+    found = np.argpartition(-values, (first, stop - 1))[first:stop]
+    return found[np.lexsort((found, -values[found]))]
 
 
 def neighbours(source: Source, number: int, concept: int) -> Neighbours:

@@ -89,9 +89,15 @@ class Pictures:
             progress(done / len(numbers))
             files = [b""] * BLOCK
             for sample in samples[samples // BLOCK == number].tolist():
-                files[sample % BLOCK] = as_webp(self.cell(sample, BLOCK_CELL))
+                files[sample % BLOCK] = as_webp(self._small(sample))
             self.source.kept.write(_block_key(number), _as_block(files))
         return len(samples)
+
+    def _small(self, sample: int) -> Image.Image:
+        """A sample, no larger than what is kept of it."""
+        found = self.plain(sample).convert("RGB")
+        found.thumbnail((BLOCK_CELL, BLOCK_CELL))
+        return found
 
     def strips_missing(self, request: StripRequest) -> list[int]:
         """Concepts whose references are not drawn yet."""
@@ -191,7 +197,7 @@ def grid(cells: list[Image.Image], columns: int, size: int) -> Image.Image:
 def as_webp(picture: Image.Image) -> bytes:
     """A picture as a file."""
     content = io.BytesIO()
-    picture.save(content, "WEBP", quality=82, method=1)
+    picture.save(content, "WEBP", quality=82, method=0)
     return content.getvalue()
 
 

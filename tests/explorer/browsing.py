@@ -88,7 +88,7 @@ def part(page, title):
 
 def choose(page, label, option):
     """Choose an option by its name, of the field with a label, and wait until all is there."""
-    page.locator("main").get_by_label(label, exact=True).select_option(label=option)
+    page.locator("main").get_by_role("combobox", name=label, exact=True).select_option(label=option)
     return settle(page)
 
 
@@ -98,9 +98,16 @@ def press(page, name):
     return settle(page)
 
 
+def written(page, label):
+    """The field with a label, in which texts or numbers are written."""
+    main = page.locator("main")
+    return main.get_by_role("textbox", name=label, exact=True).or_(
+        main.get_by_role("spinbutton", name=label, exact=True))
+
+
 def write(page, label, text):
     """Write into the field with a label, and wait until all is there."""
-    field = page.locator("main").get_by_label(label, exact=True)
+    field = written(page, label)
     field.fill(text)
     field.press("Tab")
     return settle(page)

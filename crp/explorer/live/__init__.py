@@ -25,5 +25,6 @@ __all__ = [
 
 __getattr__, __dir__ = imported_when_asked(__name__, {
     "ablate": "ablating", "assign": "explaining", "audit": "auditing", "average": "explaining",
-    "continue_text": "writing", "explain": "explaining", "graph": "graphs", "heatmaps_of_concepts": "explaining", "manipulate": "manipulating",
+    "continue_text": "writing", "explain": "explaining", "graph": "graphs", "heatmaps_of_concepts": "explaining",
+    "manipulate": "manipulating",
 })

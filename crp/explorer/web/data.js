@@ -126,6 +126,7 @@ export class Data {
       if (job.state === "cancelled" || job.state === "failed") throw new Refusal(503, job.error || "This was cancelled.");
       if (onProgress) onProgress(job);
       await new Promise((resolve) => setTimeout(resolve, PAUSES[Math.min(turn, PAUSES.length - 1)]));
+      if (onProgress && onProgress(job) === false) throw new Refusal(503, "This was cancelled.");
     }
   }
 }

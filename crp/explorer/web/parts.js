@@ -59,10 +59,10 @@ function fromSheets(ctx, wanted, size) {
 }
 
 // Samples as small pictures that lead to their pages.
-export function sampleTiles(ctx, samples, { size = 64, captions = [], changes = {}, marks = () => "" } = {}) {
+export function sampleTiles(ctx, samples, { size = 64, captions = [], titles = [], changes = {}, marks = () => "" } = {}) {
   const tiles = samples.map((sample, i) => link(ctx, { view: "sample", input: sample, ...changes }, {
     class: `tile ${marks(sample, i)}`, "aria-label": `sample ${sample}${captions[i] ? `, ${captions[i]}` : ""}`,
-    title: `sample ${sample}${captions[i] ? `\n${captions[i]}` : ""}`,
+    title: [`sample ${sample}`, titles[i] || captions[i]].filter(Boolean).join("\n"),
   }, h("span", { class: "tile-picture", style: { width: `${size}px`, height: `${size}px` } },
     !ctx.store.has_pictures && h("span", { class: "tile-number" }, sample)),
   captions[i] && h("span", { class: "tile-caption" }, captions[i])));
@@ -163,7 +163,9 @@ export function working(ctx, ask, draw, { height = 120 } = {}) {
   const bar = h("progress", { max: 1, "aria-label": "progress" });
   const told = h("span", {}, "The model is at work …");
   let job = null;
+  let isWanted = true;
   const stop = h("button", { type: "button", hidden: true, onclick: () => {
+    isWanted = false;
     if (job) ctx.data.send("DELETE", `${ctx.base}/jobs/${job.job}`).catch(() => {});
   } }, "Cancel");
   const host = h("div", { class: "working", "aria-busy": "true", style: { minHeight: `${height}px` } }, told, bar, stop);
@@ -172,6 +174,7 @@ export function working(ctx, ask, draw, { height = 120 } = {}) {
     stop.hidden = false;
     told.textContent = found.state === "waiting" ? `Waiting: ${found.what}` : `The model is at work: ${found.what}`;
     if (found.progress > 0) bar.value = found.progress;
+    return isWanted;
   }).then((found) => {
     host.replaceWith(draw(found));
   }, (error) => {

@@ -93,7 +93,7 @@ function card(ctx, quantity, pattern, page, members, all, filter) {
   const key = { view: "pattern", layer: ctx.layer, quantity, number: pattern };
   const wrong = (sample, i, rows) => (rows[i].prediction >= 0 && rows[i].prediction !== rows[i].label ? "wrong" : "");
   const tiles = (rows) => sampleTiles(ctx, rows.map((row) => row.sample), {
-    size: 48, captions: rows.map((row) => percent(row.probability)), marks: (sample, i) => `${wrong(sample, i, rows)} ${filter.samples.includes(sample) ? "chosen" : ""}`,
+    size: 48, captions: rows.map((row) => percent(row.probability)), titles: rows.map((row) => toldOf(ctx, row)), marks: (sample, i) => `${wrong(sample, i, rows)} ${filter.samples.includes(sample) ? "chosen" : ""}`,
   });
   const n = ctx.place.cards === "wide" || ctx.place.pattern !== undefined ? 16 : 6;
   return h("article", { class: "part", "aria-label": `pattern ${pattern}` },
@@ -107,6 +107,12 @@ function card(ctx, quantity, pattern, page, members, all, filter) {
     h("h3", {}, "probability"), histogram({ ...binned(members.map((row) => row.probability)), label: `probabilities of pattern ${pattern}`, format: percent }),
     h("details", { open: ctx.place.pattern !== undefined || undefined, ontoggle: (event) => event.target.open && unitBoxes(ctx, [{ key: ctx.base, layer: ctx.layer, quantity, pattern, name: `pattern ${pattern}` }]).then((chart) => fill(event.target.lastChild, chart)) },
       h("summary", {}, "what its units do"), h("div", {})));
+}
+
+// What there is to say of a sample of a pattern.
+function toldOf(ctx, row) {
+  return [row.label >= 0 && `label: ${ctx.className(row.label)}`, row.prediction >= 0 && `predicted: ${ctx.className(row.prediction)}`,
+    `probability: ${percent(row.probability)}`].filter(Boolean).join("\n");
 }
 
 function averagePicture(ctx, quantity, pattern) {
