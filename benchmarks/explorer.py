@@ -139,8 +139,8 @@ def requests_of_api(address: str, key: str) -> np.ndarray:
         paths.append([
             f"{base}/layers/{layer}/concepts/{concept}", f"{base}/layers/{layer}/concepts/{concept}/values",
             f"{base}/layers/{layer}/references?concepts={chosen}", f"{base}/layers/{layer}/sprite?concepts={chosen}",
-            f"{base}/samples/{int(random.integers(0, SAMPLES))}", f"{base}/layers/{layer}?quantity=relevance",
-            f"{base}/layers/{layer}/columns",
+            f"{base}/samples/{int(random.integers(0, SAMPLES))}?layer={layer}",
+            f"{base}/layers/{layer}?quantity=relevance", f"{base}/layers/{layer}/columns",
         ][i % 7])
 
     def ask(path: str) -> float:

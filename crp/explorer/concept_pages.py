@@ -18,6 +18,7 @@ from crp.explorer.pattern_pages import pattern_of_concepts
 from crp.explorer.source import Source
 from crp.explorer.summaries import Summary, columns_of, summary
 from crp.model.numbers import spread_evenly
+from crp.store.matrix import floored
 from crp.trust.report import COLUMNS as TRUST_COLUMNS
 
 BINS, MOST_CLASSES, MOST_NEIGHBOURS = 40, 12, 6
@@ -58,6 +59,11 @@ def summary_of(source: Source, number: int, quantity: str) -> Summary:
     return source.summaries[key]
 
 
+def shares_of_class(source: Source, number: int, quantity: str, target: int) -> np.ndarray:
+    """[C] float32, what each concept holds of a class, with its sign; absolute values add up to 1."""
+    return summary_of(source, number, quantity).classes.of_class(target).astype(np.float32)
+
+
 def references(
     source: Source, number: int, quantity: str, concepts: list[int], k: int, target: int | None
 ) -> np.ndarray:
@@ -74,10 +80,22 @@ def column(source: Source, number: int, quantity: str, concept: int) -> np.ndarr
     return np.asarray(source.store.values(source.layer(number), quantity)[:, concept], np.float32)
 
 
+def totals(source: Source, number: int, quantity: str) -> np.ndarray:
+    """[rows] float32, what values are divided by to be shares; the last ones are remembered."""
+    key = number, quantity
+    if key not in source.totals:
+        source.totals[key] = floored(source.store.totals(source.layer(number), quantity))
+        while len(source.totals) > _AT_A_TIME:
+            del source.totals[next(iter(source.totals))]
+    return source.totals[key]
+
+
 def concept_page(source: Source, number: int, quantity: str, concept: int, k: int = 8) -> ConceptPage:
     """All that a store knows of a concept, but for concepts that are like it."""
     layer = source.layer(number)
     found = summary_of(source, number, quantity)
+    has_matrices = source.store.options["keep"] == "all"
+    values = column(source, number, quantity, concept) if has_matrices else np.empty(0, np.float32)
     report = source.trust(layer)
     place = np.flatnonzero(report["concept"] == concept) if report is not None else np.empty(0, int)
     is_reported = report is not None and len(place) > 0
@@ -85,8 +103,7 @@ def concept_page(source: Source, number: int, quantity: str, concept: int, k: in
         concept=concept, sentence=_sentence(source, number, quantity, concept, found),
         names=source.names(number).get(concept, []), share=found.columns["share"][concept],
         rank=found.rank[concept], classes=_classes(source, found, concept),
-        histogram=_histogram(source, number, quantity, concept),
-        references=_reference_groups(source, number, quantity, concept, k),
+        histogram=histogram(values), references=_reference_groups(source, number, quantity, concept, k, values),
         trust=report.sentences[place[0]] if report is not None and is_reported else "",
         effect=float(report["effect"][place[0]]) if report is not None and is_reported else None,
     )
@@ -121,12 +138,6 @@ def _classes(source: Source, found: Summary, concept: int) -> list[ClassShare]:
     ]
 
 
-def _histogram(source: Source, number: int, quantity: str, concept: int) -> Histogram:
-    if source.store.options["keep"] == "top":
-        return Histogram(edges=[], counts=[], zeros=0)
-    return histogram(column(source, number, quantity, concept))
-
-
 def histogram(values: np.ndarray, bins: int = BINS) -> Histogram:
     """How often values occur, without those that are exactly zero."""
     others = values[(values != 0) & np.isfinite(values)].astype(np.float64)
@@ -138,18 +149,17 @@ def histogram(values: np.ndarray, bins: int = BINS) -> Histogram:
 
 
 def _reference_groups(
-    source: Source, number: int, quantity: str, concept: int, k: int
+    source: Source, number: int, quantity: str, concept: int, k: int, raw: np.ndarray
 ) -> list[ReferenceGroup]:
-    """References by quantile: not maxima only."""
+    """References by quantile: not maxima only. ``raw`` are the values of the concept at all rows, if they are kept."""
     layer = source.layer(number)
     top = source.store.top(layer, concept, quantity, k)
     groups = [ReferenceGroup(
         name="strongest", samples=top.samples.tolist(), values=top.values.tolist(), positions=top.positions.tolist(),
     )]
-    if source.store.options["keep"] == "top":
+    if len(raw) == 0:
         return groups
-    matrix = source.store.values(layer, quantity, normalised=True)
-    values, positions = matrix[:, concept], source.store.positions(layer, quantity)
+    values, positions = raw / totals(source, number, quantity), source.store.positions(layer, quantity)
     active = np.flatnonzero(values)
     middle = active[_in_order(values[active], max((len(active) - k) // 2, 0), k)]
     drawn = np.sort(np.random.default_rng(concept).choice(len(values), min(k, len(values)), replace=False))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -30,6 +31,7 @@ class Pictures:
 
     def __init__(self, source: Source):
         self.source = source
+        self._remembering = threading.Lock()
         self._remembered: OrderedDict[tuple[int, int], Image.Image] = OrderedDict()
 
     @property
@@ -43,7 +45,11 @@ class Pictures:
         return len(samples) > 0 and self.source.kept.read(_block_key(int(samples[0]) // BLOCK)) is not None
 
     def of_samples(self, samples: list[int], size: int, columns: int | None = None) -> bytes:
-        """A sprite of samples, row by row."""
+        """A sprite of samples, row by row; those that were asked for last are in memory."""
+        key = {"what": "samples", "samples": samples, "size": size, "columns": columns}
+        return self.source.kept.read(key) or self.source.kept.write(key, self._drawn(samples, size, columns), False)
+
+    def _drawn(self, samples: list[int], size: int, columns: int | None) -> bytes:
         cells = [self.cell(sample, size) if sample >= 0 else empty(size) for sample in samples]
         return as_webp(grid(cells, columns or len(cells), size))
 
@@ -56,25 +62,30 @@ class Pictures:
             If there is no picture of it.
         """
         key = sample, size
-        with self.source.reading:
+        with self._remembering:
             if key in self._remembered:
                 self._remembered.move_to_end(key)
                 return self._remembered[key]
-            made = self._remembered[key] = fitted(self._plain(sample), size)
+        made = fitted(self.plain(sample), size)
+        with self._remembering:
+            self._remembered[key] = made
             if len(self._remembered) > _MOST_REMEMBERED:
                 self._remembered.popitem(last=False)
         return made
 
     def plain(self, sample: int) -> Image.Image:
-        """A sample in its own size."""
-        with self.source.reading:
-            return self._plain(sample)
+        """A sample in its own size, or as it was kept.
 
-    def _plain(self, sample: int) -> Image.Image:
+        Raises
+        ------
+        NotThereError
+            If there is no picture of it.
+        """
         if self.source.fv is not None:
             from crp.pictures.kinds import vis_inputs
 
-            return vis_inputs(self.source.fv.get_data_sample(sample, preprocessing=False)[0])[0]
+            with self.source.reading:
+                return vis_inputs(self.source.fv.get_data_sample(sample, preprocessing=False)[0])[0]
         content = self.source.kept.read(_block_key(sample // BLOCK))
         kept = None if content is None else _from_block(content, sample % BLOCK)
         if kept is None:
@@ -172,9 +183,13 @@ def fitted(picture: Image.Image, size: int) -> Image.Image:
     scale = size / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
     sharply = scale > 1 and max(picture.size) < _ENLARGED_SHARPLY
-    resampled = picture.convert("RGBA").resize(
+    if picture.mode not in ("RGB", "L"):
+        picture = picture.convert("RGBA")
+    resampled = picture.resize(
         (width, height), Image.Resampling.NEAREST if sharply else Image.Resampling.BILINEAR, reducing_gap=2.
     )
+    if (width, height) == (size, size):
+        return resampled
     square = empty(size)
     square.paste(resampled, ((size - width) // 2, (size - height) // 2))
     return square
@@ -188,7 +203,8 @@ def empty(size: int) -> Image.Image:
 def grid(cells: list[Image.Image], columns: int, size: int) -> Image.Image:
     """Squares side by side, row by row."""
     rows = -(-len(cells) // columns)
-    whole = Image.new("RGBA", (columns * size, max(rows, 1) * size))
+    is_opaque = all(cell.mode != "RGBA" for cell in cells) and len(cells) == columns * rows
+    whole = Image.new("RGB" if is_opaque else "RGBA", (columns * size, max(rows, 1) * size))
     for place, cell in enumerate(cells):
         whole.paste(cell, (place % columns * size, place // columns * size))
     return whole
@@ -203,7 +219,8 @@ def as_webp(picture: Image.Image) -> bytes:
 
 def _opened(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
-        return picture.convert("RGBA")
+        picture.load()
+        return picture
 
 
 def _block_key(number: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from crp.explorer.source import Source
 from crp.store import StoreError
 
 PORT, PORTS_TRIED = 8765, 20
+SWITCH = .0005  # seconds; by default threads that wait for a file wait ten times as long for their turn
 
 
 def serve(
@@ -58,6 +60,7 @@ def serve(
         create_app(sources, token), log_level="warning", access_log=False, server_header=False, ws="none",
         timeout_keep_alive=10, timeout_graceful_shutdown=2, lifespan="on",
     )
+    sys.setswitchinterval(SWITCH)
     try:
         uvicorn.Server(settings).run([listening])
     except KeyboardInterrupt:

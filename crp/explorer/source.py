@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -40,6 +41,7 @@ NO_SAMPLES = (
     "store with crp explore SPEC --keep-pictures."
 )
 _MOST_READ = 48
+_STAMP_LASTS = .5  # seconds
 SOME_PICTURES = " Pictures of samples and concepts are those that the store keeps from an earlier look."
 
 
@@ -71,8 +73,10 @@ class Source:
         self.kept, self.worker, self.notebook = Kept(store), Worker(), Notebook(store)
         self.reading = threading.Lock()  # of the dataset, which may not stand two readers
         self.standardised: dict[tuple[int, str], np.ndarray] = {}
+        self.totals: dict[tuple[int, str], np.ndarray] = {}
         self.summaries: dict[tuple[int, str], Summary] = {}
         self._read: dict[str, tuple[Any, Any]] = {}
+        self._stamps: dict[str, tuple[float, tuple[int, int] | None]] = {}
 
     @classmethod
     def of(cls, what: Any, composite: Composite | None = None, class_names: list[str] | None = None) -> Source:
@@ -224,7 +228,7 @@ class Source:
     def _attached(self, stem: str, load: Callable[[], Any]) -> Any:
         """What the store keeps beside its matrices, read again when it has changed; None if there is none."""
         with suppress(StoreError):
-            stamp = attached_stamp(self.store, stem)
+            stamp = self._stamp(stem)
             if stamp is None:
                 return None
             known = self._read.get(stem)
@@ -234,6 +238,14 @@ class Source:
                     del self._read[next(iter(self._read))]
             return known[1]
         return None
+
+    def _stamp(self, stem: str) -> tuple[int, int] | None:
+        """What tells a result that is kept from the one that takes its place, looked up not too often."""
+        now = time.monotonic()
+        known = self._stamps.get(stem)
+        if known is None or now - known[0] > _STAMP_LASTS:
+            known = self._stamps[stem] = now, attached_stamp(self.store, stem)
+        return known[1]
 
     def names(self, number: int) -> dict[int, list[ConceptName]]:
         """The names of the concepts of a layer: those that people gave first."""

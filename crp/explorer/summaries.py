@@ -74,7 +74,9 @@ def _to_bytes(found: Summary) -> bytes:
     content = io.BytesIO()
     classes = found.classes
     arrays: dict[str, Any] = {f"column_{name}": column for name, column in found.columns.items()}
-    np.savez(content, classes=classes.classes, counts=classes.counts, shares=classes.shares, **arrays)
+    np.savez(
+        content, classes=classes.classes, counts=classes.counts, shares=classes.shares.astype(np.float32), **arrays
+    )
     return content.getvalue()
 
 

@@ -208,6 +208,10 @@ class ReferenceStore:
         totals = self._matrix(layer, quantity, TOTAL_OF, statistic)
         return ShardedMatrix(parts, totals, np.multiply if holds_shares else np.divide)
 
+    def totals(self, layer: str, quantity: str = "relevance", *, statistic: str = "sum") -> np.ndarray:
+        """The sum of absolute values in each row of a matrix, by which :meth:`values` divides: [rows] float32."""
+        return np.concatenate([part[:] for part in self._matrix(layer, quantity, TOTAL_OF, statistic)])
+
     def positions(self, layer: str, quantity: str = "relevance") -> ShardedMatrix:
         """Flat index of each concept's strongest position, [rows, concepts] int32."""
         entry = self.entry(layer)

@@ -31,7 +31,10 @@ def continue_text(
     """
     fv, _ = source.need_model()
     corpus = need_corpus(source)
-    ids = corpus.tokenizer(text, add_special_tokens=corpus.special_tokens)["input_ids"]
+    try:
+        ids = corpus.tokenizer(text, add_special_tokens=corpus.special_tokens)["input_ids"]
+    except Exception as error:  # whatever a tokenizer raises at words that it does not know
+        raise ValueError(f"the tokenizer cannot read this text: {error}") from error
     if not 0 < len(ids) <= MOST_TYPED:
         raise ValueError(f"the text has {len(ids)} tokens; it has at least one and at most {MOST_TYPED}")
     before, text_before = _written(source, ids, new_tokens, lambda share: progress(share / 2))

@@ -45,6 +45,17 @@ def layer_columns(request: Request, of: OfStore, layer: LayerNumber, quantity: O
     return answer
 
 
+@router.get("/shares", response_class=Response, responses=raw("float32 [concepts]"))
+def shares_of_class(
+    request: Request, of: OfStore, layer: LayerNumber, target: Annotated[int, Query(ge=0, lt=2 ** 31)],
+    quantity: OfQuantity = "relevance",
+) -> Response:
+    """What each concept holds of a class, with its sign."""
+    of.source.layer(layer)
+    of.source.need_class(target)
+    return numbers(request, pages.shares_of_class(of.source, layer, quantity, target))
+
+
 @router.get("/references", response_class=Response, responses=raw("int32 [concepts, k]"))
 def references(
     request: Request, of: OfStore, layer: LayerNumber, concepts: Ids, quantity: OfQuantity = "relevance",

@@ -158,10 +158,10 @@ function brush(box, onBrush, region) {
 }
 
 // Something that the model works on: how far it is, and a button that ends it.
-export function working(ctx, ask, draw, { height = 120 } = {}) {
-  if (!ctx.store.has_model && !ctx.isStatic) return needsModel(ctx);
+export function working(ctx, ask, draw, { height = 120, isOfModel = true } = {}) {
+  if (isOfModel && !ctx.store.has_model && !ctx.isStatic) return needsModel(ctx);
   const bar = h("progress", { max: 1, "aria-label": "progress" });
-  const told = h("span", {}, "The model is at work …");
+  const told = h("span", {}, isOfModel ? "The model is at work …" : "This is being computed …");
   let job = null;
   let isWanted = true;
   const stop = h("button", { type: "button", hidden: true, onclick: () => {
@@ -172,7 +172,7 @@ export function working(ctx, ask, draw, { height = 120 } = {}) {
   ask((found) => {
     job = found;
     stop.hidden = false;
-    told.textContent = found.state === "waiting" ? `Waiting: ${found.what}` : `The model is at work: ${found.what}`;
+    told.textContent = found.state === "waiting" ? `Waiting: ${found.what}` : `At work: ${found.what}`;
     if (found.progress > 0) bar.value = found.progress;
     return isWanted;
   }).then((found) => {

@@ -31,9 +31,9 @@ export async function conceptView(ctx) {
       part({ title: "For which classes", note: `How the concept's ${quantity} is shared among classes, which all count alike.` },
         bars(page.classes.map((found) => ({
           name: found.name, key: found.target, value: found.portion, title: `${found.name}: ${percent(found.share)} of the layer`,
-        })), { label: "classes", format: percent, onPick: (item) => ctx.go({ view: "concepts", target: item.key, only: "class" }) })),
+        })), { label: "classes", format: percent, onPick: (item) => ctx.go({ view: "concepts", target: item.key }) })),
       part({ title: "What happens without it", id: "without" }, without(ctx, page, concept, sample)),
-      part("How strong it is", soon(markOf(ctx, concept, sample), (marks) => histogram({
+      part({ title: "How strong it is", note: `Its ${quantity} at all samples: raw values along, how often they occur up.` }, soon(markOf(ctx, concept, sample), (marks) => histogram({
         ...page.histogram, marks, label: `values of concept ${concept} over all samples`, format: number,
       }))),
       part({ title: "Concepts like it" }, soon(ctx.data.json(`${start}/neighbours`), (found) => neighbours(ctx, found))),
@@ -51,7 +51,7 @@ function references(ctx, page, concept) {
       (found) => h("div", { class: "snippets" }, found.concepts[0].map((snippet) => snippetLine(ctx, snippet))));
   }
   const kinds = ["heatmap", "crop"];
-  const groups = page.references.map((group) => h("div", {}, h("h3", {}, group.name), sampleTiles(ctx, group.samples, {
+  const groups = page.references.map((group) => h("div", {}, h("h3", {}, group.name === "strongest" ? "largest share" : group.name), sampleTiles(ctx, group.samples, {
     captions: group.values.map(percent), size: group.name === "strongest" ? 80 : 64, changes: { layer: ctx.layer, concept },
   }), group.name === "strongest" && ctx.store.has_pictures && kinds.map((kind) => stripOrNothing(ctx, concept, kind))));
   return h("div", { class: "reference-groups" }, groups[0], h("div", {}, groups.slice(1)));
@@ -75,8 +75,8 @@ async function markOf(ctx, concept, sample) {
 }
 
 function without(ctx, page, concept, sample) {
-  const told = page.effect !== null && h("p", {}, `Where it is most relevant, the answer falls by ${number(page.effect)} without it `
-    + "(mean over held-out or swept samples; trust report).");
+  const told = page.effect !== null && h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) falls by ${number(page.effect)} `
+    + "without it, on average: the trust report has measured it.");
   if (!ctx.store.has_model) {
     return h("div", {}, told || h("p", {}, "No trust report says how much answers fall without it."), needsModel(ctx));
   }

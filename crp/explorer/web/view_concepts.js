@@ -18,16 +18,19 @@ const FACTS = {
 export async function conceptsView(ctx) {
   const { place, layer, quantity } = ctx;
   const start = `${ctx.base}/layers/${layer}`;
-  const [page, columns] = await Promise.all([
+  const target = place.target === undefined || ctx.isStatic ? "" : place.target;
+  const [page, columns, inClass] = await Promise.all([
     ctx.data.json(`${start}?quantity=${quantity}`), ctx.data.floats(`${start}/columns?quantity=${quantity}`),
+    target === "" ? null : ctx.data.floats(`${start}/shares?quantity=${quantity}&target=${target}`),
   ]);
   const width = ctx.store.layers[layer].concepts;
   const column = Object.fromEntries(page.columns.map(({ name }, i) => [name, columns.values.subarray(i * width, (i + 1) * width)]));
+  if (inClass) column["in the class"] = inClass.values;
   const names = new Map();
   for (const found of page.names) if (!names.has(found.concept)) names.set(found.concept, found.name);
   const options = {
-    kind: KINDS.some(({ key }) => key === place.kind) ? place.kind : "plain", sort: place.sort || "share",
-    search: (place.search || "").toLowerCase(), target: place.target === undefined ? "" : place.target,
+    kind: KINDS.some(({ key }) => key === place.kind) ? place.kind : "plain", sort: place.sort || (inClass ? "in the class" : "share"),
+    search: (place.search || "").toLowerCase(), target,
     ...stripSize(ctx),
   };
   const order = ordered(width, column, names, options, place.only);
@@ -39,15 +42,15 @@ export async function conceptsView(ctx) {
     h("div", { class: "tools" },
       toggle("quantity", QUANTITIES, quantity, (chosen) => ctx.go({ quantity: chosen })),
       kinds.length > 1 && toggle("pictures", kinds, options.kind, (kind) => ctx.go({ kind })),
-      choice("sort by", [...page.columns.map(({ name }) => ({ key: name, name })), { key: "id", name: "number" }, { key: "name", name: "name" }],
+      choice("sort by", [...(inClass ? [{ key: "in the class", name: `share of ${ctx.className(Number(target))}` }] : []), ...page.columns.map(({ name }) => ({ key: name, name })), { key: "id", name: "number" }, { key: "name", name: "name" }],
         options.sort, (sort) => ctx.go({ sort })),
       !ctx.isStatic && choice("samples of", [{ key: "", name: "all classes" }, ...ctx.store.classes.map((found) => ({ key: found.target, name: found.name }))],
-        options.target, (target) => ctx.go({ target })),
+        options.target, (chosen) => ctx.go({ target: chosen, sort: "", only: "" })),
       h("label", { class: "choice" }, h("span", {}, "search"), h("input", {
         type: "search", value: place.search || "", placeholder: "name, number or class", "data-keep": "search", size: 18,
         oninput: debounced((event) => ctx.go({ search: event.target.value }, { replace: true })),
       })),
-      choice("show", [{ key: "", name: "all" }, { key: "named", name: "with a name" }, { key: "alive", name: "not dead" }, { key: "class", name: "that serve the class" }],
+      choice("show", [{ key: "", name: "all" }, { key: "named", name: "with a name" }, { key: "alive", name: "not dead" }, ...(target === "" ? [] : [{ key: "class", name: "whose first class this is" }])],
         place.only || "", (only) => ctx.go({ only }))),
     h("p", { class: "muted", role: "status" }, `${count(order.length, "concept")} of ${width}`),
     order.length ? conceptList(ctx, order, column, names, options)
@@ -81,10 +84,12 @@ function conceptList(ctx, order, column, names, options) {
       if (column.pattern && column.pattern[concept] >= 0) facts.push(`pattern ${column.pattern[concept]}`);
       const trust = Object.keys(column).find((name) => name === "trust: effect");
       if (trust && Number.isFinite(column[trust][concept])) facts.push(`effect ${number(column[trust][concept])}`);
+      const by = column[options.sort];
+      const sorted = by && options.sort !== "share" && Number.isFinite(by[concept]) && `${options.sort}: ${options.sort === "in the class" ? percent(by[concept]) : number(by[concept])}`;
       return h("div", { class: "concept-row" }, h("div", {},
         link(ctx, { view: "concept", concept }, { class: "name" }, title),
-        h("div", { class: "meter", title: "share of the layer" }, h("i", { style: { width: `${100 * Math.max(0, column.share[concept] / most)}%` } })),
-        h("div", { class: "facts" }, h("b", {}, percent(column.share[concept])), facts.filter(Boolean).map((fact) => h("span", {}, fact)))),
+        h("div", { class: "meter", title: "share of the layer, of all classes alike" }, h("i", { style: { width: `${100 * Math.max(0, column.share[concept] / most)}%` } })),
+        h("div", { class: "facts" }, h("b", { title: "mean share of the layer" }, percent(column.share[concept])), sorted && h("b", {}, sorted), facts.filter(Boolean).map((fact) => h("span", {}, fact)))),
       ctx.store.kind === "texts" ? snippetsOf(ctx, order, i, options) : stripOf(ctx, order, i, options));
     },
   });

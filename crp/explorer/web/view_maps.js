@@ -19,7 +19,7 @@ export async function mapsView(ctx) {
     h("p", { class: "muted" }, "A dot is a concept; those that the same classes use lie side by side. Choose one to open it."),
     h("div", { class: "tools" }, toggle("quantity", QUANTITIES, quantity, (key) => ctx.go({ quantity: key })),
       choice("group", groups.map((found) => ({ key: found.target, name: found.name })), first, (group) => ctx.go({ group }))),
-    isMappable(store.layers[layer]) ? working({ ...ctx, store: { ...store, has_model: true } }, (onProgress) => ctx.data.floatsLater(`${ctx.base}/layers/${layer}/map?quantity=${quantity}`, onProgress), (found) => {
+    isMappable(store.layers[layer]) ? working(ctx, (onProgress) => ctx.data.floatsLater(`${ctx.base}/layers/${layer}/map?quantity=${quantity}`, onProgress), (found) => {
       const count = store.layers[layer].concepts;
       const row = (i) => found.values.subarray(i * count, (i + 1) * count);
       const groupCount = (found.values.length / count - 2) / 2;
@@ -27,7 +27,7 @@ export async function mapsView(ctx) {
       return h("div", { class: "two" },
         part(`${quantity} in ${groups[index]?.name ?? "all samples"}`, dotMap(ctx, dots, row(2 + index), `map of ${name} for ${groups[index]?.name}`)),
         part("compared with the average group", dotMap(ctx, dots, row(2 + groupCount + index), `what sets ${groups[index]?.name} apart on the map of ${name}`)));
-    }, { height: 320 }) : h("p", { class: "note" }, "This layer has too few concepts for a map, or too many."),
+    }, { height: 320, isOfModel: false }) : h("p", { class: "note" }, "This layer has too few concepts for a map, or too many."),
     part({ title: "Response map", wide: true, note: "Concepts of several layers; side by side if they respond alike over the samples. Colours: how strongly each responds to one sample, from its lowest to its highest." }, responseMap(ctx)));
 }
 
@@ -95,7 +95,7 @@ function responseMap(ctx) {
   const boxes = h("div", { class: "tools" }, store.layers.map((layer, i) => h("label", { class: "choice" }, h("input", { type: "checkbox", checked: layers.includes(i), "data-keep": `map of ${i}`,
     onchange: (event) => ctx.go({ layers: (event.target.checked ? [...layers, i].sort((a, b) => a - b) : layers.filter((other) => other !== i)).join(",") }) }), h("span", {}, layer.name))),
   h("label", { class: "choice" }, h("span", {}, "sample"), h("input", { type: "number", min: 0, value: input, size: 7, "data-keep": "input", onchange: (event) => ctx.go({ input: event.target.value }) })));
-  return h("div", {}, boxes, working({ ...ctx, store: { ...store, has_model: true } }, async (onProgress) => {
+  return h("div", {}, boxes, working(ctx, async (onProgress) => {
     const found = await ctx.data.floatsLater(`${ctx.base}/response-map?layers=${layers.join(",")}`, onProgress);
     const values = await Promise.all(layers.map((i) => ctx.data.floats(`${ctx.base}/samples/${input}/layers/${i}/values?quantity=activation`)));
     return { found, values };
@@ -108,5 +108,5 @@ function responseMap(ctx) {
       return Math.min(1, Math.max(0, (value - row(4)[i]) / (row(5)[i] - row(4)[i])));
     });
     return h("div", {}, dotMap(ctx, dots, responses, `response map of sample ${input}`, { isShare: true }), h("p", {}, link(ctx, { view: "sample", input }, `sample ${input}`)));
-  }, { height: 320 }));
+  }, { height: 320, isOfModel: false }));
 }

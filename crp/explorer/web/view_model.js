@@ -26,7 +26,7 @@ export async function modelView(ctx) {
         : part("Can it be trusted?", h("p", { class: "note" }, "The store keeps no trust report: crp trust SPEC makes one, "
           + "and measures whether relevance adds up and answers follow it.")),
       part("Classes", h("p", { class: "muted" }, count(store.classes.length, "class", "classes")), h("ul", {}, store.classes.slice(0, 20)
-        .map((found) => h("li", {}, link(ctx, { view: "concepts", target: found.target, sort: "share" }, found.name),
+        .map((found) => h("li", {}, link(ctx, { view: "concepts", target: found.target }, found.name),
           ` – ${count(found.samples, "sample")}, ${percent(found.samples / Math.max(1, store.samples))}`))),
       store.classes.length > 20 && h("p", { class: "muted" }, `and ${store.classes.length - 20} more`))));
 }

@@ -11,7 +11,8 @@ const SHOWN_UNITS = 24;
 
 // Cards of patterns, filters, and patterns that are compared.
 export async function patternsView(ctx) {
-  const quantity = ctx.place.quantity === "relevance" ? "relevance" : "activation";
+  const kept = ctx.store.layers[ctx.layer].patterns;
+  const quantity = ctx.place.quantity || (kept.includes("activation") || !kept.length ? "activation" : kept[0]);
   const name = ctx.store.layers[ctx.layer].name;
   const head = [h("h1", {}, `Patterns of ${name}`),
     h("p", { class: "muted" }, `Groups of samples to which the layer responds alike, by the ${quantity} of all its concepts; the most persistent first.`),
@@ -19,7 +20,8 @@ export async function patternsView(ctx) {
   if (ctx.store.keep === "top") return h("div", {}, head, h("p", { class: "note" }, "This store was swept with --keep top, so it has no matrices to find patterns in."));
   const page = await ctx.data.json(`${ctx.base}/layers/${ctx.layer}/patterns?quantity=${quantity}`);
   if (!page.found) {
-    return h("div", {}, head, makeIt(ctx, { kind: "patterns", layer: ctx.layer, quantity }, "Find patterns", "The store keeps no patterns of this layer yet."),
+    return h("div", {}, head, makeIt(ctx, { kind: "patterns", layer: ctx.layer, quantity }, "Find patterns", kept.length ? `The store keeps none by ${quantity}, but some by ${kept[0]}.` : "The store keeps no patterns of this layer yet."),
+      kept.length > 0 && h("p", {}, link(ctx, { quantity: kept[0], pattern: undefined }, `Show those by ${kept[0]}`)),
       h("p", { class: "muted" }, "Or in Python, with options of your own: ", h("code", {}, page.how)), await ofSelected(ctx));
   }
   const [rows, found] = await Promise.all([

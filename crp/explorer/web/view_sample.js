@@ -97,12 +97,15 @@ export function makeIt(ctx, task, label, told) {
   const host = h("div", {}, h("p", {}, told), h("button", { type: "button", "data-keep": `make ${task.kind}`, onclick: async (event) => {
     event.target.disabled = true;
     const progress = h("progress", { max: 1, "aria-label": label });
-    const stop = h("button", { type: "button" }, "Cancel");
+    let isWanted = true;
+    const stop = h("button", { type: "button", onclick: () => { isWanted = false; } }, "Cancel");
     const line = h("p", { class: "working", role: "status" }, `${label} …`, progress, stop);
     host.append(line);
     try {
       let job = await ctx.data.send("POST", `${ctx.base}/jobs`, task);
-      stop.onclick = () => ctx.data.send("DELETE", `${ctx.base}/jobs/${job.job}`).catch(() => {});
+      const end = () => ctx.data.send("DELETE", `${ctx.base}/jobs/${job.job}`).catch(() => {});
+      stop.addEventListener("click", end);
+      if (!isWanted) await end();
       while (job.state === "waiting" || job.state === "running") {
         await new Promise((resolve) => setTimeout(resolve, 400));
         const answer = await ctx.data.ask(`${ctx.base}/jobs/${job.job}`);
