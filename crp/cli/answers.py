@@ -75,7 +75,11 @@ class DemoPage(Answer):
 
     def in_words(self) -> list[str]:
         """Where to look."""
-        return [f"pictures are in {self.page.parent}; open {self.page}"]
+        return [
+            f"pictures are in {self.page.parent}; open {self.page}",
+            f"with heatmaps and experiments: crp explore crp.demo.digits:digit_sweep --store {self.store}",
+            f"look around in a browser: crp explore {self.store}",
+        ]
 
 
 class StoreInfo(Answer):

@@ -88,6 +88,4 @@ def run_demo(folder: str | Path = "crp-demo") -> Demo:
         f"{'' if check.holds else 'not '}{check.name}" for check in report.checks if check.holds is not None
     ))
     Pictures(Source.of(story.references, story.composite)).keep()
-    print(f"explore the store in a browser: crp explore {folder / 'store'}")
-    print(f"  with heatmaps and experiments: crp explore crp.demo.digits:digit_sweep --store {folder / 'store'}")
     return Demo(page.write().resolve(), folder / "store", correct, LAYER, concepts)

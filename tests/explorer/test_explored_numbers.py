@@ -247,3 +247,13 @@ def test_the_pattern_of_a_concept_is_where_its_mean_is_most_above_that_of_all(wi
     rises = np.stack([values[patterns.labels == i].mean(0) - values.mean(0) for i in range(len(patterns))])
     alive = rises.max(0) > 0
     np.testing.assert_array_equal(found[alive], rises.argmax(0)[alive])
+
+
+def test_tokens_have_the_relevance_of_the_attribution(sentence_sweep):
+    fv, composite = sentence_sweep
+    source = Source.of(fv, composite)
+    document, numbers = read_answer(ask_for([source])(f"/api/{source.key}/inputs/3/explained?target=2").content)
+    data = fv.get_data_sample(3)[0]
+    expected = fv.attribution(data, [{"y": [2]}], composite, exclude_parallel=False).heatmap["input_ids"][0]
+    np.testing.assert_allclose(numbers, expected.flatten(), rtol=1e-4, atol=1e-7)
+    assert (document["height"], document["width"]) == (1, len(source.corpus.tokens(3)))

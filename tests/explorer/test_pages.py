@@ -983,3 +983,10 @@ def test_no_page_scrolls_sideways_on_a_narrow_screen(browser, address, text_addr
     context.close()
     assert wide <= room and faults == []
     assert (sum(numbers(ground)[:3]) < 384) == (scheme == "dark")
+
+
+def test_the_tokens_of_a_text_are_coloured_by_relevance(page, text_address):
+    show(page, text_address, "#sample?input=3")
+    told = part(page, "Why").get_by_role("group", name="relevance of the tokens of text 3")
+    colours = told.locator("span").evaluate_all("found => found.map((one) => getComputedStyle(one).backgroundColor)")
+    assert len(colours) == 7 and len(set(colours)) > 3

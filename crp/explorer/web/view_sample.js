@@ -295,6 +295,10 @@ async function textSample(ctx, sample) {
         picked: page.position, onPick: (chosen) => ctx.go({ position: chosen }, { replace: true }), label: `text ${sample}`,
       })) : tokens(page.tokens, null, { label: `text ${sample}` }),
       page.targets.length > 0 && h("p", {}, `Label: ${page.targets.map((target) => ctx.className(target)).join(", ")}`)),
+    ctx.store.has_model && part({ title: "Why", note: "Red: tokens that speak for the answer; blue: against it." }, working(ctx,
+      (onProgress) => ctx.data.both(`${ctx.base}/inputs/${sample}/explained${ctx.place.explain === undefined ? "" : `?target=${ctx.place.explain}`}`, onProgress),
+      ({ document: found, numbers }) => h("div", {}, tokens(page.tokens, numbers, { label: `relevance of the tokens of text ${sample}` }),
+        h("h3", {}, "Answers"), outputBars(bars, found.outputs, { target: found.target, onPick: (explain) => ctx.go({ explain }, { replace: true }) })))),
     part({ title: `Concepts of ${ctx.store.layers[ctx.layer].name}`, note: isByToken ? `at token ${page.position}` : "of the whole text" },
       conceptBars(ctx, bars, ctx.layer, known.concepts.slice(0, 12), { active: concept, onPick: (chosen) => ctx.go({ concept: chosen }, { replace: true }) }),
       concept !== undefined && h("p", {}, link(ctx, { view: "concept", concept }, `All about concept ${concept}`))));
