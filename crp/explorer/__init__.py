@@ -2,7 +2,8 @@
 
 ``source``, ``opened``          a store and perhaps its model; the stores that are served
 ``documents``                   what is answered: the specification
-``concept_pages``, ``sample_pages``, ``pattern_pages``, ``map_pages``, ``unit_pages``, ``text_pages``, ``summaries``
+``concept_pages``, ``sample_pages``, ``pattern_pages``, ``map_pages``, ``unit_pages``, ``text_pages``
+``summaries``, ``portraits``
                                 what a store says
 ``live``, ``worker``            what the model says, one thing after the other in the background
 ``pictures``, ``uploads``       pictures of samples and references; pictures that people bring

@@ -15,13 +15,15 @@ from crp.explorer.documents import (
     ReferenceGroup,
 )
 from crp.explorer.pattern_pages import pattern_of_concepts
+from crp.explorer.portraits import Portraits, draw, kept_portraits
 from crp.explorer.source import Source
 from crp.explorer.summaries import Summary, columns_of, summary
 from crp.model.numbers import spread_evenly
 from crp.store.matrix import floored
 from crp.trust.report import COLUMNS as TRUST_COLUMNS
 
-BINS, MOST_CLASSES, MOST_NEIGHBOURS = 40, 12, 6
+MOST_CLASSES, MOST_NEIGHBOURS = 12, 6
+_GROUP_NAMES = "middle of those that are not zero", "at random", "lowest"
 COMPARED_ROWS = 1024
 _AT_A_TIME = 36
 
@@ -80,22 +82,27 @@ def column(source: Source, number: int, quantity: str, concept: int) -> np.ndarr
     return np.asarray(source.store.values(source.layer(number), quantity)[:, concept], np.float32)
 
 
-def totals(source: Source, number: int, quantity: str) -> np.ndarray:
-    """[rows] float32, what values are divided by to be shares; the last ones are remembered."""
+def _portrait(source: Source, number: int, quantity: str, concept: int) -> Portraits | None:
+    """The portrait of a concept: one that is kept, or drawn now; None where the store keeps no matrices."""
     key = number, quantity
-    if key not in source.totals:
-        source.totals[key] = floored(source.store.totals(source.layer(number), quantity))
-        while len(source.totals) > _AT_A_TIME:
-            del source.totals[next(iter(source.totals))]
-    return source.totals[key]
+    if source.store.options["keep"] == "top":
+        return None
+    if key not in source.portraits:
+        found = kept_portraits(source.store, source.kept, source.layer(number), quantity)
+        if found is None:
+            totals = floored(source.store.totals(source.layer(number), quantity))
+            return draw(column(source, number, quantity, concept)[None], totals, range(concept, concept + 1))
+        source.portraits[key] = found
+        while len(source.portraits) > _AT_A_TIME:
+            del source.portraits[next(iter(source.portraits))]
+    return source.portraits[key].of(concept)
 
 
 def concept_page(source: Source, number: int, quantity: str, concept: int, k: int = 8) -> ConceptPage:
     """All that a store knows of a concept, but for concepts that are like it."""
     layer = source.layer(number)
     found = summary_of(source, number, quantity)
-    has_matrices = source.store.options["keep"] == "all"
-    values = column(source, number, quantity, concept) if has_matrices else np.empty(0, np.float32)
+    portrait = _portrait(source, number, quantity, concept)
     report = source.trust(layer)
     place = np.flatnonzero(report["concept"] == concept) if report is not None else np.empty(0, int)
     is_reported = report is not None and len(place) > 0
@@ -103,7 +110,7 @@ def concept_page(source: Source, number: int, quantity: str, concept: int, k: in
         concept=concept, sentence=_sentence(source, number, quantity, concept, found),
         names=source.names(number).get(concept, []), share=found.columns["share"][concept],
         rank=found.rank[concept], classes=_classes(source, found, concept),
-        histogram=histogram(values), references=_reference_groups(source, number, quantity, concept, k, values),
+        histogram=_histogram(portrait), references=_reference_groups(source, number, quantity, concept, k, portrait),
         trust=report.sentences[place[0]] if report is not None and is_reported else "",
         effect=float(report["effect"][place[0]]) if report is not None and is_reported else None,
     )
@@ -138,49 +145,37 @@ def _classes(source: Source, found: Summary, concept: int) -> list[ClassShare]:
     ]
 
 
-def histogram(values: np.ndarray, bins: int = BINS) -> Histogram:
+def _histogram(portrait: Portraits | None) -> Histogram:
     """How often values occur, without those that are exactly zero."""
-    others = values[(values != 0) & np.isfinite(values)].astype(np.float64)
-    zeros = float(np.mean(values == 0)) if len(values) else 0.
-    if len(others) == 0:
-        return Histogram(edges=[], counts=[], zeros=zeros)
-    counts, edges = np.histogram(others, bins)
-    return Histogram(edges=edges.tolist(), counts=counts.tolist(), zeros=zeros)
+    if portrait is None:
+        return Histogram(edges=[], counts=[], zeros=0)
+    if not portrait.counts.any():
+        return Histogram(edges=[], counts=[], zeros=portrait.zeros[0])
+    return Histogram(
+        edges=portrait.edges[0].tolist(), counts=portrait.counts[0].tolist(), zeros=portrait.zeros[0],
+    )
 
 
 def _reference_groups(
-    source: Source, number: int, quantity: str, concept: int, k: int, raw: np.ndarray
+    source: Source, number: int, quantity: str, concept: int, k: int, portrait: Portraits | None
 ) -> list[ReferenceGroup]:
-    """References by quantile: not maxima only. ``raw`` are the values of the concept at all rows, if they are kept."""
+    """References by quantile: not maxima only."""
     layer = source.layer(number)
     top = source.store.top(layer, concept, quantity, k)
     groups = [ReferenceGroup(
         name="strongest", samples=top.samples.tolist(), values=top.values.tolist(), positions=top.positions.tolist(),
     )]
-    if len(raw) == 0:
+    if portrait is None:
         return groups
-    values, positions = raw / totals(source, number, quantity), source.store.positions(layer, quantity)
-    active = np.flatnonzero(values)
-    middle = active[_in_order(values[active], max((len(active) - k) // 2, 0), k)]
-    drawn = np.sort(np.random.default_rng(concept).choice(len(values), min(k, len(values)), replace=False))
-    lowest = _in_order(values, max(len(values) - k, 0), k)[::-1]
-    chosen = {"middle of those that are not zero": middle, "at random": drawn, "lowest": lowest}
-    samples = source.rows(quantity)["sample"]
-    return groups + [
-        ReferenceGroup(
-            name=name, samples=samples[rows].tolist(), values=values[rows].tolist(),
-            positions=positions[rows, concept].tolist(),
-        ) for name, rows in chosen.items() if len(rows)
-    ]
-
-
-def _in_order(values: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Places of the values that are at so many ranks from a first one on, in descending order."""
-    stop = min(first + count, len(values))
-    if stop <= first:
-        return np.empty(0, int)
-    found = np.argpartition(-values, (first, stop - 1))[first:stop]
-    return found[np.lexsort((found, -values[found]))]
+    samples, positions = source.rows(quantity)["sample"], source.store.positions(layer, quantity)
+    for name, rows, shares in zip(_GROUP_NAMES, portrait.rows[0], portrait.shares[0]):
+        shares, rows = shares[rows >= 0], rows[rows >= 0]
+        if len(rows):
+            groups.append(ReferenceGroup(
+                name=name, samples=samples[rows].tolist(), values=shares.tolist(),
+                positions=positions[rows, concept].tolist(),
+            ))
+    return groups
 
 
 def neighbours(source: Source, number: int, concept: int) -> Neighbours:

@@ -11,6 +11,7 @@ from contextlib import suppress
 import uvicorn
 
 from crp.explorer.concept_pages import summary_of
+from crp.explorer.portraits import keep_portraits, kept_portraits
 from crp.explorer.safety import is_loopback
 from crp.explorer.server import create_app, new_token
 from crp.explorer.source import Source
@@ -95,12 +96,17 @@ def _in_address(host: str) -> str:
 
 
 def _prepare(sources: list[Source]) -> None:
-    """Read through the matrices once, the last layers first, so that pages need not; the store keeps what is found."""
-    for source in sources:
-        for number in reversed(range(len(source.store.layers))):
-            for quantity in ("relevance", "activation"):
-                with suppress(StoreError):  # which the page of the layer will say
-                    summary_of(source, number, quantity)
-                    if source.store.options["keep"] == "all":
-                        source.store.positions(source.store.layers[number], quantity)  # compared with their hashes
-                        source.store.values(source.store.layers[number], quantity, normalised=True)
+    """Read through the matrices, the last layers first, so that pages need not; the store keeps what is found."""
+    matrices = [
+        (source, number, quantity) for source in sources for number in reversed(range(len(source.store.layers)))
+        for quantity in ("relevance", "activation")
+    ]
+    with suppress(StoreError):  # which the page of the layer will say
+        for source, number, quantity in matrices:
+            summary_of(source, number, quantity)
+        for source, number, quantity in matrices:
+            layer = source.store.layers[number]
+            if source.store.options["keep"] == "all":
+                source.store.positions(layer, quantity)  # compared with their hashes
+                if kept_portraits(source.store, source.kept, layer, quantity) is None:
+                    keep_portraits(source.store, source.kept, layer, quantity)

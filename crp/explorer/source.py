@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zennit.core import Composite
 
     from crp.analysis.patterns import Patterns
+    from crp.explorer.portraits import Portraits
     from crp.explorer.summaries import Summary
     from crp.model.corpus import Corpus
     from crp.visualization import FeatureVisualization
@@ -73,7 +74,7 @@ class Source:
         self.kept, self.worker, self.notebook = Kept(store), Worker(), Notebook(store)
         self.reading = threading.Lock()  # of the dataset, which may not stand two readers
         self.standardised: dict[tuple[int, str], np.ndarray] = {}
-        self.totals: dict[tuple[int, str], np.ndarray] = {}
+        self.portraits: dict[tuple[int, str], Portraits] = {}
         self.summaries: dict[tuple[int, str], Summary] = {}
         self._read: dict[str, tuple[Any, Any]] = {}
         self._stamps: dict[str, tuple[float, tuple[int, int] | None]] = {}

@@ -52,8 +52,9 @@ def summary(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> Sum
     content = kept.read(key)
     found = None if content is None else _from_bytes(content, store.entry(layer).concepts)
     if found is None:
-        found = _summarised(store, layer, quantity)
-        kept.write(key, _to_bytes(found))
+        content = kept.write(key, _to_bytes(_summarised(store, layer, quantity)))
+        found = _from_bytes(content, store.entry(layer).concepts)
+        assert found is not None
     return found
 
 

@@ -1,14 +1,17 @@
 """The explorer's answers are those of the store and of the model, restated."""
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from served import LAYER, TEXT_LAYERS, ask_for
+from served import LAYER, SAMPLES, TEXT_LAYERS, ask_for
 from torch.nn.functional import softmax
 
 from crp.analysis import Patterns
 from crp.attribution import Contrast
+from crp.explorer import portraits
+from crp.explorer.concept_pages import concept_page
 from crp.explorer.live.answered import read_answer
 from crp.explorer.live.writing import changed_words
 from crp.explorer.source import Source
@@ -257,3 +260,17 @@ def test_tokens_have_the_relevance_of_the_attribution(sentence_sweep):
     expected = fv.attribution(data, [{"y": [2]}], composite, exclude_parallel=False).heatmap["input_ids"][0]
     np.testing.assert_allclose(numbers, expected.flatten(), rtol=1e-4, atol=1e-7)
     assert (document["height"], document["width"]) == (1, len(source.corpus.tokens(3)))
+
+
+def test_portraits_of_a_layer_are_those_of_its_concepts(digit_sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(portraits, "_CHUNK_BYTES", 4 * SAMPLES * 5)  # so that concepts come in several parts
+    path = tmp_path / "store"
+    shutil.copytree(digit_sweep[0].path, path)
+    shutil.rmtree(path / "explorer", ignore_errors=True)
+    before, after = Source.of(path), Source.of(path)
+    alone = [concept_page(before, NUMBER, "relevance", concept) for concept in range(32)]
+    portraits.keep_portraits(after.store, after.kept, LAYER, "relevance")
+    assert portraits.kept_portraits(after.store, after.kept, LAYER, "relevance") is not None
+    for concept, page in enumerate(alone):
+        found = concept_page(after, NUMBER, "relevance", concept)
+        assert found.model_dump() == page.model_dump()
