@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crp.explorer.documents import Assignment, LiveSample, SampleLayer
 from crp.explorer.live.answered import Answered
-from crp.explorer.live.outputs import answers, as_picture, start_at
+from crp.explorer.live.outputs import answers, as_picture
 from crp.explorer.pattern_pages import need_patterns
 from crp.explorer.sample_pages import strongest
 from crp.explorer.source import Source
@@ -43,9 +43,8 @@ def explain(
     """
     fv, composite = source.need_model()
     progress(.1)
-    outputs, target = answers(source, data, target)
+    outputs, target, conditions = answers(source, data, target, against)
     progress(.3)
-    conditions = start_at(source, data, target, against)
     if condition is not None:
         conditions[source.layer(condition[0])] = [condition[1]]
     found = fv.attribution(
@@ -77,9 +76,8 @@ def heatmaps_of_concepts(
 ) -> np.ndarray:
     """[concepts, height, width] float32, a conditional heatmap for each concept."""
     fv, composite = source.need_model()
-    _, target = answers(source, data, target)
+    _, _, start = answers(source, data, target, against)
     name, found = source.layer(layer), []
-    start = start_at(source, data, target, against)
     conditions = [{**start, name: [concept]} for concept in concepts]
     results = fv.attribution.generate(
         data, conditions, composite, mask_map=dict(fv.layer_map), start_layer=fv.start_layer, batch_size=8,
@@ -97,10 +95,10 @@ def assign(source: Source, data: Any, layer: int, quantity: str, target: int | N
     fv, composite = source.need_model()
     patterns = need_patterns(source, layer, quantity)
     name = source.layer(layer)
-    _, target = answers(source, data, target)
+    _, _, start = answers(source, data, target)
     progress(.3)
     found = fv.attribution(
-        data, [start_at(source, data, target)], composite, [name], start_layer=fv.start_layer, heatmap=False,
+        data, [start], composite, [name], start_layer=fv.start_layer, heatmap=False,
     )
     tensors = found.activations if quantity == "activation" else found.relevances
     values = fv.layer_map[name].read(tensors[name], name).value.float().cpu().numpy()

@@ -9,7 +9,7 @@ from crp.attribution import AttributionGraph
 from crp.attribution.model_graph import trace_model_graph
 from crp.explorer.documents import Graph, GraphEdge, GraphNode
 from crp.explorer.live.explaining import values_of
-from crp.explorer.live.outputs import answers, start_at
+from crp.explorer.live.outputs import answers
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
 
@@ -19,7 +19,7 @@ _WIDTH = [5, 3]
 def graph(source: Source, data: Any, layer: int, concept: int, target: int | None, progress: Progress) -> Graph:
     """What a concept is made of in a sample, and to which concepts of the next layer it goes."""
     fv, composite = source.need_model()
-    _, target = answers(source, data, target)
+    _, target, start = answers(source, data, target)
     name = source.layer(layer)
     progress(.2)
     model_graph = trace_model_graph(fv.attribution.model, data, list(fv.layer_map))
@@ -32,7 +32,7 @@ def graph(source: Source, data: Any, layer: int, concept: int, target: int | Non
         for node, children in found.connections.items() for lower, child, share in children
     ]
     nodes = list(found.nodes)
-    for upper, unit, share in _served_by(source, data, layer, concept, target):
+    for upper, unit, share in _served_by(source, data, layer, concept, start):
         edges.append(GraphEdge(source=0, sink=len(nodes), share=share))
         nodes.append((upper, unit))
     remainders = [0.] * len(nodes)
@@ -49,7 +49,7 @@ def graph(source: Source, data: Any, layer: int, concept: int, target: int | Non
 
 
 def _served_by(
-    source: Source, data: Any, layer: int, concept: int, target: int, most: int = 3
+    source: Source, data: Any, layer: int, concept: int, start: dict[str, Any], most: int = 3
 ) -> list[tuple[str, int, float]]:
     """The concepts of the next layer that take most from a concept: layer, concept, share of what it holds."""
     fv, composite = source.need_model()
@@ -58,16 +58,16 @@ def _served_by(
     above = order[order.index(below) + 1:order.index(below) + 2]
     if not above:
         return []
-    upper, y = above[0], start_at(source, data, target)
+    upper = above[0]
     how: dict[str, Any] = {"mask_map": dict(fv.layer_map), "start_layer": fv.start_layer, "exclude_parallel": False}
-    whole = fv.attribution(data, [y], composite, [below, upper], heatmap=False, **how)
+    whole = fv.attribution(data, [start], composite, [below, upper], heatmap=False, **how)
     held = values_of(source, below, whole.relevances)[concept]
     values = np.abs(values_of(source, upper, whole.relevances))
     candidates = np.argsort(-values, kind="stable")[:16].tolist()
     if held == 0:
         return []
     parts = fv.attribution.generate(
-        data, [{**y, upper: [unit]} for unit in candidates], composite, [below], verbose=False, batch_size=16, **how
+        data, [{**start, upper: [unit]} for unit in candidates], composite, [below], verbose=False, batch_size=16, **how
     )
     found: list[float] = []
     for part in parts:

@@ -5,7 +5,7 @@ from typing import Any
 
 from crp.explorer.documents import Manipulated, UnitSetting
 from crp.explorer.live.answered import Answered
-from crp.explorer.live.outputs import answers, as_picture, outputs, start_at
+from crp.explorer.live.outputs import answers, as_picture, last_of, output_of, outputs, outputs_of
 from crp.explorer.source import Source
 from crp.explorer.worker import Progress
 from crp.neurons import Scale, intervene
@@ -17,16 +17,16 @@ def manipulate(
     """What the model answers with units set to other values, and the heatmap of that; none where nothing is asked."""
     fv, composite = source.need_model()
     progress(.1)
-    before, target = answers(source, data, target)
+    before, _, start = answers(source, data, target)
     with intervene(fv.attribution.model, changes_of(source, settings), concepts=dict(fv.layer_map)):
-        after = outputs(source, data)
-        shown = list(dict.fromkeys(output.target for output in (*before, *after)))
-        after = outputs(source, data, shown)
+        changed = last_of(output_of(source, data))
         progress(.5)
-        start = start_at(source, data, target)
         heatmap = as_picture(fv.attribution(data, [start], composite, start_layer=fv.start_layer).heatmap)
-    before = outputs(source, data, shown)
-    document = Manipulated(before=before, after=after, height=heatmap.shape[0], width=heatmap.shape[1])
+    shown = list(dict.fromkeys(output.target for output in (*before, *outputs_of(source, changed))))
+    document = Manipulated(
+        before=outputs(source, data, shown), after=outputs_of(source, changed, shown), height=heatmap.shape[0],
+        width=heatmap.shape[1],
+    )
     return Answered(document, heatmap)
 
 

@@ -16,16 +16,36 @@ from crp.model.layers import select_output
 MOST_OUTPUTS = 10
 
 
-def answers(source: Source, data: Any, target: int | None) -> tuple[list[Output], int]:
-    """The largest outputs of the model, and which to explain: the one asked for, or the largest."""
-    found = outputs(source, data)
-    return found, found[0].target if target is None else target
+def answers(
+    source: Source, data: Any, target: int | None, against: int | None = None
+) -> tuple[list[Output], int, dict[str, Any]]:
+    """The largest outputs of the model, which to explain, and the condition that starts relevance there.
+
+    Parameters
+    ----------
+    target, against : int, optional
+        The output to explain, by default the largest; and another one, against which it is explained. Of models with
+        several positions, at the last one.
+
+    Raises
+    ------
+    NotThereError
+        If the model has no such output.
+    """
+    output = output_of(source, data)
+    found = outputs_of(source, last_of(output))
+    target = found[0].target if target is None else target
+    return found, target, _start_at(source, output.shape, target, against)
 
 
 def outputs(source: Source, data: Any, first: list[int] | None = None) -> list[Output]:
     """The largest outputs of the model, or those asked for, with their probabilities where they are classes."""
-    values = output_of(source, data).detach().float().cpu()[0]
-    return outputs_of(source, values.reshape(-1, values.shape[-1])[-1], first)
+    return outputs_of(source, last_of(output_of(source, data)), first)
+
+
+def last_of(output: Tensor) -> Tensor:
+    """[classes], of the first input; at the last position of models with several."""
+    return output.detach().float().cpu()[0].reshape(-1, output.shape[-1])[-1]
 
 
 def output_of(source: Source, data: Any) -> Tensor:
@@ -50,16 +70,8 @@ def outputs_of(source: Source, values: Tensor, first: list[int] | None = None) -
     ]
 
 
-def start_at(source: Source, data: Any, target: int, against: int | None = None) -> dict[str, Any]:
-    """The condition that starts relevance at an output, at the last position of models with several.
-
-    Raises
-    ------
-    NotThereError
-        If the model has no such output.
-    """
+def _start_at(source: Source, shape: torch.Size, target: int, against: int | None) -> dict[str, Any]:
     fv, _ = source.need_model()
-    shape = output_of(source, data).shape
     for output in (target, against):
         if output is not None and not 0 <= output < shape[-1]:
             raise NotThereError(f"the model has no output {output}; it has 0 to {shape[-1] - 1}")
