@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from crp.cli.answers import Answer, File, Number, Part
-from crp.pictures.words import percent
+from crp.pictures.words import in_words, percent
 
 
 class OfLayer(Answer):
@@ -232,16 +232,11 @@ class MapsAnswer(Answer):
 def _served(concept: RankedConcept | Classes) -> str:
     if not concept.serves:
         return "dead"
-    return f"in {listed(concept.serves)}: {_percent(concept.portion)} of it"
+    return f"in {in_words(concept.serves)}: {_percent(concept.portion)} of it"
 
 
 def _of_classes(names: list[str] | None) -> str:
-    return f"  class {listed(names)}" if names else ""
-
-
-def listed(words: list[str]) -> str:
-    """Words in a row, such as ``4, 7 and 9``."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+    return f"  class {in_words(names)}" if names else ""
 
 
 def _percent(part: float | None) -> str:

@@ -1,12 +1,10 @@
 """What a concept stands for in one sentence, made of numbers."""
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 
 from crp.analysis import ClassShares
+from crp.pictures.words import in_words
 
 MIDDLE = 0.08  # of the size of the image, to both sides of its centre
 SPREAD = 0.15
@@ -54,9 +52,3 @@ def place_of(heatmaps: torch.Tensor) -> str:
 
 def _side(offset: float, before: str, after: str) -> str:
     return before if offset < -MIDDLE else after if offset > MIDDLE else ""
-
-
-def in_words(items: Iterable[Any]) -> str:
-    """Items in a row, such as ``4, 7 and 9``."""
-    words = [str(item) for item in items]
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

@@ -18,10 +18,11 @@ from crp.attribution.conditional import AttributionGraph, CondAttribution
 from crp.attribution.model_graph import trace_model_graph
 from crp.concepts import ChannelConcept
 from crp.demo.digits import DIGIT_LAYERS
-from crp.demo.sentences import describe, in_words
+from crp.demo.sentences import describe
 from crp.pictures.image import imgify, vis_img_heatmap, vis_opaque_img
 from crp.pictures.map_plots import RESPONSE
 from crp.pictures.plotting import new_figure, show_picture
+from crp.pictures.words import in_words
 from crp.rules.composites import default_composite
 from crp.store import ReferenceStore
 from crp.visualization.feature_visualization import FeatureVisualization

@@ -16,9 +16,10 @@ from crp.explorer.documents import (
 )
 from crp.explorer.pattern_pages import pattern_of_concepts
 from crp.explorer.portraits import Portraits, draw, kept_portraits
-from crp.explorer.source import Source
+from crp.explorer.source import Source, remember
 from crp.explorer.summaries import Summary, columns_of, summary
 from crp.model.numbers import spread_evenly
+from crp.pictures.words import in_words
 from crp.store.matrix import floored
 from crp.trust.report import COLUMNS as TRUST_COLUMNS
 
@@ -55,9 +56,8 @@ def summary_of(source: Source, number: int, quantity: str) -> Summary:
     """The summary of a layer; the last ones are remembered."""
     key = number, quantity
     if key not in source.summaries:
-        source.summaries[key] = summary(source.store, source.kept, source.layer(number), quantity)
-        while len(source.summaries) > _AT_A_TIME:
-            del source.summaries[next(iter(source.summaries))]
+        found = summary(source.store, source.kept, source.layer(number), quantity)
+        return remember(source.summaries, key, found, _AT_A_TIME)
     return source.summaries[key]
 
 
@@ -92,9 +92,7 @@ def _portrait(source: Source, number: int, quantity: str, concept: int) -> Portr
         if found is None:
             totals = floored(source.store.totals(source.layer(number), quantity))
             return draw(column(source, number, quantity, concept)[None], totals, range(concept, concept + 1))
-        source.portraits[key] = found
-        while len(source.portraits) > _AT_A_TIME:
-            del source.portraits[next(iter(source.portraits))]
+        remember(source.portraits, key, found, _AT_A_TIME)
     return source.portraits[key].of(concept)
 
 
@@ -126,13 +124,9 @@ def _sentence(source: Source, number: int, quantity: str, concept: int, found: S
         return f"Never {'relevant' if quantity == 'relevance' else 'active'}: it is zero in every class."
     names = [source.class_name(target) for target in classes.tolist() if target >= 0]
     hold = "holds" if len(names) == 1 else "hold"
-    serves = f"; most in {_listed(names)}, which {hold} {portion:.0%} of it" if names else ""
+    serves = f"; most in {in_words(names)}, which {hold} {portion:.0%} of it" if names else ""
     often = "" if not np.isfinite(zeros) else f"; not zero at {1 - zeros:.0%} of the samples"
     return f"{whole}{serves}{often}."
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _classes(source: Source, found: Summary, concept: int) -> list[ClassShare]:
@@ -219,7 +213,6 @@ def _standardised(source: Source, number: int, quantity: str) -> np.ndarray:
         changes = values.max(0, initial=-np.inf) > values.min(0, initial=np.inf)
         values -= values.mean(0)
         length = np.sqrt((values ** 2).sum(0))
-        source.standardised[key] = np.where(changes, values / np.where(length > 0, length, 1), 0).astype(np.float32)
-        while len(source.standardised) > _AT_A_TIME:
-            del source.standardised[next(iter(source.standardised))]
+        found = np.where(changes, values / np.where(length > 0, length, 1), 0).astype(np.float32)
+        return remember(source.standardised, key, found, _AT_A_TIME)
     return source.standardised[key]

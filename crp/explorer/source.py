@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ NO_SAMPLES = (
     " Samples are shown by their numbers, since a store holds none: pictures come with the dataset, or are kept in the "
     "store with crp explore SPEC --keep-pictures."
 )
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 _MOST_READ = 48
 _STAMP_LASTS = .5  # seconds
 SOME_PICTURES = " Pictures of samples and concepts are those that the store keeps from an earlier look."
@@ -234,9 +236,7 @@ class Source:
                 return None
             known = self._read.get(stem)
             if known is None or known[0] != stamp:
-                known = self._read[stem] = stamp, load()
-                while len(self._read) > _MOST_READ:
-                    del self._read[next(iter(self._read))]
+                known = remember(self._read, stem, (stamp, load()), _MOST_READ)
             return known[1]
         return None
 
@@ -300,3 +300,11 @@ def _described(kept: Names) -> Iterator[ConceptName]:
     """Names as pages show them."""
     for concept, name, score in zip(kept.concepts.tolist(), kept.names, kept.scores.tolist()):
         yield ConceptName(concept=concept, name=name, author=kept.author, score=score)
+
+
+def remember(known: dict[Key, Value], key: Key, value: Value, most: int) -> Value:
+    """Put something among the last things that were made, and forget the oldest of too many."""
+    known[key] = value
+    while len(known) > most:
+        del known[next(iter(known))]
+    return value

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from crp.analysis import ClassShares
-from crp.demo.sentences import describe, in_words, place_of
+from crp.demo.sentences import describe, place_of
+from crp.pictures.words import in_words
 
 
 def spots(*places, size=32):

@@ -17,7 +17,7 @@ from crp.explorer.worker import CancelledError, Progress
 from crp.store import StoreError
 
 PATIENCE = .25  # seconds that a request waits for the worker before it says how far that is
-FOREVER = "private, max-age=31536000, immutable"
+FOREVER, ASKED_AGAIN = "private, max-age=31536000, immutable", "private, no-cache"
 NUMBERS, PICTURE, BOTH = "application/octet-stream", "image/webp", "application/x-crp-answer"
 
 _IDS = r"^\d{1,9}(,\d{1,9})*$"
@@ -95,21 +95,21 @@ def settings(text: str) -> list[UnitSetting]:
 
 def document(request: Request, answer: BaseModel) -> Response:
     """A document, which may change: browsers ask whether it has."""
-    return _tagged(request, answer.model_dump_json().encode(), "application/json", "private, no-cache")
+    return _tagged(request, answer.model_dump_json().encode(), "application/json", ASKED_AGAIN)
 
 
-def numbers(request: Request, values: np.ndarray) -> Response:
+def numbers(request: Request, values: np.ndarray, is_final: bool = True) -> Response:
     """An array in little-endian float32 or int32, row by row; its shape is in the header ``X-Shape``."""
     kind = "<i4" if values.dtype.kind in "iu" else "<f4"
     content = np.ascontiguousarray(values, kind).tobytes()
-    answer = _tagged(request, content, NUMBERS, FOREVER)
+    answer = _tagged(request, content, NUMBERS, FOREVER if is_final else ASKED_AGAIN)
     answer.headers["X-Shape"] = ",".join(map(str, values.shape))
     return answer
 
 
 def picture(request: Request, content: bytes, is_final: bool = True) -> Response:
     """A picture."""
-    return _tagged(request, content, PICTURE, FOREVER if is_final else "private, no-cache")
+    return _tagged(request, content, PICTURE, FOREVER if is_final else ASKED_AGAIN)
 
 
 def _tagged(request: Request, content: bytes, media_type: str, control: str) -> Response:
@@ -195,4 +195,4 @@ def live(
         if waiting is not None:
             return waiting
     is_final = on_disk and media_type in (NUMBERS, PICTURE)  # documents hold names, which may be given anew
-    return _tagged(request, content, media_type, FOREVER if is_final else "private, no-cache")
+    return _tagged(request, content, media_type, FOREVER if is_final else ASKED_AGAIN)

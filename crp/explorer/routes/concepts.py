@@ -40,9 +40,8 @@ def layer_page(request: Request, of: OfStore, layer: LayerNumber, quantity: OfQu
 @router.get("/columns", response_class=Response, responses=raw("float32 [columns, concepts]"))
 def layer_columns(request: Request, of: OfStore, layer: LayerNumber, quantity: OfQuantity = "relevance") -> Response:
     """Numbers of each concept: the columns that the page of the layer names."""
-    answer = numbers(request, pages.layer_columns(of.source, layer, quantity)[1])
-    answer.headers["Cache-Control"] = "private, no-cache"  # a trust report may be added
-    return answer
+    columns = pages.layer_columns(of.source, layer, quantity)[1]
+    return numbers(request, columns, is_final=False)  # a trust report may be added
 
 
 @router.get("/shares", response_class=Response, responses=raw("float32 [concepts]"))

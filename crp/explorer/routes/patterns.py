@@ -48,9 +48,8 @@ def patterns(request: Request, of: OfStore, layer: LayerNumber, quantity: OfQuan
 def pattern_rows(request: Request, of: OfStore, layer: LayerNumber, quantity: OfQuantity = "activation") -> Response:
     """The pattern of each row, -1 for none, and how firmly it belongs to it."""
     found = pages.need_patterns(of.source, layer, quantity)
-    answer = numbers(request, np.stack([found.labels, found.probability]).astype(np.float32))
-    answer.headers["Cache-Control"] = "private, no-cache"  # patterns may be found again
-    return answer
+    rows = np.stack([found.labels, found.probability]).astype(np.float32)
+    return numbers(request, rows, is_final=False)  # patterns may be found again
 
 
 @router.get("/layers/{layer}/patterns/boxes", response_class=Response, responses=raw("float32 [8, concepts]"))
@@ -59,9 +58,7 @@ def boxes(
     quantity: OfQuantity = "activation",
 ) -> Response:
     """Whiskers, quartiles, mean and range of each unit over the rows of a pattern; of all rows for -1."""
-    answer = numbers(request, pages.box_plots(of.source, layer, quantity, pattern))
-    answer.headers["Cache-Control"] = "private, no-cache"
-    return answer
+    return numbers(request, pages.box_plots(of.source, layer, quantity, pattern), is_final=False)
 
 
 @router.get("/layers/{layer}/patterns/{pattern}/average", response_class=Response, responses=live_answers(
@@ -115,9 +112,7 @@ def points(request: Request, of: OfStore, layer: LayerNumber, quantity: OfQuanti
     """The rows of a layer on a map, as the store keeps it; none, if it does not keep one."""
     of.source.layer(layer)
     found = pages.projection(of.source, layer, quantity)
-    answer = numbers(request, np.empty((0, 2), np.float32) if found is None else found)
-    answer.headers["Cache-Control"] = "private, no-cache"  # it may be made
-    return answer
+    return numbers(request, np.empty((0, 2), np.float32) if found is None else found, is_final=False)
 
 
 @router.get("/layers/{layer}/map", response_class=Response, responses=live_answers(
