@@ -33,8 +33,11 @@ class ClassShares:
 
         NaN for dead concepts.
         """
-        amounts = np.abs(self.shares)
-        return _divided(amounts, amounts.sum(0), np.nan)
+        return _portions(self.shares)
+
+    def portions_of(self, concept: int) -> np.ndarray:
+        """[K], the part of one concept that each class holds, as in :attr:`portions`."""
+        return _portions(self.shares[:, concept])
 
     @property
     def clarity(self) -> np.ndarray:
@@ -82,7 +85,7 @@ class ClassShares:
             The strongest first; on ties, the lower. Empty for dead concepts.
         portion : float
         """
-        portions = self.portions[:, concept]
+        portions = self.portions_of(concept)
         order = np.argsort(-portions, kind="stable")[:most]
         order = order[portions[order] >= portions[order[:1]] / 2]
         return self.classes[order], float(portions[order].sum())
@@ -108,6 +111,11 @@ def class_shares(store: ReferenceStore, layer: str, quantity: str = "relevance")
 def shares_of_means(classes: np.ndarray, counts: np.ndarray, means: np.ndarray) -> ClassShares:
     """What concepts hold of classes, of the mean of each concept over each class [K, C]."""
     return ClassShares(classes, counts, _divided(means, np.abs(means).sum(1, keepdims=True), 0.))
+
+
+def _portions(shares: np.ndarray) -> np.ndarray:
+    amounts = np.abs(shares)
+    return _divided(amounts, amounts.sum(0), np.nan)
 
 
 def _divided(values: np.ndarray, sums: np.ndarray, otherwise: float) -> np.ndarray:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +21,7 @@ class Answer:
     status: int
     type: str
     shape: str
-    content: bytes
+    content: bytes = field(repr=False)  # which asyncio writes out, otherwise
 
 
 def ask(app: ASGIApp, path: str, method: str = "GET", body: bytes = b"", patience: float = 0.) -> Answer:

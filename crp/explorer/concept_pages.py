@@ -130,7 +130,7 @@ def _sentence(source: Source, number: int, quantity: str, concept: int, found: S
 
 
 def _classes(source: Source, found: Summary, concept: int) -> list[ClassShare]:
-    portions, shares = found.classes.portions[:, concept], found.classes.shares[:, concept]
+    portions, shares = found.classes.portions_of(concept), found.classes.shares[:, concept]
     order = np.argsort(-np.nan_to_num(portions), kind="stable")[:MOST_CLASSES]
     return [
         ClassShare(
@@ -156,19 +156,14 @@ def _reference_groups(
     """References by quantile: not maxima only."""
     layer = source.layer(number)
     top = source.store.top(layer, concept, quantity, k)
-    groups = [ReferenceGroup(
-        name="strongest", samples=top.samples.tolist(), values=top.values.tolist(), positions=top.positions.tolist(),
-    )]
+    groups = [ReferenceGroup(name="strongest", samples=top.samples.tolist(), values=top.values.tolist())]
     if portrait is None:
         return groups
-    samples, positions = source.rows(quantity)["sample"], source.store.positions(layer, quantity)
+    samples = source.rows(quantity)["sample"]
     for name, rows, shares in zip(_GROUP_NAMES, portrait.rows[0], portrait.shares[0]):
         shares, rows = shares[rows >= 0], rows[rows >= 0]
         if len(rows):
-            groups.append(ReferenceGroup(
-                name=name, samples=samples[rows].tolist(), values=shares.tolist(),
-                positions=positions[rows, concept].tolist(),
-            ))
+            groups.append(ReferenceGroup(name=name, samples=samples[rows].tolist(), values=shares.tolist()))
     return groups
 
 

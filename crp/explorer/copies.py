@@ -20,7 +20,7 @@ from crp.explorer.asking import Answer, ask
 from crp.explorer.concept_pages import summary_of
 from crp.explorer.joining import joined, styles
 from crp.explorer.pattern_pages import need_patterns
-from crp.explorer.pictures import BLOCK_CELL, Pictures, as_webp, grid
+from crp.explorer.pictures import BLOCK_CELL, Pictures
 from crp.explorer.server import create_app
 from crp.explorer.source import NotThereError, Source
 from crp.store import QUANTITIES
@@ -260,10 +260,10 @@ def _collected(
     if pictures.are_there and source.kind == "pictures":
         side = math.isqrt(SHEET)
         for first in range(0, len(known), SHEET):
-            cells = [pictures.cell(sample, BLOCK_CELL) for sample in known[first:first + SHEET]]
-            copy.pictures[f"data/sheet-{first // SHEET}.webp"] = as_webp(grid(cells, side, BLOCK_CELL))
+            sheet = pictures.sheet(known[first:first + SHEET], BLOCK_CELL, side)
+            copy.pictures[f"data/sheet-{first // SHEET}.webp"] = sheet
     copy.add("store", "/export", Answer(200, "application/json", "", json.dumps({
-        "concepts": chosen, "samples": known, "pages": samples[:MOST_PAGES], "sheet": SHEET, "cell": BLOCK_CELL,
+        "concepts": chosen, "samples": known, "sheet": SHEET, "cell": BLOCK_CELL,
         "references": references, "size": CELL,
     }).encode()))
     return copy

@@ -7,7 +7,6 @@ from crp.explorer.server import WEB
 
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
-_AGAIN = re.compile(r"^export \{([^}]*)\};\n", re.MULTILINE)
 
 
 def joined(entry: str) -> str:
@@ -51,11 +50,9 @@ def _source(name: str) -> str:
 def _as_function(name: str) -> str:
     """A module as a function that is run at once, and leaves what it exports in ``modules``."""
     source = _source(name)
-    exports = [*_EXPORT.findall(source), *(
-        part.strip() for names in _AGAIN.findall(source) for part in names.split(",") if part.strip()
-    )]
+    exports = _EXPORT.findall(source)
     source = _IMPORT.sub(lambda found: f'const {{{found[1]}}} = modules["{found[2]}"];\n', source)
-    source = _AGAIN.sub("", re.sub(r"^export (?=async |function|class|const)", "", source, flags=re.MULTILINE))
+    source = re.sub(r"^export (?=async |function|class|const)", "", source, flags=re.MULTILINE)
     if left := re.search(r"^(?:import|export)\b.*", source, re.MULTILINE):
         raise ValueError(f"{name} says {left[0]!r}, which cannot be joined")
     return f'modules["{name}"] = (() => {{\n{source}\nreturn {{ {", ".join(exports)} }};\n}})();\n'

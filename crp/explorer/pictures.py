@@ -17,7 +17,7 @@ SIZES = (32, 48, 64, 96, 128, 224)
 STRIP_CELL = 128
 BLOCK, BLOCK_CELL = 256, 64
 MOST_KEPT_SAMPLES = 100_000
-_MOST_REMEMBERED = 1024
+_MOST_REMEMBERED, _DRAWN_TOGETHER = 1024, 4
 _ENLARGED_SHARPLY = 64  # smaller pictures show their pixels
 
 
@@ -47,26 +47,29 @@ class Pictures:
     def of_samples(self, samples: list[int], size: int, columns: int | None = None) -> bytes:
         """A sprite of samples, row by row; those that were asked for last are in memory."""
         key = {"what": "samples", "samples": samples, "size": size, "columns": columns}
-        return self.source.kept.read(key) or self.source.kept.write(key, self._drawn(samples, size, columns), False)
+        return self.source.kept.read(key) or self.source.kept.write(key, self.sheet(samples, size, columns), False)
 
-    def _drawn(self, samples: list[int], size: int, columns: int | None) -> bytes:
-        cells = [self.cell(sample, size) if sample >= 0 else empty(size) for sample in samples]
-        return as_webp(grid(cells, columns or len(cells), size))
-
-    def cell(self, sample: int, size: int) -> Image.Image:
-        """A sample, in a square.
+    def sheet(self, samples: list[int], size: int, columns: int | None = None) -> bytes:
+        """A sprite of samples, row by row; nothing where a number is negative.
 
         Raises
         ------
         NotThereError
-            If there is no picture of it.
+            If there is no picture of one.
         """
+        found = [self._reduced(sample, size) if sample >= 0 else None for sample in samples]
+        return as_webp(grid(found, columns or len(found), size))
+
+    def _reduced(self, sample: int, size: int) -> Image.Image:
+        """A sample, no larger than a square; the last ones are in memory."""
         key = sample, size
         with self._remembering:
             if key in self._remembered:
                 self._remembered.move_to_end(key)
                 return self._remembered[key]
-        made = fitted(self.plain(sample), size)
+        made = self.plain(sample)
+        if max(made.size) > size:
+            made = fitted(made, size)
         with self._remembering:
             self._remembered[key] = made
             if len(self._remembered) > _MOST_REMEMBERED:
@@ -128,14 +131,13 @@ class Pictures:
 
     def draw_strips(self, request: StripRequest, concepts: list[int], progress: Progress) -> None:
         """Draw references of concepts with the model, and keep them."""
-        for done, concept in enumerate(concepts):
-            progress(done / len(concepts))
-            pictures = self._references(request, concept)
-            cells = [fitted(picture, STRIP_CELL) for picture in pictures[:request.k]]
-            cells += [empty(STRIP_CELL)] * (request.k - len(cells))
-            self.source.kept.write(request.key(concept), as_webp(grid(cells, request.k, STRIP_CELL)))
+        for first in range(0, len(concepts), _DRAWN_TOGETHER):
+            progress(first / len(concepts))
+            for concept, pictures in self._references(request, concepts[first:first + _DRAWN_TOGETHER]).items():
+                row = [*pictures[:request.k], *[None] * (request.k - len(pictures))]
+                self.source.kept.write(request.key(concept), as_webp(grid(row, request.k, STRIP_CELL)))
 
-    def _references(self, request: StripRequest, concept: int) -> list[Image.Image]:
+    def _references(self, request: StripRequest, concepts: list[int]) -> dict[int, list[Image.Image]]:
         from crp.pictures.image import vis_img_heatmap, vis_opaque_img
 
         fv, composite = self.source.need_model()
@@ -145,11 +147,12 @@ class Pictures:
         with self.source.reading, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a concept is dead, its page says
             if request.target is None:
-                found: Any = fv.get_max_reference([concept], request.layer, **how)[concept]
+                found: dict[int, Any] = fv.get_max_reference(concepts, request.layer, **how)
             else:
-                found = fv.get_stats_reference(concept, request.layer, [request.target], **how)
-                found = found[f"{concept}:{request.target}"]
-        return found[-1] if isinstance(found, tuple) else found
+                found = {concept: fv.get_stats_reference(concept, request.layer, [request.target], **how)[
+                    f"{concept}:{request.target}"
+                ] for concept in concepts}
+        return {concept: drawn[-1] if isinstance(drawn, tuple) else drawn for concept, drawn in found.items()}
 
 
 class StripRequest:
@@ -180,33 +183,37 @@ class StripRequest:
 
 def fitted(picture: Image.Image, size: int) -> Image.Image:
     """A picture as large as a square allows, in its middle; small ones keep their pixels."""
+    if picture.mode not in ("RGB", "L"):
+        picture = picture.convert("RGBA")
+    if picture.size == (size, size):
+        return picture
     scale = size / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
     sharply = scale > 1 and max(picture.size) < _ENLARGED_SHARPLY
-    if picture.mode not in ("RGB", "L"):
-        picture = picture.convert("RGBA")
     resampled = picture.resize(
         (width, height), Image.Resampling.NEAREST if sharply else Image.Resampling.BILINEAR, reducing_gap=2.
     )
     if (width, height) == (size, size):
         return resampled
-    square = empty(size)
+    square = Image.new("RGBA", (size, size))
     square.paste(resampled, ((size - width) // 2, (size - height) // 2))
     return square
 
 
-def empty(size: int) -> Image.Image:
-    """A square in which nothing is."""
-    return Image.new("RGBA", (size, size))
-
-
-def grid(cells: list[Image.Image], columns: int, size: int) -> Image.Image:
-    """Squares side by side, row by row."""
-    rows = -(-len(cells) // columns)
-    is_opaque = all(cell.mode != "RGBA" for cell in cells) and len(cells) == columns * rows
-    whole = Image.new("RGB" if is_opaque else "RGBA", (columns * size, max(rows, 1) * size))
+def grid(pictures: list[Image.Image | None], columns: int, size: int) -> Image.Image:
+    """Pictures in squares side by side, row by row; nothing where there is none."""
+    shapes = {picture.size for picture in pictures if picture is not None}
+    width, height = shapes.pop() if len(shapes) == 1 else (0, 1)
+    if width == height < min(size, _ENLARGED_SHARPLY):  # enlarged together, which is the same and much faster
+        whole = grid(pictures, columns, width)
+        return whole.resize((whole.width * size // width, whole.height * size // width), Image.Resampling.NEAREST)
+    cells = [None if picture is None else fitted(picture, size) for picture in pictures]
+    rows = max(-(-len(cells) // columns), 1)
+    is_opaque = len(cells) == columns * rows and all(cell is not None and cell.mode != "RGBA" for cell in cells)
+    whole = Image.new("RGB" if is_opaque else "RGBA", (columns * size, rows * size))
     for place, cell in enumerate(cells):
-        whole.paste(cell, (place % columns * size, place // columns * size))
+        if cell is not None:
+            whole.paste(cell, (place % columns * size, place // columns * size))
     return whole
 
 

@@ -82,8 +82,10 @@ def kept_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str)
     return None if content is None else _from_bytes(content, store.entry(layer).concepts)
 
 
-def keep_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> Portraits:
-    """Draw the portraits of all concepts of a layer, and keep them."""
+def keep_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> None:
+    """Draw the portraits of all concepts of a layer, and keep them; unless that has been done."""
+    if kept_portraits(store, kept, layer, quantity) is not None:
+        return
     totals = floored(store.totals(layer, quantity))
     parts = [draw(columns, totals, concepts) for concepts, columns in _columns(store, layer, quantity)]
     found = Portraits(*(
@@ -92,7 +94,6 @@ def keep_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str)
     content = io.BytesIO()
     np.savez(content, **vars(found))
     kept.write(_key(layer, quantity), content.getvalue())
-    return found
 
 
 def _columns(store: ReferenceStore, layer: str, quantity: str) -> Iterator[tuple[range, np.ndarray]]:

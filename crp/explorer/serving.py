@@ -11,7 +11,7 @@ from contextlib import suppress
 import uvicorn
 
 from crp.explorer.concept_pages import summary_of
-from crp.explorer.portraits import keep_portraits, kept_portraits
+from crp.explorer.portraits import keep_portraits
 from crp.explorer.safety import is_loopback
 from crp.explorer.server import create_app, new_token
 from crp.explorer.source import Source
@@ -105,8 +105,5 @@ def _prepare(sources: list[Source]) -> None:
         for source, number, quantity in matrices:
             summary_of(source, number, quantity)
         for source, number, quantity in matrices:
-            layer = source.store.layers[number]
             if source.store.options["keep"] == "all":
-                source.store.positions(layer, quantity)  # compared with their hashes
-                if kept_portraits(source.store, source.kept, layer, quantity) is None:
-                    keep_portraits(source.store, source.kept, layer, quantity)
+                keep_portraits(source.store, source.kept, source.store.layers[number], quantity)
