@@ -5,17 +5,13 @@ import argparse
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crp.cli.arguments import add_class_names, add_json, add_store, draw_into_files, positive
+from crp.neurons.method_names import OF_ONE_MODEL
 
 if TYPE_CHECKING:
     from crp.cli.trust_answers import TrustAnswer
     from crp.cli.unit_answers import AblationAnswer, RankingAnswer
 
     Commands: TypeAlias = argparse._SubParsersAction[Any]
-
-METHODS = (
-    "relevance", "activation", "variance", "mean_distance", "anova", "probeless", "average_precision",
-    "mutual_information", "probe", "gaussian", "random",
-)
 
 
 def add_rank(commands: Commands) -> None:
@@ -25,7 +21,9 @@ def add_rank(commands: Commands) -> None:
         "units of layers in a store. The ranking is kept in the store, where crp ablate and Ranking.load find it.",
     )
     add_store(rank)
-    rank.add_argument("--by", choices=METHODS, default="relevance", help="what they are ranked by (default: relevance)")
+    rank.add_argument(
+        "--by", choices=OF_ONE_MODEL, default="relevance", help="what they are ranked by (default: relevance)"
+    )
     rank.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
     rank.add_argument(
         "--quantity", choices=["relevance", "activation"], help="of which matrix (default: relevance for --by "
@@ -65,7 +63,8 @@ def add_ablate(commands: Commands) -> None:
     )
     _add_spec(ablate)
     ablate.add_argument(
-        "--by", action="append", choices=METHODS, help="a ranking; may be repeated (default: relevance and activation)"
+        "--by", action="append", choices=OF_ONE_MODEL, help="a ranking; may be repeated (default: relevance and "
+        "activation)",
     )
     ablate.add_argument("--layer", action="append", metavar="NAME", help="a layer; may be repeated (default: all)")
     ablate.add_argument(

@@ -5,7 +5,7 @@
 ``concept_pages``, ``sample_pages``, ``pattern_pages``, ``map_pages``, ``unit_pages``, ``text_pages``
 ``summaries``, ``portraits``
                                 what a store says
-``live``, ``worker``            what the model says, one thing after the other in the background
+``live``, ``worker``, ``apart`` what the model says, and work on the store, one thing after the other in the background
 ``pictures``, ``uploads``       pictures of samples and references; pictures that people bring
 ``keeping``, ``notes``          what is made once; what people write down
 ``routes``, ``server``, ``safety``, ``serving``

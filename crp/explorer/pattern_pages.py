@@ -8,7 +8,6 @@ import numpy as np
 
 from crp.explorer.documents import PatternsPage
 from crp.explorer.source import NotThereError, Source
-from crp.explorer.worker import Progress
 from crp.store.archive import archive_bytes
 from crp.store.attached import read_attached, write_attached
 from crp.store.folder import StoreError
@@ -78,11 +77,10 @@ def pattern_of_concepts(source: Source, number: int, quantity: str) -> np.ndarra
     return np.frombuffer(content, "<f4")
 
 
-def find_and_keep(source: Source, number: int, quantity: str, progress: Progress) -> None:
+def find_and_keep(source: Source, number: int, quantity: str) -> None:
     """Find patterns of a layer, and keep them in the store."""
     from crp.analysis import find_patterns
 
-    progress(0.)
     rows = len(source.rows(quantity))
     size = max(5, min(rows // 100, 50))
     find_patterns(source.store, source.layer(number), quantity, min_pattern_size=size).save(source.store)
@@ -96,17 +94,15 @@ def projection(source: Source, number: int, quantity: str) -> np.ndarray | None:
     return found[0][1]
 
 
-def project_and_keep(source: Source, number: int, quantity: str, progress: Progress) -> None:
+def project_and_keep(source: Source, number: int, quantity: str) -> None:
     """Lay out the rows of a layer, and keep their places in the store.
 
     By t-SNE; many rows by their first two principal components, which takes seconds where that takes an hour.
     """
     from crp.analysis import project
 
-    progress(0.)
     matrix = source.store.values(source.layer(number), quantity)
     values = np.concatenate([np.asarray(block, np.float32) for block in matrix.blocks()])
-    progress(.1)
     method = "tsne" if len(values) <= MOST_ROWS_OF_TSNE else "pca"
     points = project(values, method, random_state=0).astype(np.float32)
     settings = {"source": source.store.identity(), "method": method}

@@ -8,13 +8,9 @@ import numpy as np
 
 from crp.explorer.documents import Ablation, RankedUnit, RankingDocument, Rankings, UnitRange
 from crp.explorer.source import Source
-from crp.explorer.worker import Progress
+from crp.neurons.method_names import OF_ONE_MODEL
 from crp.neurons.ranking import Ranking
 
-METHODS = (
-    "relevance", "activation", "variance", "mean_distance", "anova", "probeless", "average_precision",
-    "mutual_information", "probe", "gaussian", "random",
-)
 NO_ABLATION = Ablation(metric="", samples=0, fractions=[], curves=[], lowest={}, highest={})
 MOST_UNITS, MOST_CLASSES = 100, 30
 
@@ -23,7 +19,7 @@ def rankings(source: Source) -> Rankings:
     """All rankings that the store keeps."""
     found = Ranking.kept(source.store)
     return Rankings(
-        rankings=[_described(source, key, ranking) for key, ranking in found.items()], methods=list(METHODS),
+        rankings=[_described(source, key, ranking) for key, ranking in found.items()], methods=list(OF_ONE_MODEL),
     )
 
 
@@ -60,11 +56,10 @@ def _described(source: Source, key: str, ranking: Ranking) -> RankingDocument:
     )
 
 
-def rank_and_keep(source: Source, number: int, method: str, progress: Progress) -> None:
+def rank_and_keep(source: Source, number: int, method: str) -> None:
     """Rank the units of a layer, and keep the ranking in the store."""
     from crp.neurons import rank
 
-    progress(0.)
     rank(source.store, by=method, layers=source.layer(number)).save(source.store)
 
 

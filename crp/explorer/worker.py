@@ -36,10 +36,11 @@ class Work:
             return
         try:
             result = self._compute(self.report)
-        except CancelledError as error:
-            self._end("cancelled", error)
         except BaseException as error:  # whatever a model or a dataset raises, also SystemExit
-            self._end("failed", error)
+            if self.is_wanted:
+                self._end("failed", error)
+            else:
+                self._end("cancelled", CancelledError(f"{self.what}: cancelled"))
         else:
             self._end("done", None, result)
 

@@ -1,7 +1,7 @@
 """Which units matter, for what, and what happens without them.
 
-``rank_units``, ``methods``, ``ranking``
-    ranking units, the ways to do it, and the result
+``rank_units``, ``methods``, ``method_names``, ``ranking``
+    ranking units, the ways to do it and their names, and the result
 ``values``, ``labels``, ``splits``, ``held_out``
     what is ranked, read in blocks; what is known of its rows; which of them are held out, and what these say
 ``moments``, ``columns``

@@ -18,8 +18,8 @@ from crp.cli.answers import Failure, StoreInfo, Verification
 from crp.cli.command_line import build_parser
 from crp.cli.concept_answers import Reference
 from crp.cli.schemas import ANSWERS, schema
-from crp.cli.unit_commands import METHODS
 from crp.neurons import Ranking, rank
+from crp.neurons.method_names import OF_ONE_MODEL
 from crp.neurons.methods import METHODS as RANKINGS
 from crp.store import ReferenceStore, StoreError
 from crp.trust import TrustReport
@@ -198,7 +198,7 @@ def test_stores_without_matrices_answer_as_well(tmp_path, store, capsys):
 # Rankings and ablation
 
 def test_the_command_knows_the_rankings_of_a_store():
-    assert set(METHODS) == {name for name, method in RANKINGS.items() if not method.several}
+    assert set(OF_ONE_MODEL) == {name for name, method in RANKINGS.items() if not method.several}
 
 
 def test_rankings_are_those_of_the_library_and_stay_in_the_store(store, capsys):

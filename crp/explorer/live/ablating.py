@@ -1,14 +1,19 @@
 """What is left of a model without some of its units."""
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from crp.explorer.documents import Ablation, Curve
 from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
+from crp.model.inputs import map_tensors
 from crp.model.numbers import spread_evenly
-from crp.model.samples import join_samples
 from crp.neurons import Ranking, ablation_curve
 
-MOST_SAMPLES, RANDOM_ORDERS = 256, 8
+MOST_SAMPLES, RANDOM_ORDERS, BATCH = 256, 8, 16
+_PASSES = 2  # that an ablation by means and zeros makes over the samples
 
 
 def ablate(source: Source, keys: list[str], progress: Progress) -> bytes:
@@ -30,14 +35,10 @@ def ablate(source: Source, keys: list[str], progress: Progress) -> bytes:
     places = [place for place in spread_evenly(len(rows), MOST_SAMPLES).tolist() if rows["target"][place] >= 0]
     if not places:
         raise NotThereError("ablation compares answers with targets, and the samples of this store have none")
-    progress(.05)
-    with source.reading:
-        samples = [fv.get_data_sample(int(rows["sample"][place]))[0] for place in places]
-    inputs, targets = join_samples(samples, places), rows["target"][places].copy()
-    progress(.1)
     curves = ablation_curve(
-        fv.attribution.model, (inputs, targets), chosen, by=["zero", "mean"], random=RANDOM_ORDERS,
-        concepts=dict(fv.layer_map), output=fv.attribution.output, verbose=False,
+        fv.attribution.model, _Samples(source, rows["sample"][places], rows["target"][places], progress), chosen,
+        by=["zero", "mean"], random=RANDOM_ORDERS, concepts=dict(fv.layer_map), output=fv.attribution.output,
+        batch_size=BATCH, verbose=False,
     )
     document = Ablation(
         metric=curves.metric, samples=len(places), fractions=curves.fractions.tolist(), curves=[
@@ -48,3 +49,24 @@ def ablate(source: Source, keys: list[str], progress: Progress) -> bytes:
         highest={by: found.max(0).tolist() for by, found in curves.random.items()},
     )
     return document.model_dump_json().encode()
+
+
+class _Samples:
+    """Samples with their targets, which tell how many of them were read: between two batches work can end."""
+
+    def __init__(self, source: Source, samples: np.ndarray, targets: np.ndarray, progress: Progress):
+        self._source, self._samples, self._targets, self._progress = source, samples, targets, progress
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        if place >= len(self):
+            raise IndexError(place)
+        self._progress(self._read / (_PASSES * len(self)))
+        self._read += 1
+        fv, _ = self._source.need_model()
+        with self._source.reading:
+            data = fv.get_data_sample(int(self._samples[place]))[0]
+        return map_tensors(lambda tensor: tensor[0], data), int(self._targets[place])

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from crp.explorer.documents import MOST_CONCEPTS, MOST_SAMPLES, Fault, Job, Quantity, UnitSetting
 from crp.explorer.opened import Opened
+from crp.explorer.pictures import SIZES
 from crp.explorer.worker import CancelledError, Progress
 from crp.store import StoreError
 
@@ -29,7 +30,7 @@ class WorkFailedError(Exception):
     """What the model, the dataset or the rules raised."""
 
 
-def find_store(request: Request, store: Annotated[str, Path(pattern="^[0-9a-f]{16}$")]) -> Opened:
+async def find_store(request: Request, store: Annotated[str, Path(pattern="^[0-9a-f]{16}$")]) -> Opened:
     """The store that a request names."""
     found: Opened = request.app.state.shelf[store]
     return found
@@ -39,6 +40,7 @@ OfStore = Annotated[Opened, Depends(find_store)]
 LayerNumber = Annotated[int, Path(ge=0, lt=4096)]
 ConceptNumber = Annotated[int, Path(ge=0, lt=2 ** 31)]
 OfQuantity = Annotated[Quantity, Query()]
+OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
 Ids = Annotated[str, Query(pattern=_IDS, max_length=8000)]
 Number = Annotated[int | None, Query(ge=0, lt=2 ** 31)]
 Units = Annotated[str, Query(pattern=_UNITS, max_length=4000)]

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from crp.explorer import concept_pages as pages
 from crp.explorer.documents import MOST_REFERENCES, ConceptPage, LayerPage, Neighbours, PictureKind
-from crp.explorer.pictures import SIZES, StripRequest
+from crp.explorer.pictures import StripRequest
 from crp.explorer.routes.common import (
     FAULTS,
     PICTURE,
@@ -16,6 +16,7 @@ from crp.explorer.routes.common import (
     LayerNumber,
     Number,
     OfQuantity,
+    OfSize,
     OfStore,
     document,
     ids,
@@ -28,7 +29,6 @@ from crp.explorer.routes.common import (
 
 router = APIRouter(prefix="/api/{store}/layers/{layer}", responses=FAULTS)
 OfMany = Annotated[int, Query(ge=1, le=MOST_REFERENCES)]
-OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
 
 
 @router.get("", response_model=LayerPage)

@@ -1,17 +1,17 @@
 """Samples: as the store knows them, as the model sees them now, and inputs that people bring."""
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from crp.explorer import live as model
 from crp.explorer import sample_pages as pages
 from crp.explorer.documents import AuditPage, SamplePage, Uploaded
 from crp.explorer.opened import Opened
-from crp.explorer.pictures import SIZES, as_webp, fitted
+from crp.explorer.pictures import as_webp, fitted
 from crp.explorer.routes.common import (
     BOTH,
     FAULTS,
@@ -22,6 +22,7 @@ from crp.explorer.routes.common import (
     LayerNumber,
     Number,
     OfQuantity,
+    OfSize,
     OfStore,
     document,
     live,
@@ -34,7 +35,6 @@ from crp.explorer.routes.common import (
 from crp.explorer.uploads import MOST_BYTES, TooLargeError, UploadError
 
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
-OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
 NATURAL, MOST_HEATMAPS = 448, 48
 
 

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from crp.explorer import live as model
-from crp.explorer import pattern_pages, unit_pages
+from crp.explorer import unit_pages
+from crp.explorer.apart import work_apart
 from crp.explorer.documents import Job, Jobs, Task
 from crp.explorer.routes.common import FAULTS, OfStore, name_of_job
 from crp.explorer.source import NotThereError, Source
 from crp.explorer.worker import Progress
+from crp.neurons.method_names import OF_ONE_MODEL
 
 router = APIRouter(prefix="/api/{store}/jobs", responses=FAULTS)
 JobName = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
@@ -49,21 +51,19 @@ def begin(of: OfStore, task: Task) -> Job:
 
 def _work_of(source: Source, task: Task) -> tuple[str, Callable[[Progress], Any]]:
     """What a task is, in words, and what does it."""
-    layer, number, quantity = source.layer(task.layer), task.layer, task.quantity
+    layer, quantity = source.layer(task.layer), task.quantity
+
+    def of_store(progress: Progress) -> None:
+        work_apart(source.store, task, progress)
+
     if task.kind == "patterns":
-        return f"patterns of the {quantity} of {layer}", lambda progress: pattern_pages.find_and_keep(
-            source, number, quantity, progress
-        )
+        return f"patterns of the {quantity} of {layer}", of_store
     if task.kind == "projection":
-        return f"a map of all samples by the {quantity} of {layer}", lambda progress: pattern_pages.project_and_keep(
-            source, number, quantity, progress
-        )
+        return f"a map of all samples by the {quantity} of {layer}", of_store
     if task.kind == "ranking":
-        if task.method not in unit_pages.METHODS:
-            raise ValueError(f"there is no ranking by {task.method!r}; there are {', '.join(unit_pages.METHODS)}")
-        return f"ranking of {layer} by {task.method}", lambda progress: unit_pages.rank_and_keep(
-            source, number, task.method, progress
-        )
+        if task.method not in OF_ONE_MODEL:
+            raise ValueError(f"there is no ranking by {task.method!r}; there are {', '.join(OF_ONE_MODEL)}")
+        return f"ranking of {layer} by {task.method}", of_store
     source.need_model()
     known = {ranking.key for ranking in unit_pages.rankings(source).rankings}
     if not task.rankings or not known.issuperset(task.rankings):
