@@ -141,8 +141,6 @@ class ReferenceGroup(Document):
     name: str
     samples: list[int]
     values: list[float]
-    positions: list[int]
-    """Flat index of the strongest position in the layer."""
 
 
 class ConceptPage(Document):
@@ -481,6 +479,17 @@ class Note(Document):
     on: Pin
     text: Text = ""
     name: Annotated[str, Field(max_length=200)] = ""
+
+
+class NoteChange(Document):
+    """What changes of the pin, the note or the name of one thing; what is None stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    on: Pin
+    is_pinned: bool | None = None
+    text: Text | None = None
+    name: Annotated[str | None, Field(max_length=200)] = None
 
 
 class Notes(Document):

@@ -40,9 +40,18 @@ class Shelf:
     Parameters
     ----------
     sources : list of Source
+
+    Raises
+    ------
+    ValueError
+        If two of them are of the same sweep.
     """
 
     def __init__(self, sources: list[Source]):
+        paths: dict[str, object] = {}
+        for source in sources:
+            if paths.setdefault(source.key, source.store.path) is not source.store.path:
+                raise ValueError(f"{paths[source.key]} and {source.store.path} hold the same sweep: give one of them")
         self._opened = {source.key: Opened(source) for source in sources}
 
     def __getitem__(self, key: str) -> Opened:

@@ -20,7 +20,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
 }
-MOST_BYTES = {"/api/session": 2 ** 10, "/notes": 2 ** 22, "/uploads": 2 ** 24}
+MOST_BYTES = {"/api/session": 2 ** 10, "/notes": 2 ** 16, "/uploads": 2 ** 24}
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _Verdict: TypeAlias = tuple[int, str]
 

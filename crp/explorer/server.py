@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from crp import __version__
 from crp.explorer import documents
-from crp.explorer.documents import Fault, Notes, Stores
+from crp.explorer.documents import Fault, NoteChange, Notes, Stores
 from crp.explorer.opened import Shelf
 from crp.explorer.routes import concepts, patterns, samples, texts, units, work
 from crp.explorer.routes.common import FAULTS, OfStore, WorkFailedError, document
@@ -91,14 +91,13 @@ def create_api(sources: list[Source]) -> FastAPI:
         """Pins, notes and names that people gave."""
         return document(request, of.source.notebook.read())
 
-    @api.put("/api/{store}/notes", response_model=Notes, responses=FAULTS)
-    def keep_notes(of: OfStore, notes: Notes) -> Notes:
-        """Keep pins, notes and names in the place of those that were there."""
+    @api.patch("/api/{store}/notes", response_model=Notes, responses=FAULTS)
+    def change_notes(of: OfStore, change: NoteChange) -> Notes:
+        """Pin something, name it, or write about it; the others stay as they are."""
         try:
-            of.source.notebook.write(notes)
+            return of.source.notebook.change(change)
         except OSError as error:
             raise StoreError(f"nothing can be written to {of.source.store.path}: {error.strerror}") from error
-        return of.source.notebook.read()
 
     for routes in (work, concepts, samples, patterns, units, texts):
         api.include_router(routes.router)

@@ -11,12 +11,13 @@ from served import LAYER, SAMPLES
 from crp.cli import main
 from crp.explorer import Explorer, export, export_page
 from crp.explorer.copies import chosen_concepts
+from crp.explorer.documents import NoteChange
 from crp.explorer.joining import joined
 from crp.explorer.widget import _module
 
 pytestmark = pytest.mark.slow
 PLACES = {
-    "model": "what has it learned?", f"concepts?layer={LAYER}": f"Concepts of {LAYER}",
+    "model": "What has the model learned?", f"concepts?layer={LAYER}": f"Concepts of {LAYER}",
     f"concept?layer={LAYER}&concept=12": "concept 12", "samples": "Samples",
     f"patterns?layer={LAYER}&quantity=relevance": f"Patterns of {LAYER}", f"maps?layer={LAYER}": f"Maps of {LAYER}",
     f"neurons?layer={LAYER}": f"Neurons of {LAYER}",
@@ -152,16 +153,15 @@ def test_as_many_concepts_as_are_asked_for(with_model, most):
 
 def test_texts_are_data_in_a_page(store_alone, tmp_path, page):
     source = type(store_alone).of(store_alone.store.path)
-    notes = source.notebook.read().model_copy(update={"notes": []})
     pin = {"view": "concept", "layer": 2, "quantity": "relevance", "number": 12}
     name = "</script><script>document.title = 'broken'</script><img src=x onerror=alert(1)>"
-    source.notebook.write(type(notes).model_validate({"notes": [{"on": pin, "name": name}]}))
+    source.notebook.change(NoteChange(on=pin, name=name))
     export_page(source, tmp_path / "page.html", ("concept", 2, "relevance", 12), report=lambda text: None)
     page.goto((tmp_path / "page.html").as_uri())
     settled(page)
     assert name in page.locator("h1").inner_text() and page.title() != "broken"
     assert page.locator("main img").count() == 0
-    source.notebook.write(notes)
+    source.notebook.change(NoteChange(on=pin, name=""))
 
 
 def test_the_command_writes_copies(store_alone, tmp_path, capsys):

@@ -22,6 +22,7 @@ from small_sweeps import sweep, visualization
 
 import crp.explorer
 from crp.explorer.concept_pages import neighbours
+from crp.explorer.documents import NoteChange
 from crp.explorer.live.answered import read_answer
 from crp.explorer.safety import POLICY, is_loopback
 from crp.explorer.server import create_app, specification
@@ -135,15 +136,16 @@ def test_names_are_text_and_kept_in_the_store(store):
     source = Source.of(store)
     ask, path = ask_for([source]), f"/api/{source.key}/notes"
     pin = {"view": "concept", "layer": 0, "quantity": "relevance", "number": 2}
-    notes = {"pins": [pin], "notes": [{"on": pin, "text": "<script>alert(1)</script>", "name": "</script><b>x"}]}
-    assert ask(path, "PUT", json.dumps(notes).encode()).status == 200
+    said = {"text": "<script>alert(1)</script>", "name": "</script><b>x"}
+    notes = {"pins": [pin], "notes": [{"on": pin, **said}]}
+    assert ask(path, "PATCH", json.dumps({"on": pin, "is_pinned": True, **said}).encode()).status == 200
     again = Source.of(store.path)
     found = ask_for([again])(path)
     assert json.loads(found.content) == notes and found.type.startswith("application/json")
     assert again.name(0, 2) == "</script><b>x"
-    others = {"pins": [{**pin, "number": -1}], "notes": []}, {"pins": [], "more": 1}, {"pins": [pin] * 1001}
+    others = {"on": {**pin, "number": -1}}, {"on": pin, "more": 1}, {"on": pin, "name": "x" * 201}, {"text": "x"}
     for wrong in (*others, []):
-        assert ask(path, "PUT", json.dumps(wrong).encode()).status == 422
+        assert ask(path, "PATCH", json.dumps(wrong).encode()).status == 422
     assert json.loads(ask(path).content) == notes
 
 
@@ -200,21 +202,42 @@ def test_deep_and_transparent_pictures_keep_their_values():
 
 def test_more_than_is_taken_is_refused(served, store):
     key = store.identity()[:16]
-    for path, size in (("api/session", 2 ** 11), (f"api/{key}/notes", 2 ** 22 + 1), (f"api/{key}/jobs", 2 ** 15)):
-        method = "PUT" if path.endswith("notes") else "POST"
+    for path, size in (("api/session", 2 ** 11), (f"api/{key}/notes", 2 ** 16 + 1), (f"api/{key}/jobs", 2 ** 15)):
+        method = "PATCH" if path.endswith("notes") else "POST"
         assert request(served, path, method, b"[" * size, Content_Type="application/json")[0] in (404, 413)
-    assert request(served, f"api/{key}/notes", "PUT", b"[" * (2 ** 22 + 1), Content_Type="application/json")[0] == 413
+    assert request(served, f"api/{key}/notes", "PATCH", b"[" * (2 ** 16 + 1), Content_Type="application/json")[0] == 413
 
 
 def test_notes_that_could_not_be_read_again_are_refused(tmp_path):
     source = Source.of(sweep(tmp_path / "store").path)
     ask, path = ask_for([source]), f"/api/{source.key}/notes"
-    on = {"view": "concept", "layer": 0, "quantity": "relevance", "number": 2}
-    notes = {"notes": [{"on": on, "text": "世" * 4096}] * 200}
-    assert ask(path, "PUT", json.dumps(notes, ensure_ascii=False).encode()).status == 422
-    notes = {"notes": [{"on": on, "text": "世" * 4096}] * 120}
-    assert ask(path, "PUT", json.dumps(notes, ensure_ascii=False).encode()).status == 200
-    assert len(json.loads(ask_for([Source.of(source.store.path)])(path).content)["notes"]) == 120
+
+    def write(number):
+        change = {"on": {"view": "concept", "number": number}, "text": "世" * 4096}
+        return ask(path, "PATCH", json.dumps(change, ensure_ascii=False).encode()).status
+
+    assert [write(number) for number in range(123)] == [200] * 122 + [422]
+    assert len(json.loads(ask_for([Source.of(source.store.path)])(path).content)["notes"]) == 122
+
+
+def test_the_same_sweep_is_served_once(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "copy")
+    with pytest.raises(ValueError, match="same sweep"):
+        create_app([Source.of(store.path), Source.of(tmp_path / "copy")])
+
+
+def test_two_who_write_at_once_take_nothing_from_each_other(tmp_path):
+    path = sweep(tmp_path / "store").path
+    one, other = Source.of(path), Source.of(path)
+    on = [NoteChange(on={"view": "concept", "number": number}, name=f"n{number}") for number in range(3)]
+    one.notebook.read(), other.notebook.read()
+    one.notebook.change(on[0])
+    other.notebook.change(on[1])
+    found = one.notebook.change(NoteChange(on=on[2].on, is_pinned=True))
+    assert [(note.on.number, note.name) for note in found.notes] == [(0, "n0"), (1, "n1")]
+    assert [pin.number for pin in found.pins] == [2]
+    assert one.notebook.change(NoteChange(on=on[0].on, name="")).notes == found.notes[1:]
+    assert one.notebook.change(NoteChange(on=on[2].on, is_pinned=False)).pins == []
 
 
 def test_a_model_that_fails_is_told_of_and_tried_again(uploading, monkeypatch):
@@ -237,7 +260,7 @@ def test_names_are_those_of_now(uploading):
     document, _ = read_answer(ask(path).content)
     concept = document["layers"][0]["concepts"][0]["concept"]
     on = {"view": "concept", "layer": 0, "quantity": "relevance", "number": concept}
-    assert ask(f"{base}/notes", "PUT", json.dumps({"notes": [{"on": on, "name": "stripes"}]}).encode()).status == 200
+    assert ask(f"{base}/notes", "PATCH", json.dumps({"on": on, "name": "stripes"}).encode()).status == 200
     assert read_answer(ask(path).content)[0]["layers"][0]["concepts"][0]["name"] == "stripes"
 
 
