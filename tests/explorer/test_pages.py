@@ -9,7 +9,7 @@ import pytest
 from served import LAYER, TEXT_LAYERS, digits, serving
 
 from crp.analysis import Patterns
-from crp.explorer.documents import Notes
+from crp.explorer.documents import NoteChange
 from crp.explorer.source import Source
 from crp.neurons import Ranking
 
@@ -56,9 +56,16 @@ def own_sweep(tmp_path_factory):
 @pytest.fixture
 def own(own_sweep):
     """The same, without notes of other tests."""
-    own_sweep.source.notebook.write(Notes())
+    forget(own_sweep.source.notebook)
     yield own_sweep
-    own_sweep.source.notebook.write(Notes())
+    forget(own_sweep.source.notebook)
+
+
+def forget(notebook):
+    """Take all pins and notes away."""
+    notes = notebook.read()
+    for on in {*notes.pins, *(note.on for note in notes.notes)}:
+        notebook.change(NoteChange(on=on, is_pinned=False, text="", name=""))
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +89,14 @@ def first_concept(page):
 
 
 @pytest.mark.parametrize("place, title, parts", [
-    ("#model", "Sequential: what has it learned?", ["Layers", "Can relu3 be trusted?", "Classes"]),
+    ("#model", "What has the model learned?", ["Layers", "Can relu3 be trusted?", "Classes"]),
     (CONCEPT, "concept 12", ["Samples that show it", "For which classes", "What happens without it", "How strong it is",
                              "Concepts like it", "What it is made of, and where it goes", "Trust report"]),
     (f"#samples?layer={LAYER}", "Samples", ["A map of all samples", "Samples"]),
     (f"{SAMPLE}&concept=20", "Sample 5", ["The sample", "Why", "Concepts of relu3", "Where concept 20 is",
                                           "Concepts in a region"]),
     (PATTERNS, "Patterns of relu3", ["Labels and patterns", "Pattern 0"]),
-    (f"#maps?layer={LAYER}", "Maps of relu3", ["relevance in 0", "compared with the average group", "Response map"]),
+    (f"#maps?layer={LAYER}", "Maps of relu3", ["relevance in 0", "compared with the average class", "Response map"]),
     (NEURONS, "Neurons of relu3", ["Rankings", "Without them", "With other values"]),
 ])
 def test_walk_through_the_views_of_digits(page, address, place, title, parts):
@@ -108,13 +115,13 @@ def test_walk_through_the_pictures_of_concepts(page, address, kind):
     heading(page, "Concepts of relu3")
     expect(page.get_by_role("button", name=kind, exact=True)).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_role("link", name=re.compile("number 1 of concept")).first).to_have_css(
-        "background-image", re.compile("^url"))
+        "background-image", re.compile("^url"), timeout=20_000)
 
 
 def test_navigation_leads_to_every_view(page, address):
     show(page, address, "#model")
     for name, title in {"Concepts": "Concepts of relu3", "Samples": "Samples", "Patterns": "Patterns of relu3",
-                        "Maps": "Maps of relu3", "Neurons": "Neurons of relu3", "Model": "Sequential: what"}.items():
+                        "Maps": "Maps of relu3", "Neurons": "Neurons of relu3", "Model": "What has the model"}.items():
         page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(title)
         settle(page)
@@ -123,7 +130,7 @@ def test_navigation_leads_to_every_view(page, address):
 
 def test_walk_through_the_views_of_sentences(page, text_address):
     show(page, text_address, "#model")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("what has it learned?")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("What has the model learned?")
     page.get_by_role("navigation").get_by_role("link", name="Concepts").click()
     heading(page, f"Concepts of {TEXT_LAYERS[-1]}")
     first_concept(page).click()
@@ -181,13 +188,13 @@ CHOICES = {
     "concept set": (CONCEPT, [pressing("activation"), pressing("relevance"), writing("set it to", "1.5"),
                               pressing("activation")]),
     "samples": (f"#samples?layer={LAYER}", [pressing("relevance"), choosing("label", "3"), pressing("prediction"),
-                                           choosing("prediction", "right")]),
+                                           choosing("the prediction is", "right")]),
     "sample": (SAMPLE, [bar("concepts of relu3", 2), choosing("explain", "0"), choosing("and not", "6"),
                         writing("beside sample", "7"), pressing("activation")]),
     "patterns": (PATTERNS, [choosing("label", "3"), choosing("label", "5"), choosing("cards", "wide"),
-                            choosing("units", "all"), choosing("predicted", "right")]),
+                            choosing("units", "all"), choosing("the prediction is", "right")]),
     "maps": (f"#maps?layer={LAYER}", [lambda page: page.get_by_role("checkbox", name="relu1").uncheck(),
-                                      writing("sample", "9"), choosing("group", "4"), pressing("activation")]),
+                                      writing("sample", "9"), choosing("class", "4"), pressing("activation")]),
     "neurons": (NEURONS, [choosing("add a ranking by", "variance"), choosing("for", "3"), writing("unit to add", "12"),
                           pressing("Add"), pressing("set relu3 12 to its max"), writing("sample", "8"),
                           pressing("Keep this set as a row"), pressing("relevance")]),
@@ -226,7 +233,7 @@ def test_an_address_holds_all_that_was_chosen_and_back_leads_back(page, address,
 
 def test_layer_quantity_and_selected_samples_go_into_the_address(page, address):
     show(page, address, PATTERN)
-    press(page, "select all samples")
+    press(page, "Select its samples")
     assert re.search(r"samples=\d+", page.url) and f"layer={LAYER}" in page.url and "quantity=relevance" in page.url
     page.get_by_role("combobox", name="layer", exact=True).select_option("relu2")
     settle(page)
@@ -238,7 +245,7 @@ def test_an_address_of_another_store_says_so(page, address):
     show(page, address, "#model?store=0123456789abcdef")
     heading(page, "That store is not here")
     page.get_by_role("link", name=re.compile("^Go to ")).click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("what has it learned?")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("What has the model learned?")
 
 
 # By keyboard alone
@@ -350,10 +357,10 @@ def test_keys_move_a_slider(page, address):
 def test_tiles_of_layers_open_their_concepts(page, address):
     show(page, address, "#model")
     for name in ("relu1", "relu2", "relu3"):
-        page.get_by_role("link", name=re.compile(f"^{name} ")).click()
+        page.get_by_role("link", name=name, exact=True).click()
         heading(page, f"Concepts of {name}")
         page.go_back()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("what has it learned?")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("What has the model learned?")
 
 
 def filled(page):
@@ -403,7 +410,8 @@ def test_noise_is_no_pattern(page, address, patterns):
     show(page, address, PATTERNS)
     noise = (patterns.labels < 0).mean()
     assert noise > 0
-    expect(page.get_by_text(f"{len(patterns)} patterns of 400 rows, {100 * noise:.1f} % in none")).to_be_visible()
+    told = f"{len(patterns)} patterns of 400 samples, of which {int(1000 * noise + .5) / 10} % are in none"
+    expect(page.get_by_text(told)).to_be_visible()
     expect(page.get_by_text("Pattern -1")).to_have_count(0)
 
 
@@ -449,7 +457,7 @@ def test_bars_of_a_card_filter_and_keep_the_total(page, address, kind):
 
 def test_a_filtered_count_stands_before_the_total(page, address, patterns):
     show(page, address, PATTERN)
-    choose(page, "predicted", "right")
+    choose(page, "the prediction is", "right")
     right = page.get_by_role("group", name="predictions").get_by_role("button")
     told = [numbers(one.get_attribute("aria-label")) for one in right.all()]
     assert sum(total for *_, total in told) == patterns.sizes[0]
@@ -500,9 +508,9 @@ def test_samples_of_which_the_prediction_is_wrong_are_marked(page, address):
     show(page, address, f"#samples?layer={LAYER}")
     samples = page.get_by_role("link", name=re.compile(r"^sample \d+, "))
     colours = "found => [...new Set(found.map((one) => getComputedStyle(one).borderColor))]"
-    choose(page, "prediction", "wrong")
+    choose(page, "the prediction is", "wrong")
     wrong = samples.evaluate_all(colours)
-    choose(page, "prediction", "right")
+    choose(page, "the prediction is", "right")
     right = samples.evaluate_all(colours)
     assert len(wrong) == len(right) == 1 and wrong != right
 
@@ -511,7 +519,7 @@ def test_selected_samples_are_marked_on_cards(page, address):
     show(page, address, PATTERN)
     sample = cards(page).get_by_role("link", name=re.compile("^sample ")).first
     assert "✓" not in sample.locator(".tile-caption").evaluate("one => getComputedStyle(one, '::before').content")
-    press(page, "select all samples")
+    press(page, "Select its samples")
     assert "✓" in sample.locator(".tile-caption").evaluate("one => getComputedStyle(one, '::before').content")
 
 
@@ -565,7 +573,7 @@ def test_pins_survive_a_reload(page, own):
 
 def test_all_patterns_that_hold_the_selected_samples(page, address, patterns):
     show(page, address, PATTERN)
-    press(page, "select all samples")
+    press(page, "Select its samples")
     size = patterns.sizes[0]
     found = part(page, f"Patterns that hold the {size} selected samples")
     here = found.get_by_role("listitem").filter(has_text="relu3, relevance: pattern 0")
@@ -610,16 +618,16 @@ def test_pills_take_filters_away(page, address, patterns):
     assert cards(page).count() < len(patterns)
     press(page, "remove the label 3")
     assert "labels=5" in page.url
-    press(page, "clear all")
+    press(page, "Clear all")
     expect(cards(page)).to_have_count(len(patterns))
     assert "labels" not in page.url and "predictions" not in page.url
-    expect(page.get_by_role("button", name="clear all")).to_have_count(0)
+    expect(page.get_by_role("button", name="Clear all")).to_have_count(0)
 
 
 def test_patterns_are_found_by_a_button_and_kept(page, own):
     show(page, own.address, "#patterns?layer=relu1&quantity=activation")
     page.get_by_role("button", name="Find patterns").click()
-    expect(page.get_by_text(re.compile(r"^\d+ patterns? of 400 rows"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"^\d+ patterns? of 400 samples"))).to_be_visible(timeout=60_000)
     settle(page)
     found = Patterns.load(own.store, layer="relu1", quantity="activation")
     assert len(found) == cards(page).count()

@@ -152,7 +152,8 @@ function bottomAxis(domain, at, left, right, top, bottom, format, grid = true) {
     const x = at(tick);
     if (grid) marks.push(line(x, top, x, bottom, "chart-grid"));
     marks.push(line(x, bottom, x, bottom + 4, "chart-axis"));
-    marks.push(text(x, bottom + 15, format(tick), "middle", "chart-muted"));
+    const half = 3.3 * format(tick).length;
+    marks.push(text(Math.min(x, right + 11 - half), bottom + 15, format(tick), "middle", "chart-muted"));
   }
   return marks;
 }
@@ -448,7 +449,7 @@ export function bubbles(rows, columns, counts, { label, rowName, columnName, onP
   const longest = (names) => Math.max(...names.map((name) => name.length)) * 6.5;
   const picture = plot((width) => {
     const left = Math.min(longest(rowNames), Math.max(70, width * 0.28)) + 10;
-    const cell = Math.max(20, Math.min(48, (width - left - 40) / columns.length));
+    const cell = Math.max(20, Math.min(64, (width - left - 40) / columns.length));
     const head = Math.min(longest(columnNames), 110) * 0.72 + 18;
     const marks = columnNames.map((name, column) => {
       const [x, y] = [left + (column + 0.5) * cell, head - 6];

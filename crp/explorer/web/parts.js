@@ -185,7 +185,7 @@ export function working(ctx, ask, draw, { height = 120, isOfModel = true } = {})
 
 // Why something is not shown: there is no model.
 export function needsModel(ctx) {
-  return h("p", { class: "note" }, ctx.store.without || "This needs the model.");
+  return h("p", { class: "note" }, "This needs the model: crp explore SPEC, with the file or function that crp run was given.");
 }
 
 // A list of which only what can be seen is drawn.
@@ -239,9 +239,9 @@ export function notebook(ctx, on) {
   const draw = (notes) => {
     const isPinned = notes.pins.some(same);
     const own = notes.notes.find((note) => same(note.on)) || { on, text: "", name: "" };
-    const keep = async (changed) => {
+    const keep = async (changes) => {
       try {
-        const kept = await ctx.data.send("PUT", `${ctx.base}/notes`, changed);
+        const kept = await ctx.data.send("PATCH", `${ctx.base}/notes`, { on, ...changes });
         ctx.data.forget(`${ctx.base}/`);
         draw(kept);
         ctx.says("kept");
@@ -249,20 +249,15 @@ export function notebook(ctx, on) {
         host.append(trouble(error));
       }
     };
-    const withNote = (changes) => ({
-      pins: notes.pins, notes: [...notes.notes.filter((note) => !same(note.on)), { ...own, ...changes }],
-    });
     fill(host,
       h("button", {
-        type: "button", "aria-pressed": String(isPinned), "data-keep": "pin", onclick: () => keep({
-          pins: isPinned ? notes.pins.filter((pin) => !same(pin)) : [...notes.pins, on], notes: notes.notes,
-        }),
+        type: "button", "aria-pressed": String(isPinned), "data-keep": "pin", onclick: () => keep({ is_pinned: !isPinned }),
       }, isPinned ? "Pinned" : "Pin"),
       on.view === "concept" && h("label", { class: "choice" }, h("span", {}, "name"), h("input", {
-        value: own.name, maxlength: 200, size: 14, onchange: (event) => keep(withNote({ name: event.target.value })),
+        value: own.name, maxlength: 200, size: 14, onchange: (event) => keep({ name: event.target.value }),
       })),
       h("label", { class: "choice grows" }, h("span", {}, "note"), h("input", {
-        value: own.text, maxlength: 4000, onchange: (event) => keep(withNote({ text: event.target.value })),
+        value: own.text, maxlength: 4000, onchange: (event) => keep({ text: event.target.value }),
       })));
   };
   if (ctx.isStatic) return host;
@@ -320,5 +315,3 @@ export function table(columns, rows, { label, sort, onSort }) {
       : column.name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column) => h("td", {}, column.cell(row))))))));
 }
-
-export { count, soon };

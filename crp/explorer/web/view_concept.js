@@ -60,7 +60,7 @@ function references(ctx, page, concept) {
 function stripOrNothing(ctx, concept, kind) {
   if (!ctx.store.has_model && !ctx.isStatic) return null;
   const strip = stripOf(ctx, [concept], 0, { kind, ...stripSize(ctx), target: "" });
-  return h("div", { title: kind === "heatmap" ? "where it is relevant" : "what its strongest neuron sees", style: { marginTop: "4px" } }, strip);
+  return h("div", {}, h("p", { class: "strip-caption muted" }, kind === "heatmap" ? "where it is relevant" : "what its strongest neuron sees"), strip);
 }
 
 // Where the clicked sample lies among all values.

@@ -2,7 +2,7 @@
 import { choice, count, h, number, percent, toggle, trouble } from "./dom.js";
 import { conceptTitle, link, QUANTITIES, samplePictures, showCell, virtualList } from "./parts.js";
 
-const CHUNK = 12;
+const CHUNK = 8;
 const KINDS = [
   { key: "plain", name: "whole", title: "the samples as they are" },
   { key: "heatmap", name: "heatmap", title: "where the concept is relevant" },
@@ -10,8 +10,8 @@ const KINDS = [
   { key: "crop", name: "crop", title: "what the concept's strongest neuron sees" },
 ];
 const FACTS = {
-  share: percent, maximum: (value) => `max ${number(value)}`, zeros: (value) => `zero at ${percent(value)}`,
-  clarity: (value) => `clarity ${number(value)}`,
+  maximum: (value) => `max ${number(value)}`, zeros: (value) => `zero at ${percent(value)}`, clarity: (value) => `clarity ${number(value)}`,
+  pattern: (value) => value >= 0 && `pattern ${value}`, "trust: effect": (value) => `effect ${number(value)}`,
 };
 
 // A grid of concepts with their references.
@@ -47,13 +47,15 @@ export async function conceptsView(ctx) {
       !ctx.isStatic && choice("samples of", [{ key: "", name: "all classes" }, ...ctx.store.classes.map((found) => ({ key: found.target, name: found.name }))],
         options.target, (chosen) => ctx.go({ target: chosen, sort: "", only: "" })),
       h("label", { class: "choice" }, h("span", {}, "search"), h("input", {
-        type: "search", value: place.search || "", placeholder: "name, number or class", "data-keep": "search", size: 18,
+        type: "search", value: place.search || "", placeholder: "name, number or class", "data-keep": "search", size: 22,
         oninput: debounced((event) => ctx.go({ search: event.target.value }, { replace: true })),
       })),
       choice("show", [{ key: "", name: "all" }, { key: "named", name: "with a name" }, { key: "alive", name: "not dead" }, ...(target === "" ? [] : [{ key: "class", name: "whose first class this is" }])],
         place.only || "", (only) => ctx.go({ only }))),
+    h("details", {}, h("summary", { class: "muted" }, "What the numbers mean"), h("dl", { class: "meanings" }, page.columns.map(({ name, meaning }) => [
+      h("dt", {}, name), h("dd", {}, meaning)]))),
     h("p", { class: "muted", role: "status" }, `${count(order.length, "concept")} of ${width}`),
-    order.length ? conceptList(ctx, order, column, names, options)
+    order.length ? conceptList(ctx, order, column, names, options, Object.fromEntries(page.columns.map(({ name, meaning }) => [name, meaning])))
       : h("p", { class: "note" }, "No concept is like that. ", link(ctx, { search: "", only: "" }, "Show all")));
 
   function ordered(length, values, named, { sort, search, target }, only) {
@@ -71,7 +73,7 @@ export async function conceptsView(ctx) {
   }
 }
 
-function conceptList(ctx, order, column, names, options) {
+function conceptList(ctx, order, column, names, options, meanings) {
   const isNarrow = window.innerWidth < 640;
   const most = column.share.reduce((found, value) => Math.max(found, value || 0), 0) || 1;
   return virtualList(ctx, {
@@ -79,17 +81,16 @@ function conceptList(ctx, order, column, names, options) {
     render(i) {
       const concept = order[i];
       const title = conceptTitle(concept, names.get(concept));
-      const facts = [column.class[concept] >= 0 && `class ${ctx.className(column.class[concept])}`,
-        ...Object.entries(FACTS).map(([name, format]) => name !== "share" && Number.isFinite(column[name][concept]) && format(column[name][concept]))];
-      if (column.pattern && column.pattern[concept] >= 0) facts.push(`pattern ${column.pattern[concept]}`);
-      const trust = Object.keys(column).find((name) => name === "trust: effect");
-      if (trust && Number.isFinite(column[trust][concept])) facts.push(`effect ${number(column[trust][concept])}`);
+      const facts = Object.entries({ class: (value) => value >= 0 && `class ${ctx.className(value)}`, ...FACTS }).map(([name, format]) => {
+        const told = column[name] && Number.isFinite(column[name][concept]) && format(column[name][concept]);
+        return told && h("span", { title: meanings[name] }, told);
+      });
       const by = column[options.sort];
       const sorted = by && options.sort !== "share" && Number.isFinite(by[concept]) && `${options.sort}: ${options.sort === "in the class" ? percent(by[concept]) : number(by[concept])}`;
       return h("div", { class: "concept-row" }, h("div", {},
         link(ctx, { view: "concept", concept }, { class: "name" }, title),
-        h("div", { class: "meter", title: "share of the layer, of all classes alike" }, h("i", { style: { width: `${100 * Math.max(0, column.share[concept] / most)}%` } })),
-        h("div", { class: "facts" }, h("b", { title: "mean share of the layer" }, percent(column.share[concept])), sorted && h("b", {}, sorted), facts.filter(Boolean).map((fact) => h("span", {}, fact)))),
+        h("div", { class: "meter", title: meanings.share }, h("i", { style: { width: `${100 * Math.max(0, column.share[concept] / most)}%` } })),
+        h("div", { class: "facts" }, h("b", { title: meanings.share }, percent(column.share[concept])), sorted && h("b", { title: meanings[options.sort] }, sorted), facts)),
       ctx.store.kind === "texts" ? snippetsOf(ctx, order, i, options) : stripOf(ctx, order, i, options));
     },
   });
@@ -106,7 +107,7 @@ function together(ctx, order, i) {
   return ctx.isStatic ? [order[i]] : order.slice(Math.floor(i / CHUNK) * CHUNK, Math.floor(i / CHUNK) * CHUNK + CHUNK);
 }
 
-// The references of a concept: one part of the picture of a dozen concepts.
+// The references of a concept: one part of the picture of a few concepts.
 export function stripOf(ctx, order, i, { kind, k, size, target }) {
   const chunk = together(ctx, order, i);
   const ask = `concepts=${chunk.join(",")}&quantity=${ctx.quantity}&k=${k}${target === "" ? "" : `&target=${target}`}`;

@@ -4,6 +4,7 @@ import { conceptTitle, link, QUANTITIES, working } from "./parts.js";
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const SIZE = 200;
+const LEGIBLE = 5; // the least radius of a dot in which a number can be read
 
 // Topographic maps of groups, and the response map of a sample.
 export async function mapsView(ctx) {
@@ -18,7 +19,7 @@ export async function mapsView(ctx) {
   return h("div", {}, h("h1", {}, `Maps of ${name}`),
     h("p", { class: "muted" }, "A dot is a concept; those that the same classes use lie side by side. Choose one to open it."),
     h("div", { class: "tools" }, toggle("quantity", QUANTITIES, quantity, (key) => ctx.go({ quantity: key })),
-      choice("group", groups.map((found) => ({ key: found.target, name: found.name })), first, (group) => ctx.go({ group }))),
+      choice("class", groups.map((found) => ({ key: found.target, name: found.name })), first, (group) => ctx.go({ group }))),
     isMappable(store.layers[layer]) ? working(ctx, (onProgress) => ctx.data.floatsLater(`${ctx.base}/layers/${layer}/map?quantity=${quantity}`, onProgress), (found) => {
       const count = store.layers[layer].concepts;
       const row = (i) => found.values.subarray(i * count, (i + 1) * count);
@@ -26,7 +27,7 @@ export async function mapsView(ctx) {
       const dots = Array.from({ length: count }, (_, i) => ({ x: row(0)[i], y: 1 - row(1)[i], layer, concept: i, name: names.get(i) }));
       return h("div", { class: "two" },
         part(`${quantity} in ${groups[index]?.name ?? "all samples"}`, dotMap(ctx, dots, row(2 + index), `map of ${name} for ${groups[index]?.name}`)),
-        part("compared with the average group", dotMap(ctx, dots, row(2 + groupCount + index), `what sets ${groups[index]?.name} apart on the map of ${name}`)));
+        part("compared with the average class", dotMap(ctx, dots, row(2 + groupCount + index), `what sets ${groups[index]?.name} apart on the map of ${name}`)));
     }, { height: 320, isOfModel: false }) : h("p", { class: "note" }, "This layer has too few concepts for a map, or too many."),
     part({ title: "Response map", wide: true, note: "Concepts of several layers; side by side if they respond alike over the samples. Colours: how strongly each responds to one sample, from its lowest to its highest." }, responseMap(ctx)));
 }
@@ -43,6 +44,7 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
   const radius = Math.max(1.2, Math.min(7, (0.42 * SIZE) / Math.sqrt(dots.length)));
   const told = h("p", { class: "muted", role: "status" }, "Point at a dot, or move with the arrow keys, to see which concept it is.");
   const marked = ctx.place.concept === undefined ? -1 : Number(ctx.place.concept);
+  const isNumbered = radius >= LEGIBLE && new Set(dots.map(({ layer }) => layer)).size === 1;
   const circles = dots.map((dot, i) => {
     const circle = document.createElementNS(NAMESPACE, "circle");
     const value = values[i];
@@ -69,9 +71,20 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
       circles[next].focus();
     });
     svg.append(circle);
+    if (isNumbered) svg.append(numeral(dot, part_));
     return circle;
   });
-  return h("div", {}, h("div", { class: "map-canvas" }, svg), h("p", { class: "muted" }, isShare ? "white 0 %, red 100 % of its range" : `limits ±${number(most)}; red positive, blue negative`), told);
+  return h("div", {}, h("div", { class: "map-canvas" }, svg), h("p", { class: "muted" }, isShare ? "pale 0 %, red 100 % of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
+}
+
+// The number of a concept, in its dot.
+function numeral(dot, strength) {
+  const text = document.createElementNS(NAMESPACE, "text");
+  for (const [name, set] of Object.entries({
+    x: 8 + dot.x * (SIZE - 16), y: 8 + dot.y * (SIZE - 16), class: strength > 0.55 ? "numeral on-dark" : "numeral", "aria-hidden": "true",
+  })) text.setAttribute(name, set);
+  text.textContent = dot.concept;
+  return text;
 }
 
 // The dot that is next in a direction.

@@ -2,23 +2,29 @@
 import { count, h, number, part, percent, soon, toggle } from "./dom.js";
 import { link, QUANTITIES, working } from "./parts.js";
 
+const MOST_NAMED = 3;
+const CLAIMS = {
+  closed: "Relevance adds up", faithful: "Answers follow the concepts", sane: "Relevance depends on what was learned",
+  stable: "Chance changes little", clear: "Concepts stand for something",
+};
+
 // What was swept, with what, and where to begin.
 export async function modelView(ctx) {
   const { store } = ctx;
   return h("div", {},
-    h("h1", {}, `${store.made.model}: what has it learned?`),
-    h("p", {}, `${count(store.samples, "sample")}, ${count(store.layers.length, "layer")}, `
+    h("h1", {}, "What has the model learned?"),
+    h("p", {}, `A ${store.made.model}, with ${count(store.samples, "sample")}, ${count(store.layers.length, "layer")} and `
       + `${count(store.layers.reduce((sum, layer) => sum + layer.concepts, 0), "concept")}. `
-      + `Rules: ${store.made.composite}; store: ${store.name}.`),
+      + `Rules of relevance: ${store.made.composite}; store: ${store.name}.`),
     store.without && h("p", { class: "note" }, store.without),
-    h("div", { class: "tools" }, toggle("quantity", QUANTITIES, ctx.quantity, (quantity) => ctx.go({ quantity }))),
     audit(ctx),
     part({ title: "Layers", wide: true, note: "From input to output. A layer's concepts are its channels, or directions that were found in it." },
-      h("div", { class: "layers" }, store.layers.map((layer, i) => link(ctx, { view: "concepts", layer: i }, {
-        class: "layer", "aria-current": i === ctx.layer ? "true" : undefined,
-      }, h("b", {}, layer.name), h("span", {}, count(layer.concepts, "concept")),
-      h("span", { class: "muted" }, layer.positions.length ? `${layer.positions.join(" × ")} positions` : "no positions"),
-      h("span", { class: "muted" }, [layer.trust && "trust report", layer.patterns.length && "patterns"].filter(Boolean).join(", ")))))),
+      h("div", { class: "tools" }, toggle("quantity", QUANTITIES, ctx.quantity, (quantity) => ctx.go({ quantity }))),
+      h("div", { class: "layers" }, store.layers.map((layer, i) => h("div", { class: "layer", "aria-current": i === ctx.layer ? "true" : undefined },
+        link(ctx, { view: "concepts", layer: i }, h("b", {}, layer.name)), h("span", {}, count(layer.concepts, "concept")),
+        h("span", { class: "muted" }, layer.positions.length ? `${layer.positions.join(" × ")} positions` : "no positions"),
+        h("span", { class: "muted" }, [layer.trust && "trust report", layer.patterns.length && "patterns"].filter(Boolean).join(", ")),
+        largest(ctx, i))))),
     h("div", { class: "parts" },
       store.layers.some((layer) => layer.trust)
         ? store.layers.map((layer, i) => layer.trust && part(`Can ${layer.name} be trusted?`, soon(
@@ -31,11 +37,29 @@ export async function modelView(ctx) {
       store.classes.length > 20 && h("p", { class: "muted" }, `and ${store.classes.length - 20} more`))));
 }
 
-// What a trust report found, one line for each check.
-export function checkList(checks) {
-  return h("ul", { class: "checks" }, checks.map((check) => h("li", {
+// The concepts of a layer with the largest shares of relevance or activation.
+function largest(ctx, layer) {
+  const held = ctx.isStatic ? ctx.copy.concepts[layer] || [] : null;
+  if (held && !held.length) return null;
+  const width = ctx.store.layers[layer].concepts;
+  return soon(ctx.data.floats(`${ctx.base}/layers/${layer}/columns?quantity=${ctx.quantity}`), ({ values }) => {
+    const shares = values.subarray(0, width);
+    const first = (held ? [...held] : Array.from(shares.keys())).sort((a, b) => shares[b] - shares[a] || a - b).slice(0, MOST_NAMED);
+    return h("span", { class: "muted" }, `most ${ctx.quantity === "relevance" ? "relevant" : "active"}: `, first.map((concept, i) => [
+      i > 0 && ", ", link(ctx, { view: "concept", layer, concept }, { title: `${percent(shares[concept])} of the layer's ${ctx.quantity}` }, String(concept)),
+    ]));
+  });
+}
+
+// What a trust report found: how much holds, and one line for each check.
+function checkList(checks) {
+  const judged = checks.filter((check) => check.holds !== null);
+  const failed = judged.filter((check) => !check.holds).length;
+  const verdict = !judged.length ? "Nothing could be decided." : failed === 0 ? `Yes: all ${judged.length} checks that decide hold.`
+    : `With care: ${failed} of ${judged.length} checks that decide ${failed === 1 ? "fails" : "fail"}.`;
+  return h("div", {}, h("p", {}, h("b", {}, verdict)), h("ul", { class: "checks" }, checks.map((check) => h("li", {
     class: check.holds === null ? "open" : check.holds ? "yes" : "no",
-  }, h("b", {}, check.name), " ", check.sentence)));
+  }, h("b", {}, CLAIMS[check.name] || check.name), h("div", { class: "muted" }, `${check.name}: ${check.sentence}`)))));
 }
 
 // Whether relevance adds up on its way through the model: first of all, since all else rests on it.
@@ -43,9 +67,14 @@ function audit(ctx) {
   if (!ctx.store.has_model && !ctx.isStatic) return null;
   return part({ title: "Does relevance add up?", wide: true }, working(ctx, (onProgress) => ctx.data.later(`${ctx.base}/audit`, onProgress), (found) => h("div", {},
     h("ul", { class: "checks" },
-      h("li", { class: found.conserved ? "yes" : "no" }, found.conserved ? "Relevance is conserved: " : "Relevance is not conserved: ",
-        `of 1 at the output ${number(found.total)} arrives at the input, ${number(found.accounted)} with what is booked as sinks (${count(found.samples, "sample")}).`),
-      Object.entries(found.sinks).map(([name, value]) => h("li", { class: "open" }, `${name} hold${name.endsWith("s") ? "" : "s"} ${number(value)}`)),
+      h("li", { class: found.conserved ? "yes" : "no" }, h("b", {}, found.conserved ? "Relevance is conserved: " : "Relevance is not conserved: "),
+        `of 1 at the output, ${number(found.total)} arrives at the input${sinks(found)}: ${number(found.accounted)} in all (${count(found.samples, "sample")}).`),
       found.faults.map((fault) => h("li", { class: "no" }, `${fault.operation}${fault.module ? ` in ${fault.module}` : ""} ${fault.imbalance >= 0 ? "loses" : "creates"} ${number(Math.abs(fault.imbalance))}`)),
       found.notes.map((note) => h("li", { class: "open" }, note)))), { height: 60 }));
+}
+
+// Where the rest of relevance is: biases, stabilizers and whatever else absorbs it.
+function sinks(found) {
+  const held = Object.entries(found.sinks).filter(([, value]) => Math.abs(value) >= 5e-4).map(([name, value]) => `${number(value)} in ${name}`);
+  return held.length ? `, ${held.join(", ")}` : "";
 }

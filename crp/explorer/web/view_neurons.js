@@ -15,7 +15,7 @@ export async function neuronsView(ctx) {
   const own = found.rankings.filter((ranking) => ranking.layers.includes(ctx.layer));
   return h("div", {}, h("h1", {}, `Neurons of ${store.layers[ctx.layer].name}`),
     h("div", { class: "parts" },
-      part({ title: "Rankings", wide: true, note: "Which units matter most: to the answers, or for what labels tell. Rankings are kept in the store." }, addRanking(ctx, found.methods), rankings(ctx, own)),
+      part({ title: "Rankings", wide: true, note: "Which units (here: concepts) matter most, to the answers or for what labels tell: the place of each, and its score. Rankings are kept in the store." }, addRanking(ctx, found.methods), rankings(ctx, own)),
       part({ title: "Without them", wide: true, note: "Units are taken away in the order of rankings: the most important first (lines), the least important first (dashed); grey: random orders." }, ablation(ctx, own)),
       part({ title: "With other values", wide: true, note: "Set units, and watch the answers and the heatmap." }, await manipulation(ctx, own))));
 }

@@ -35,8 +35,8 @@ export async function patternsView(ctx) {
   for (const row of table) if (row.pattern >= 0) all[row.pattern].push(row);
   const shown = ctx.place.pattern === undefined ? members.map((_, i) => i).filter((i) => members[i].length) : [Number(ctx.place.pattern)];
   return h("div", {}, head, filterBar(ctx, filter), await ofSelected(ctx),
-    h("p", { class: "muted", role: "status" }, `${count(page.sizes.length, "pattern")} of ${count(table.length, "row")}, ${percent(page.noise / Math.max(1, table.length))} in none`),
-    part({ title: "Labels and patterns", wide: true, note: "A circle's area is how many samples of a label a pattern holds. Choose to filter; with shift, one more." }, overview(ctx, members, filter)),
+    h("p", { class: "muted", role: "status" }, `${count(page.sizes.length, "pattern")} of ${count(table.length, table.length === ctx.store.samples ? "sample" : "row")}, of which ${percent(page.noise / Math.max(1, table.length))} are in none`),
+    part({ title: "Labels and patterns", wide: true, note: "Rows are labels, columns patterns; a circle's area is how many samples of a label a pattern holds. Choose one to filter; with shift, one more." }, overview(ctx, members, filter)),
     await compared(ctx),
     ctx.place.pattern !== undefined && h("p", {}, link(ctx, { pattern: undefined }, "Show all patterns")),
     h("div", { class: "tools" }, choice("units", [{ key: "", name: "without near-zero ones" }, { key: "all", name: "all" }], ctx.place.units || "", (units) => ctx.go({ units })),
@@ -73,9 +73,9 @@ function filterBar(ctx, filter) {
   const isFiltered = filter.labels.length || filter.predictions.length || filter.correct || filter.samples.length;
   const more = (kind) => choice(kind, [{ key: "", name: "any" }, ...ctx.store.classes.map((found) => ({ key: found.target, name: found.name }))], "", (target) => target !== "" && ctx.go({ [`${kind}s`]: toggled(filter[`${kind}s`], target, true).join(",") }));
   return h("div", { class: "pills" }, more("label"), more("prediction"),
-    choice("predicted", [{ key: "", name: "any" }, { key: "yes", name: "right" }, { key: "no", name: "wrong" }], filter.correct, (correct) => ctx.go({ correct })),
+    choice("the prediction is", [{ key: "", name: "right or wrong" }, { key: "yes", name: "right" }, { key: "no", name: "wrong" }], filter.correct, (correct) => ctx.go({ correct })),
     filter.labels.map((value) => pill("label", value)), filter.predictions.map((value) => pill("prediction", value)),
-    isFiltered ? h("button", { type: "button", class: "pill", "data-keep": "clear", onclick: () => ctx.go({ labels: "", predictions: "", correct: "", samples: "" }) }, "clear all") : null);
+    isFiltered ? h("button", { type: "button", class: "pill", "data-keep": "clear", onclick: () => ctx.go({ labels: "", predictions: "", correct: "", samples: "" }) }, "Clear all") : null);
 }
 
 function overview(ctx, members, filter) {
@@ -103,7 +103,7 @@ function card(ctx, quantity, pattern, page, members, all, filter) {
       h("div", {}, h("h2", {}, link(ctx, { pattern }, `Pattern ${pattern}`)),
         h("p", { class: "muted" }, `${count(members.length, "sample")}${members.length < all.length ? ` of ${all.length}` : ""}; persistence ${number(page.persistence[pattern])}`),
         h("div", { class: "tools" }, pinButton(ctx, key), h("button", { type: "button", class: "pill", "data-keep": `all ${pattern}`,
-          onclick: () => ctx.go({ samples: [...new Set(members.map((row) => row.sample))].slice(0, 200).join(",") }) }, "select all samples")))),
+          onclick: () => ctx.go({ samples: [...new Set(members.map((row) => row.sample))].slice(0, 200).join(",") }) }, "Select its samples")))),
     h("h3", {}, "most stable"), tiles(firm.slice(0, n)), h("h3", {}, "least stable"), tiles(firm.slice(-n).reverse()),
     h("h3", {}, "labels"), classBars(ctx, "label", members, all, filter), h("h3", {}, "predictions"), classBars(ctx, "prediction", members, all, filter),
     h("h3", {}, "probability"), histogram({ ...binned(members.map((row) => row.probability)), label: `probabilities of pattern ${pattern}`, format: percent }),
@@ -160,7 +160,6 @@ async function unitBoxes(ctx, patterns) {
 }
 
 function pinButton(ctx, key) {
-  const same = (pin) => Object.keys(key).every((name) => pin[name] === key[name]);
   const isShared = list2(ctx.place.pins).some((text) => text === pinText(ctx.store.key, key));
   const button = h("button", { type: "button", class: "pill", "data-keep": `pin ${key.number}`, "aria-pressed": String(isShared), onclick: async () => {
     const pins = list2(ctx.place.pins);
@@ -168,8 +167,7 @@ function pinButton(ctx, key) {
     const isPinned = pins.includes(own);
     if (!ctx.isStatic) {
       try {
-        const notes = await ctx.data.json(`${ctx.base}/notes`);
-        await ctx.data.send("PUT", `${ctx.base}/notes`, { ...notes, pins: isPinned ? notes.pins.filter((pin) => !same(pin)) : [...notes.pins.filter((pin) => !same(pin)), key] });
+        await ctx.data.send("PATCH", `${ctx.base}/notes`, { on: key, is_pinned: !isPinned });
         ctx.data.forget(`${ctx.base}/notes`);
       } catch (error) {
         button.after(trouble(error));

@@ -33,12 +33,12 @@ export async function samplesView(ctx) {
     upload(ctx),
     h("div", { class: "tools" }, toggle("quantity", QUANTITIES, quantity, (key) => ctx.go({ quantity: key })),
       choice("label", [{ key: "", name: "all" }, ...ctx.store.classes.map((found) => ({ key: found.target, name: found.name }))], wanted.target, (target) => ctx.go({ target, first: "" })),
-      choice("prediction", [{ key: "", name: "all" }, { key: "yes", name: "right" }, { key: "no", name: "wrong" }], wanted.correct, (correct) => ctx.go({ correct, first: "" })),
+      choice("the prediction is", [{ key: "", name: "right or wrong" }, { key: "yes", name: "right" }, { key: "no", name: "wrong" }], wanted.correct, (correct) => ctx.go({ correct, first: "" })),
       h("label", { class: "choice" }, h("span", {}, "sample number"), h("input", { type: "number", min: 0, size: 8, "data-keep": "number",
         onchange: (event) => ctx.go({ view: "sample", input: event.target.value }) }))),
     part({ title: "A map of all samples", wide: true, note: `Samples lie side by side if the ${quantity} of ${ctx.store.layers[ctx.layer].name} is alike. `
       + "Drag to move, scroll to zoom, shift-drag to select; keys: arrows, + and −, 0, Enter." }, map(ctx, quantity, rows, chosen)),
-    part({ title: "Samples", wide: true }, h("p", { class: "muted" }, `${count(chosen.length, "row")}${chosen.length > PAGE ? `, ${first + 1} to ${first + shown.length}` : ""}`),
+    part({ title: "Samples", wide: true }, h("p", { class: "muted" }, `${count(chosen.length, rows.shape[0] === ctx.store.samples ? "sample" : "row")}${chosen.length > PAGE ? `, ${first + 1} to ${first + shown.length}` : ""}`),
       sampleTiles(ctx, shown.map(sampleOf), {
         size: 64, captions: shown.map((row) => ctx.className(rows.values[4 * row + 1])),
         marks: (sample, i) => (rows.values[4 * shown[i] + 3] >= 0 && rows.values[4 * shown[i] + 3] !== rows.values[4 * shown[i] + 1] ? "wrong" : ""),
@@ -93,13 +93,15 @@ function map(ctx, quantity, rows, chosen) {
 
 // A button that begins work whose result the store keeps.
 export function makeIt(ctx, task, label, told) {
-  if (ctx.isStatic) return h("p", { class: "note" }, `${told} This copy is static: open the store with crp explore to make it.`);
-  const host = h("div", {}, h("p", {}, told), h("button", { type: "button", "data-keep": `make ${task.kind}`, onclick: async (event) => {
+  if (ctx.isStatic) return h("p", { class: "note" }, told, " This copy is static: open the store with crp explore to make it.");
+  const host = h("div", {}, told && h("p", {}, told), h("button", { type: "button", "data-keep": `make ${task.kind}`, onclick: async (event) => {
     event.target.disabled = true;
     const progress = h("progress", { max: 1, "aria-label": label });
     let isWanted = true;
     const stop = h("button", { type: "button", onclick: () => { isWanted = false; } }, "Cancel");
-    const line = h("p", { class: "working", role: "status" }, `${label} …`, progress, stop);
+    const waited = h("span", {});
+    const began = Date.now();
+    const line = h("p", { class: "working", role: "status" }, `${label} …`, progress, waited, stop);
     host.append(line);
     try {
       let job = await ctx.data.send("POST", `${ctx.base}/jobs`, task);
@@ -112,6 +114,7 @@ export function makeIt(ctx, task, label, told) {
         if (answer.status >= 400) throw new Error("It was cancelled.");
         job = JSON.parse(new TextDecoder().decode(answer.bytes));
         if (job.progress > 0) progress.value = job.progress;
+        waited.textContent = job.state === "waiting" ? "waiting for other work" : `${Math.round((Date.now() - began) / 1000)} s`;
       }
       if (job.state !== "done") {
         await ctx.data.send("DELETE", `${ctx.base}/jobs/${job.job}`).catch(() => {});
@@ -197,14 +200,13 @@ async function oneSample(ctx, input) {
   const isUpload = input.startsWith("u");
   const page = isUpload ? null : await ctx.data.json(`${ctx.base}/samples/${input}?quantity=${ctx.quantity}${ctx.isStatic ? "" : `&layer=${layer}`}`);
   const url = ctx.store.has_pictures ? ctx.data.picture(`${ctx.base}/inputs/${input}/picture`) : Promise.resolve(null);
-  const told = page && h("p", {}, page.targets.length > 0 && [ctx.store.has_labels ? "Label: " : "Explained class (every label is the prediction, or there are none): ", page.targets.map((target) => ctx.className(target)).join(", "), ". "],
-    page.prediction >= 0 && `Predicted: ${ctx.className(page.prediction)}${page.targets.length && !page.targets.includes(page.prediction) ? ", which is wrong" : ""}.`);
+  const told = page && h("p", {}, answerOf(ctx, page));
   const query = [place.explain !== undefined && `target=${place.explain}`, place.against !== undefined && `against=${place.against}`].filter(Boolean);
   const path = `${ctx.base}/inputs/${input}/explained`;
   const whole = path + (query.length ? `?${query.join("&")}` : "");
   const concept = place.concept === undefined ? null : Number(place.concept);
   const ofConcept = concept === null ? null : `${path}?${[...query.filter((ask) => ask.startsWith("target")), `layer=${layer}`, `concept=${concept}`].join("&")}`;
-  const picture = soon(url, (found) => (found ? heatmap(ctx, { url: found, label: `sample ${input}` }) : h("p", { class: "note" }, ctx.store.without)), { height: 200 });
+  const picture = soon(url, (found) => (found ? heatmap(ctx, { url: found, label: `sample ${input}` }) : h("p", { class: "note" }, "The store keeps no picture of it: pictures come with the dataset, or with crp explore SPEC --keep-pictures.")), { height: 200 });
   const known = page && page.layers.find((found) => found.layer === layer);
   const storedConcepts = known && part({ title: `Concepts of ${ctx.store.layers[layer].name}`, note: page.target >= 0 && ctx.quantity === "relevance"
     ? `Shares of the relevance for ${ctx.className(page.target)}, as it was swept.` : `Shares of the ${ctx.quantity}, as it was swept.` },
@@ -223,11 +225,21 @@ async function oneSample(ctx, input) {
       working(ctx, (onProgress) => Promise.all([ctx.data.both(ofConcept, onProgress), url]), ([{ document: found, numbers }, shown]) => heatmap(ctx, {
         url: shown, values: numbers, height: found.height, width: found.width, label: `heatmap of concept ${concept}`,
       }))),
-    ctx.store.has_model && (isUpload || place.against !== undefined || !known) && part({ title: `Concepts of ${ctx.store.layers[layer].name} now`, note: "Shares of the relevance for what is explained." },
+    ctx.store.has_model && (isUpload || place.against !== undefined || !known) && part({ title: `Concepts of ${ctx.store.layers[layer].name} ${place.against === undefined ? "for the answer" : `for ${ctx.className(Number(place.explain))}, not ${ctx.className(Number(place.against))}`}`, note: "Shares of the relevance for what is explained above." },
       working(ctx, (onProgress) => ctx.data.both(whole, onProgress), ({ document: found }) => conceptBars(ctx, bars, layer, (found.layers.find((one) => one.layer === layer) || { concepts: [] }).concepts.slice(0, 12), {
         active: concept, onPick: (chosen) => ctx.go({ concept: chosen === concept ? undefined : chosen }, { replace: true }),
       }))),
     ctx.store.has_model && part({ title: "Concepts in a region", note: "Drag a region (or focus the picture: arrows move it, shift and arrows size it, Enter takes it)." }, regional(ctx, input, url, query, whole)));
+}
+
+// What a sample is, and what the model takes it for.
+function answerOf(ctx, page) {
+  const targets = page.targets.map((target) => ctx.className(target)).join(", ");
+  const predicted = page.prediction >= 0 ? `Predicted: ${ctx.className(page.prediction)}` : "";
+  if (!page.targets.length) return predicted && `${predicted}.`;
+  if (!ctx.store.has_labels) return predicted ? `${predicted}, the class that was explained.` : `The class that was explained: ${targets}.`;
+  const isWrong = predicted && !page.targets.includes(page.prediction);
+  return [`Label: ${targets}.`, predicted && `${predicted}${isWrong ? ", which is wrong" : ""}.`].filter(Boolean).join(" ");
 }
 
 function contrastTools(ctx, found) {
