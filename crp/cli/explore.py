@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,39 +66,42 @@ def add_explore(commands: Commands) -> None:
 
 
 def _explore(options: argparse.Namespace) -> Explored:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImportError(MISSING) from error
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        raise ImportError(MISSING)
     from crp.cli.answers import Explored
-    from crp.explorer.copies import export, export_page
-    from crp.explorer.pictures import Pictures
-    from crp.explorer.serving import serve
 
-    subject_asked = options.concept or options.sample or options.pattern
-    if options.export is None and subject_asked:
+    if options.export is None and (options.concept or options.sample or options.pattern):
         raise ValueError("a page goes into a file: give --export FILE.html")
     sources = [_source(what, options) for what in options.what]
     if options.keep_pictures:
+        from crp.explorer.pictures import Pictures
+
         for source in sources:
             source.need_model()
             _tell(f"{Pictures(source).keep()} pictures are kept in {source.store.path}")
-    address, written = None, []
+    address, written = None, list[Path]()
     if options.export is None:
+        from crp.explorer.serving import serve
+
         address = serve(sources, options.host, options.port, options.open, _tell)
-    elif len(sources) > 1:
-        raise ValueError("a copy is of one store")
-    elif subject_asked:
-        written = export_page(
-            sources[0], options.export, _subject(sources[0], options), options.references, report=_tell
-        )
     else:
-        written = export(sources[0], options.export, options.concepts, options.references, report=_tell)
+        written = _written(sources, options)
     return Explored(
         stores=[source.store.path for source in sources], address=address, written=list(map(str, written[:1])),
         bytes=sum(path.stat().st_size for path in written),
     )
+
+
+def _written(sources: list[Source], options: argparse.Namespace) -> list[Path]:
+    """The files of a copy."""
+    from crp.explorer.copies import export, export_page
+
+    if len(sources) > 1:
+        raise ValueError("a copy is of one store")
+    if options.concept or options.sample or options.pattern:
+        subject = _subject(sources[0], options)
+        return export_page(sources[0], options.export, subject, options.references, report=_tell)
+    return export(sources[0], options.export, options.concepts, options.references, report=_tell)
 
 
 def _tell(text: str) -> None:

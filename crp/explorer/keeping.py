@@ -45,6 +45,13 @@ class Kept:
             self._remember(name, content)
         return content
 
+    def holds(self, key: dict[str, Any]) -> bool:
+        """Whether something is kept under a key, damaged or not."""
+        name = self._name(key)
+        with suppress(OSError, StoreError), self._store.place.open() as parent, parent.folder(FOLDER) as folder:
+            return folder.has(name)
+        return False
+
     def write(self, key: dict[str, Any], content: bytes, on_disk: bool = True) -> bytes:
         """Keep something, which comes back; in memory alone, if it is not to outlive the process."""
         name = self._name(key)

@@ -6,7 +6,7 @@ from typing import Any
 
 from crp.explorer.documents import StoreDocument, Stores
 from crp.explorer.pictures import Pictures
-from crp.explorer.source import NotThereError, Source
+from crp.explorer.source import NotThereError, Source, check_different
 from crp.explorer.uploads import Uploads
 from crp.store import ReferenceStore, StoreError
 
@@ -48,10 +48,7 @@ class Shelf:
     """
 
     def __init__(self, sources: list[Source]):
-        paths: dict[str, object] = {}
-        for source in sources:
-            if paths.setdefault(source.key, source.store.path) is not source.store.path:
-                raise ValueError(f"{paths[source.key]} and {source.store.path} hold the same sweep: give one of them")
+        check_different(sources)
         self._opened = {source.key: Opened(source) for source in sources}
 
     def __getitem__(self, key: str) -> Opened:

@@ -84,7 +84,7 @@ def kept_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str)
 
 def keep_portraits(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> None:
     """Draw the portraits of all concepts of a layer, and keep them; unless that has been done."""
-    if kept_portraits(store, kept, layer, quantity) is not None:
+    if kept.holds(_key(layer, quantity)):
         return
     totals = floored(store.totals(layer, quantity))
     parts = [draw(columns, totals, concepts) for concepts, columns in _columns(store, layer, quantity)]

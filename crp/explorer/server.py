@@ -4,7 +4,6 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import json
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +30,8 @@ from crp.store import StoreError
 
 WEB = Path(str(importlib.resources.files("crp.explorer") / "web"))
 _TRAVELLING = (
-    documents.LiveSample, documents.Manipulated, documents.Assignment, documents.Graph, documents.Continuation,
+    documents.Fault, documents.LiveSample, documents.Manipulated, documents.Assignment, documents.Graph,
+    documents.Continuation,
 )
 _CODES: dict[type[Exception], int] = {
     StoreError: 409, TooLargeError: 413, NotThereError: 404, ValueError: 422, CancelledError: 503, WorkFailedError: 503,
@@ -112,11 +112,6 @@ def specification() -> dict[str, Any]:
         found["components"]["schemas"] |= schema.pop("$defs", {}) | {kind.__name__: schema}
     del found["info"]["version"]
     return json.loads(json.dumps(found, sort_keys=True))
-
-
-def new_token() -> str:
-    """A token that nobody guesses."""
-    return secrets.token_urlsafe(24)
 
 
 def _refuse(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """Runs the server until it is interrupted."""
 from __future__ import annotations
 
+import secrets
 import socket
 import sys
 import threading
@@ -8,13 +9,8 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 
-import uvicorn
-
-from crp.explorer.concept_pages import summary_of
-from crp.explorer.portraits import keep_portraits
 from crp.explorer.safety import is_loopback
-from crp.explorer.server import create_app, new_token
-from crp.explorer.source import Source
+from crp.explorer.source import Source, check_different
 from crp.store import StoreError
 
 PORT, PORTS_TRIED = 8765, 20
@@ -48,7 +44,10 @@ def serve(
     ------
     OSError
         If the port is taken.
+    ValueError
+        If two sources are of the same sweep.
     """
+    check_different(sources)
     token = None if is_loopback(host) else new_token()
     listening = listen(host, port)
     address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
@@ -56,6 +55,10 @@ def serve(
     report(f"explore at {whole}  (Ctrl+C ends)")
     if open_browser:
         threading.Timer(.5, webbrowser.open, (whole,)).start()
+    import uvicorn  # this and the server take a second, in which a browser opens the address already
+
+    from crp.explorer.server import create_app
+
     threading.Thread(target=_prepare, args=(sources,), name="crp-explorer-prepares", daemon=True).start()
     settings = uvicorn.Config(
         create_app(sources, token), log_level="warning", access_log=False, server_header=False, ws="none",
@@ -71,6 +74,11 @@ def serve(
     return address
 
 
+def new_token() -> str:
+    """A token that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
 def listen(host: str, port: int | None) -> socket.socket:
     """A socket on a port, or on the first that is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -80,6 +88,7 @@ def listen(host: str, port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen()  # who comes before the server is there waits
             return found
         except OSError as error:
             found.close()
@@ -97,13 +106,18 @@ def _in_address(host: str) -> str:
 
 def _prepare(sources: list[Source]) -> None:
     """Read through the matrices, the last layers first, so that pages need not; the store keeps what is found."""
+    from crp.explorer.portraits import keep_portraits
+    from crp.explorer.summaries import keep_summary
+
     matrices = [
         (source, number, quantity) for source in sources for number in reversed(range(len(source.store.layers)))
         for quantity in ("relevance", "activation")
     ]
     with suppress(StoreError):  # which the page of the layer will say
+        for source in sources:
+            source.document(has_pictures=False)  # which remembers the rows, while browsers load the pages
         for source, number, quantity in matrices:
-            summary_of(source, number, quantity)
+            keep_summary(source.store, source.kept, source.store.layers[number], quantity)
         for source, number, quantity in matrices:
             if source.store.options["keep"] == "all":
                 keep_portraits(source.store, source.kept, source.store.layers[number], quantity)

@@ -296,6 +296,15 @@ class Source:
         )
 
 
+def check_different(sources: list[Source]) -> None:
+    """Raise a ValueError if two sources are of the same sweep."""
+    known: dict[str, Path] = {}
+    for source in sources:
+        if source.key in known:
+            raise ValueError(f"{known[source.key]} and {source.store.path} hold the same sweep: give one of them")
+        known[source.key] = source.store.path
+
+
 def _described(kept: Names) -> Iterator[ConceptName]:
     """Names as pages show them."""
     for concept, name, score in zip(kept.concepts.tolist(), kept.names, kept.scores.tolist()):

@@ -48,14 +48,23 @@ class Summary:
 
 def summary(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> Summary:
     """The summary of a layer, as it was kept or made now."""
-    key = {"what": "summary", "layer": layer, "quantity": quantity}
-    content = kept.read(key)
+    content = kept.read(_key(layer, quantity))
     found = None if content is None else _from_bytes(content, store.entry(layer).concepts)
     if found is None:
-        content = kept.write(key, _to_bytes(_summarised(store, layer, quantity)))
+        content = kept.write(_key(layer, quantity), _to_bytes(_summarised(store, layer, quantity)))
         found = _from_bytes(content, store.entry(layer).concepts)
         assert found is not None
     return found
+
+
+def keep_summary(store: ReferenceStore, kept: Kept, layer: str, quantity: str) -> None:
+    """Make the summary of a layer, and keep it; unless that has been done."""
+    if not kept.holds(_key(layer, quantity)):
+        summary(store, kept, layer, quantity)
+
+
+def _key(layer: str, quantity: str) -> dict[str, str]:
+    return {"what": "summary", "layer": layer, "quantity": quantity}
 
 
 def _from_bytes(content: bytes, concepts: int) -> Summary | None:

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from scipy.sparse import csr_array
 
 from crp.store.folder import StoreError
 from crp.store.stored_arrays import StoredArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class ShardedMatrix:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from crp.model.names import unknown_layer_message
 from crp.store.contents import check_class_sums, check_classes, check_rows, check_table
@@ -31,6 +30,7 @@ from crp.store.topk import top_rows
 
 if TYPE_CHECKING:
     import xarray
+    from scipy.sparse import csr_array
 
 
 class ReferenceStore:
@@ -317,6 +317,8 @@ class ReferenceStore:
 
     def membership(self, quantity: str) -> tuple[np.ndarray, np.ndarray, csr_array]:
         """The classes, how many rows each has, and which: [classes, rows] of zeros and ones."""
+        from scipy.sparse import csr_array  # which takes longer to import than to open a store
+
         pairs = self.rows()
         classes, number = np.unique(pairs["target"], return_inverse=True)
         row = self._rows_of_pairs(quantity)

@@ -46,8 +46,9 @@ Number = Annotated[int | None, Query(ge=0, lt=2 ** 31)]
 Units = Annotated[str, Query(pattern=_UNITS, max_length=4000)]
 InputName = Annotated[str, Path(pattern=r"^(\d{1,12}|u[0-9a-f]{16})$")]
 
-FAULTS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Fault, "description": reason} for code, reason in {
+_OF_FAULTS = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Fault.__name__}"}}}
+FAULTS: dict[int | str, dict[str, Any]] = {  # as a reference, since a model would be compiled for each route and code
+    code: {"description": reason, "content": _OF_FAULTS} for code, reason in {
         401: "A token is needed", 403: "Asked by another page", 404: "There is no such thing",
         409: "The store was replaced or damaged", 421: "Asked by another name", 422: "This makes no sense",
         413: "Too much at once", 500: "A fault of the explorer", 503: "The model failed, or the work was cancelled",

@@ -14,8 +14,8 @@ async function begin() {
     await signIn(given[1]);
   }
   const data = new Data(server());
-  const answer = await data.ask("/api/stores").catch(() => ({ status: 0 }));
-  if (answer.status === 401) askForToken();
+  const fault = await data.json("/api/stores").then(() => null, (error) => error);
+  if (fault && fault.status === 401) askForToken();
   else start({ root, data, address, isStatic: false });
 }
 

@@ -116,19 +116,22 @@ export function stripOf(ctx, order, i, { kind, k, size, target }) {
   const host = h("div", { class: "strip-pictures" });
   const samples = ctx.isStatic ? ctx.data.json(`${start}/concepts/${order[i]}?quantity=${ctx.quantity}`).then((page) => page.references[0].samples.slice(0, k))
     : ctx.data.integers(`${start}/references?${ask}`).then(({ values, shape }) => Array.from(values.subarray(row * shape[1], (row + 1) * shape[1])));
-  samples.then((found) => {
+  const isShown = kind !== "plain" || ctx.store.has_pictures;
+  const sprite = isShown && !(ctx.isStatic && kind === "plain") ? ctx.data.picture(`${start}/sprite?${ask}&kind=${kind}&size=${size}`) : null;
+  const linked = samples.then((found) => {
     const cells = found.filter((sample) => sample >= 0);
     host.replaceChildren(...cells.map((sample, place) => link(ctx, { view: "sample", input: sample }, {
       "aria-label": `sample ${sample}, number ${place + 1} of concept ${order[i]}`, title: `sample ${sample}`,
       style: { width: `${size + 4}px`, height: `${size + 4}px` },
     }, !ctx.store.has_pictures && String(sample))));
-    if (!ctx.store.has_pictures && kind === "plain") return null;
-    if (ctx.isStatic && kind === "plain") return samplePictures(ctx, cells, size).then((found) => cells.forEach((sample, place) => found.has(sample) && showCell(host.children[place], found.get(sample))));
-    return ctx.data.picture(`${start}/sprite?${ask}&kind=${kind}&size=${size}`).then((url) => cells.forEach((_, place) => {
-      Object.assign(host.children[place].style, {
-        backgroundImage: `url("${url}")`, backgroundPosition: `-${place * size}px -${row * size}px`,
-        backgroundSize: `${k * size}px auto`, backgroundOrigin: "padding-box",
-      });
+    return cells;
+  });
+  Promise.all([linked, sprite]).then(([cells, url]) => {
+    if (!isShown) return null;
+    if (!sprite) return samplePictures(ctx, cells, size).then((found) => cells.forEach((sample, place) => found.has(sample) && showCell(host.children[place], found.get(sample))));
+    return cells.forEach((_, place) => Object.assign(host.children[place].style, {
+      backgroundImage: `url("${url}")`, backgroundPosition: `-${place * size}px -${row * size}px`,
+      backgroundSize: `${k * size}px auto`, backgroundOrigin: "padding-box",
     }));
   }).catch((error) => host.append(trouble(error)));
   return host;
