@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,17 +39,21 @@ def work_apart(store: ReferenceStore, task: Task, progress: Progress) -> None:
         What the work raised.
     """
     command = [sys.executable, "-m", __name__, str(store.path), store.identity(), task.model_dump_json()]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
-    ) as process:
-        try:
-            last = _followed(process, progress)
-        finally:
-            process.kill()
+    places = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryFile() as complaints:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, bufsize=0, env=places,
+        ) as process:
+            try:
+                last = _followed(process, progress)
+            finally:
+                process.kill()
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
     if "error" in last:
         raise _ERRORS.get(last["kind"], RuntimeError)(last["error"])
     if process.returncode != 0:
-        raise RuntimeError(f"the process that did this ended with code {process.returncode}; was there memory enough?")
+        raise RuntimeError(f"the process that did this ended with code {process.returncode}: {said or 'it was killed'}")
 
 
 def _followed(process: subprocess.Popen[bytes], progress: Progress) -> dict[str, Any]:

@@ -119,13 +119,13 @@ def _sentence(source: Source, number: int, quantity: str, concept: int, found: S
     share, zeros = found.columns["share"][concept], found.columns["zeros"][concept]
     classes, portion = found.classes.served(concept)
     place = f"number {found.rank[concept]} of {len(found.rank)}"
-    whole = f"{share:.1%} of the {quantity} of {source.layer(number)}, {place}"
+    whole = f"{100 * share:.1f} % of the {quantity} of {source.layer(number)}, {place}"
     if len(classes) == 0:
         return f"Never {'relevant' if quantity == 'relevance' else 'active'}: it is zero in every class."
     names = [source.class_name(target) for target in classes.tolist() if target >= 0]
     hold = "holds" if len(names) == 1 else "hold"
-    serves = f"; most in {in_words(names)}, which {hold} {portion:.0%} of it" if names else ""
-    often = "" if not np.isfinite(zeros) else f"; not zero at {1 - zeros:.0%} of the samples"
+    serves = f"; most in {in_words(names)}, which {hold} {100 * portion:.0f} % of it" if names else ""
+    often = "" if not np.isfinite(zeros) else f"; not zero at {100 * (1 - zeros):.0f} % of the samples"
     return f"{whole}{serves}{often}."
 
 

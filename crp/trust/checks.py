@@ -125,8 +125,8 @@ def _sentence(line: Mapping, class_names: Sequence[str] | None) -> str:
         )
         verb = "falls" if line["effect"] >= 0 else "rises"
         parts.append(
-            f"without it the answer {verb} by {abs(line['effect']):.3g} where it matters most (without another one by "
-            f"{line['effect_control']:.3g}{'' if surely else ', no clear difference'})"
+            f"without it the answer {verb} by {abs(line['effect']):.3g} where it matters most (without one at random "
+            f"by {line['effect_control']:.3g}{'' if surely else ', no clear difference'})"
         )
     if line["serves"] >= 0:
         served = int(line["serves"])

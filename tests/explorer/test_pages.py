@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from served import LAYER, TEXT_LAYERS, digits, serving
 
-from crp.analysis import Patterns
+from crp.analysis import Patterns, class_shares
 from crp.explorer.documents import NoteChange
 from crp.explorer.source import Source
 from crp.neurons import Ranking
@@ -998,3 +998,49 @@ def test_the_tokens_of_a_text_are_coloured_by_relevance(page, text_address):
     told = part(page, "Why").get_by_role("group", name="relevance of the tokens of text 3")
     colours = told.locator("span").evaluate_all("found => found.map((one) => getComputedStyle(one).backgroundColor)")
     assert len(colours) == 7 and len(set(colours)) > 3
+
+
+def test_what_is_pinned_and_written_is_listed(page, own):
+    on = {"view": "concept", "layer": 2, "quantity": "relevance", "number": 12}
+    own.source.notebook.change(NoteChange(on=on, is_pinned=True, name="loop", text="of the lower half"))
+    show(page, own.address, "#model")
+    expect(part(page, "Pins and notes")).to_contain_text("relu3 loop (12) – of the lower half")
+    part(page, "Pins and notes").get_by_role("link", name="relu3 loop (12)").click()
+    heading(page, "loop (12)")
+
+
+def test_classes_that_a_concept_speaks_against_are_below_zero(page, address, with_model):
+    found = class_shares(with_model.store, LAYER)
+    shares = found.shares[:, 12]
+    assert (shares < 0).any() and (shares > 0).any()
+    show(page, address, CONCEPT)
+    rows = part(page, "For which classes").get_by_role("button").all_inner_texts()
+    told = {int(row.split()[0]): row.split()[1] for row in rows}
+    portions = 100 * found.portions_of(12)
+    for target, share, portion in zip(found.classes.tolist(), shares, portions):
+        if portion > .1:
+            assert told[target].startswith("-") == (share < 0)
+            assert abs(float(told[target])) == pytest.approx(portion, abs=.06)
+
+
+def test_a_concept_that_is_zero_everywhere_shows_nothing(page, own):
+    values = own.store.values(LAYER, "relevance")[:]
+    dead = (values == 0).all(0).nonzero()[0]
+    assert len(dead)
+    show(page, own.address, f"#concept?concept={dead[0]}&layer={LAYER}")
+    for name in ("Samples that show it", "For which classes"):
+        expect(part(page, name)).to_contain_text("zero at all samples")
+        expect(part(page, name).get_by_role("link")).to_have_count(0)
+    show(page, own.address, f"#concepts?layer={LAYER}&search={dead[0]}&sort=id")
+    expect(page.get_by_role("list", name="concepts")).to_contain_text("Zero at all samples.")
+
+
+def test_without_a_model_there_are_no_buttons_for_it(page, store_alone):
+    with serving([store_alone]) as address:
+        show(page, address, NEURONS)
+        expect(page.get_by_role("columnheader", name="unit")).to_be_visible()
+        expect(page.get_by_role("button", name=re.compile("^set unit"))).to_have_count(0)
+        expect(part(page, "Without them")).to_contain_text("Only with the model")
+        expect(page.get_by_text("the first 30 of 32 units")).to_be_visible()
+        show(page, address, f"#samples?layer={LAYER}&quantity=activation")
+        expect(page.get_by_role("button", name="pattern", exact=True)).to_have_count(0)

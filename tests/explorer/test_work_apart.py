@@ -82,7 +82,7 @@ def test_a_process_that_is_killed_is_told_of(store, monkeypatch, tmp_path):
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(apart.sys, "executable", str(killed))
-    with pytest.raises(RuntimeError, match="-9"):
+    with pytest.raises(RuntimeError, match="code -9: it was killed"):
         work_apart(store, Task(kind="ranking", layer=0, method="variance"), ignored)
 
 

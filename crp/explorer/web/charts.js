@@ -450,11 +450,12 @@ export function bubbles(rows, columns, counts, { label, rowName, columnName, onP
   const picture = plot((width) => {
     const left = Math.min(longest(rowNames), Math.max(70, width * 0.28)) + 10;
     const cell = Math.max(20, Math.min(64, (width - left - 40) / columns.length));
-    const head = Math.min(longest(columnNames), 110) * 0.72 + 18;
+    const isLevel = longest(columnNames) < cell;
+    const head = isLevel ? 22 : Math.min(longest(columnNames), 110) * 0.72 + 18;
     const marks = columnNames.map((name, column) => {
       const [x, y] = [left + (column + 0.5) * cell, head - 6];
-      const place = { x, y, transform: `rotate(-45 ${x} ${y})` };
-      return svg("text", place, svg("title", {}, name), clip(name, 112));
+      const place = isLevel ? { "text-anchor": "middle" } : { transform: `rotate(-45 ${x} ${y})` };
+      return svg("text", { x, y, ...place }, svg("title", {}, name), clip(name, 112));
     });
     const cells = [];
     rowNames.forEach((name, row) => {

@@ -185,7 +185,7 @@ export function working(ctx, ask, draw, { height = 120, isOfModel = true } = {})
 
 // Why something is not shown: there is no model.
 export function needsModel(ctx) {
-  return h("p", { class: "note" }, "This needs the model: crp explore SPEC, with the file or function that crp run was given.");
+  return h("p", { class: "note" }, "Only with the model: whoever has it runs crp explore SPEC.");
 }
 
 // A list of which only what can be seen is drawn.

@@ -17,6 +17,8 @@ export async function conceptView(ctx) {
   const page = await ctx.data.json(`${start}?quantity=${quantity}`);
   const first = page.names[0];
   const sample = ctx.place.input !== undefined ? ctx.place.input : String(page.references[0].samples[0] ?? "");
+  const isDead = page.share === 0;
+  const dead = isDead && h("p", { class: "note" }, `Its ${quantity} is zero at all samples: it shows nothing, and serves no class.`);
   return h("div", {},
     h("p", { class: "muted" }, link(ctx, { view: "concepts" }, `← concepts of ${store.layers[layer].name}`)),
     h("h1", {}, conceptTitle(concept, first && first.name)),
@@ -26,14 +28,14 @@ export async function conceptView(ctx) {
     h("div", { class: "tools" }, toggle("quantity", QUANTITIES, quantity, (chosen) => ctx.go({ quantity: chosen }))),
     notebook(ctx, { view: "concept", layer, quantity: "relevance", number: concept }),
     h("div", { class: "parts" },
-      part({ title: "Samples that show it", wide: true, note: `By their share of the layer's ${quantity}: not only where it is strongest.` },
-        references(ctx, page, concept)),
-      part({ title: "For which classes", note: `How the concept's ${quantity} is shared among classes, which all count alike.` },
-        bars(page.classes.map((found) => ({
-          name: found.name, key: found.target, value: found.portion, title: `${found.name}: ${percent(found.share)} of the layer`,
+      part({ title: "Samples that show it", wide: true, note: `By their shares of the layer's ${quantity}, which stand below: the largest, and others for comparison.` },
+        isDead ? dead : references(ctx, page, concept)),
+      part({ title: "For which classes", note: `How the concept's ${quantity} is shared among classes, which all count alike${page.classes.some(isAgainst) ? "; negative: it speaks against the class" : ""}.` },
+        isDead ? dead : bars(page.classes.map((found) => ({
+          name: found.name, key: found.target, value: isAgainst(found) ? -found.portion : found.portion, title: `${found.name}: ${percent(found.share)} of the layer`,
         })), { label: "classes", format: percent, onPick: (item) => ctx.go({ view: "concepts", target: item.key }) })),
       part({ title: "What happens without it", id: "without" }, without(ctx, page, concept, sample)),
-      part({ title: "How strong it is", note: `Its ${quantity} at all samples: raw values along, how often they occur up.` }, soon(markOf(ctx, concept, sample), (marks) => histogram({
+      part({ title: "How strong it is", note: `Along: its raw ${quantity} (no shares); up: how many samples have it.` }, soon(markOf(ctx, concept, sample), (marks) => histogram({
         ...page.histogram, marks, label: `values of concept ${concept} over all samples`, format: number,
       }))),
       part({ title: "Concepts like it" }, soon(ctx.data.json(`${start}/neighbours`), (found) => neighbours(ctx, found))),
@@ -44,6 +46,8 @@ export async function conceptView(ctx) {
         bars(found.words.map((word) => ({ name: `${word.word} (${word.count})`, value: word.score })), { label: "words", format: number })))),
       page.trust && part("Trust report", h("p", {}, page.trust))));
 }
+
+const isAgainst = (found) => found.share < 0;
 
 function references(ctx, page, concept) {
   if (ctx.store.kind === "texts" && ctx.store.of_positions) {

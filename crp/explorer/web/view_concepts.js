@@ -37,7 +37,7 @@ export async function conceptsView(ctx) {
   const kinds = ctx.store.kind === "texts" ? [] : KINDS.filter(({ key }) => key === "plain" || ctx.store.has_model || key === options.kind);
   return h("div", {},
     h("h1", {}, `Concepts of ${ctx.store.layers[layer].name}`),
-    h("p", { class: "muted" }, "Each row is a concept, with the samples at which it is strongest. "
+    h("p", { class: "muted" }, "Each row is a concept, with the samples at which it holds the largest shares of the layer. "
       + (quantity === "relevance" ? "Relevance tells what it does for the answers." : "Activation tells how strongly it responds.")),
     h("div", { class: "tools" },
       toggle("quantity", QUANTITIES, quantity, (chosen) => ctx.go({ quantity: chosen })),
@@ -75,7 +75,8 @@ export async function conceptsView(ctx) {
 
 function conceptList(ctx, order, column, names, options, meanings) {
   const isNarrow = window.innerWidth < 640;
-  const most = column.share.reduce((found, value) => Math.max(found, value || 0), 0) || 1;
+  const metered = options.sort === "in the class" ? column["in the class"] : column.share;
+  const most = metered.reduce((found, value) => Math.max(found, value || 0), 0) || 1;
   return virtualList(ctx, {
     length: order.length, height: isNarrow ? 150 : ctx.store.kind === "texts" ? 128 : 104, label: "concepts",
     render(i) {
@@ -89,9 +90,10 @@ function conceptList(ctx, order, column, names, options, meanings) {
       const sorted = by && options.sort !== "share" && Number.isFinite(by[concept]) && `${options.sort}: ${options.sort === "in the class" ? percent(by[concept]) : number(by[concept])}`;
       return h("div", { class: "concept-row" }, h("div", {},
         link(ctx, { view: "concept", concept }, { class: "name" }, title),
-        h("div", { class: "meter", title: meanings.share }, h("i", { style: { width: `${100 * Math.max(0, column.share[concept] / most)}%` } })),
-        h("div", { class: "facts" }, h("b", { title: meanings.share }, percent(column.share[concept])), sorted && h("b", { title: meanings[options.sort] }, sorted), facts)),
-      ctx.store.kind === "texts" ? snippetsOf(ctx, order, i, options) : stripOf(ctx, order, i, options));
+        h("div", { class: "meter", title: meanings.share }, h("i", { style: { width: `${100 * Math.max(0, metered[concept] / most)}%` } })),
+        h("div", { class: "facts" }, h("b", { title: meanings.share }, `share ${percent(column.share[concept])}`), sorted && h("b", { title: meanings[options.sort] }, sorted), facts)),
+      column.share[concept] === 0 ? h("p", { class: "muted" }, "Zero at all samples.")
+        : ctx.store.kind === "texts" ? snippetsOf(ctx, order, i, options) : stripOf(ctx, order, i, options));
     },
   });
 }

@@ -52,7 +52,7 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
     const text = `${ctx.store.layers[dot.layer].name} ${conceptTitle(dot.concept, dot.name)}: ${isShare ? `${Math.round(100 * value)} % of its range` : number(value)}`;
     const isMarked = dot.layer === ctx.layer && dot.concept === marked;
     for (const [name, set] of Object.entries({
-      cx: 8 + dot.x * (SIZE - 16), cy: 8 + dot.y * (SIZE - 16), r: isMarked ? 1.5 * radius : radius, fill: value < 0 ? "var(--negative)" : "var(--positive)",
+      cx: 8 + dot.x * (SIZE - 16), cy: 8 + dot.y * (SIZE - 16), r: isMarked ? 1.5 * radius : radius, fill: value ? (value < 0 ? "var(--negative)" : "var(--positive)") : "var(--grey)",
       "fill-opacity": 0.08 + 0.92 * part_, stroke: isMarked ? "var(--text)" : "var(--grey)", "stroke-width": isMarked ? 1.6 : 0.4, tabindex: i === (marked >= 0 ? marked : 0) ? 0 : -1, role: "link", "aria-label": text,
     })) circle.setAttribute(name, set);
     const open = () => ctx.go({ view: "concept", layer: dot.layer, concept: dot.concept });
@@ -74,7 +74,7 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
     if (isNumbered) svg.append(numeral(dot, part_));
     return circle;
   });
-  return h("div", {}, h("div", { class: "map-canvas" }, svg), h("p", { class: "muted" }, isShare ? "pale 0 %, red 100 % of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
+  return h("div", {}, h("div", { class: "map-canvas" }, svg), h("p", { class: "muted" }, isShare ? "faint 0 %, red 100 % of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
 }
 
 // The number of a concept, in its dot.

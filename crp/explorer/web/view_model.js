@@ -1,6 +1,6 @@
 // The model: its layers, and whether what is said of it can be trusted.
 import { count, h, number, part, percent, soon, toggle } from "./dom.js";
-import { link, QUANTITIES, working } from "./parts.js";
+import { conceptTitle, link, QUANTITIES, working } from "./parts.js";
 
 const MOST_NAMED = 3;
 const CLAIMS = {
@@ -15,7 +15,7 @@ export async function modelView(ctx) {
     h("h1", {}, "What has the model learned?"),
     h("p", {}, `A ${store.made.model}, with ${count(store.samples, "sample")}, ${count(store.layers.length, "layer")} and `
       + `${count(store.layers.reduce((sum, layer) => sum + layer.concepts, 0), "concept")}. `
-      + `Rules of relevance: ${store.made.composite}; store: ${store.name}.`),
+      + `Rules of relevance: ${store.made.composite}; folder of the store: ${store.name}.`),
     store.without && h("p", { class: "note" }, store.without),
     audit(ctx),
     part({ title: "Layers", wide: true, note: "From input to output. A layer's concepts are its channels, or directions that were found in it." },
@@ -26,15 +26,36 @@ export async function modelView(ctx) {
         h("span", { class: "muted" }, [layer.trust && "trust report", layer.patterns.length && "patterns"].filter(Boolean).join(", ")),
         largest(ctx, i))))),
     h("div", { class: "parts" },
-      store.layers.some((layer) => layer.trust)
-        ? store.layers.map((layer, i) => layer.trust && part(`Can ${layer.name} be trusted?`, soon(
-          ctx.data.json(`${ctx.base}/layers/${i}?quantity=${ctx.quantity}`), (page) => checkList(page.checks))))
-        : part("Can it be trusted?", h("p", { class: "note" }, "The store keeps no trust report: crp trust SPEC makes one, "
-          + "and measures whether relevance adds up and answers follow it.")),
+      ownFirst(ctx).map(({ name, trust, i }) => (trust || i === ctx.layer) && part(`Can ${name} be trusted?`, trust
+        ? soon(ctx.data.json(`${ctx.base}/layers/${i}?quantity=${ctx.quantity}`), (page) => checkList(page.checks))
+        : h("p", { class: "note" }, "The store keeps no trust report of this layer: crp trust SPEC makes one, and measures whether relevance adds up and answers follow it."))),
+      !ctx.isStatic && soon(ctx.data.json(`${ctx.base}/notes`), (notes) => noted(ctx, notes)),
       part("Classes", h("p", { class: "muted" }, count(store.classes.length, "class", "classes")), h("ul", {}, store.classes.slice(0, 20)
         .map((found) => h("li", {}, link(ctx, { view: "concepts", target: found.target }, found.name),
           ` – ${count(found.samples, "sample")}, ${percent(found.samples / Math.max(1, store.samples))}`))),
       store.classes.length > 20 && h("p", { class: "muted" }, `and ${store.classes.length - 20} more`))));
+}
+
+// All layers, the chosen one before the others.
+function ownFirst(ctx) {
+  const layers = ctx.store.layers.map(({ name, trust }, i) => ({ name, trust, i }));
+  return [layers[ctx.layer], ...layers.filter(({ i }) => i !== ctx.layer)];
+}
+
+// What people pinned, named and wrote about.
+function noted(ctx, { pins, notes }) {
+  const all = [...new Map([...pins, ...notes.map((note) => note.on)].map((on) => [JSON.stringify(on), on])).values()];
+  if (!all.length) return null;
+  const said = (on) => notes.find((note) => JSON.stringify(note.on) === JSON.stringify(on));
+  return part("Pins and notes", h("ul", {}, all.map((on) => h("li", {}, link(ctx, placeOf(on), titleOf(ctx, on, said(on)?.name)), said(on)?.text && ` – ${said(on).text}`))));
+}
+
+const placeOf = ({ view, layer, quantity, number: id }) => (view === "sample" ? { view, input: id }
+  : { view: view === "pattern" ? "patterns" : view, layer, quantity, [view]: id });
+
+function titleOf(ctx, { view, layer, number: id }, name) {
+  if (view === "sample") return `sample ${id}`;
+  return `${ctx.store.layers[layer]?.name ?? layer} ${view === "concept" ? conceptTitle(id, name) : `pattern ${id}`}`;
 }
 
 // The concepts of a layer with the largest shares of relevance or activation.

@@ -1,6 +1,6 @@
 // Neurons: rankings, what is left of the model without them, and what it answers when they are set to other values.
 import { bars, curves } from "./charts.js";
-import { choice, fill, h, number, part, percent, soon, toggle } from "./dom.js";
+import { choice, count, fill, h, number, part, percent, soon, toggle } from "./dom.js";
 import { conceptTitle, heatmap, link, needsModel, outputBars, table, working } from "./parts.js";
 import { makeIt } from "./view_sample.js";
 
@@ -46,11 +46,12 @@ function rankings(ctx, own) {
     table([
       { key: "unit", name: "unit", sorts: false, cell: (row) => link(ctx, { view: "concept", layer: row.layer, concept: row.concept }, `${ctx.store.layers[row.layer].name} ${row.concept}`) },
       ...own.map((ranking, i) => ({ key: ranking.key, name: title(ctx, ranking), title: `${ranking.rows} rows; ${JSON.stringify(ranking.options)}`, cell: cell(i) })),
-      { key: "set", name: "", sorts: false, cell: (row) => h("button", { type: "button", class: "pill", "data-keep": `set ${row.layer}:${row.concept}`, "aria-label": `set unit ${row.concept}`, onclick: () => {
+      ...(!ctx.store.has_model ? [] : [{ key: "set", name: "", sorts: false, cell: (row) => h("button", { type: "button", class: "pill", "data-keep": `set ${row.layer}:${row.concept}`, "aria-label": `set unit ${row.concept}`, onclick: () => {
         const units = readUnits(ctx.place.units);
         if (!units.some((unit) => unit.layer === row.layer && unit.concept === row.concept)) ctx.go({ units: writeUnits([...units, { layer: row.layer, concept: row.concept, how: "set", value: 0 }]) });
-      } }, "set") },
+      } }, "set") }]),
     ], rows, { label: "rankings", sort: own[by].key, onSort: (key) => ctx.go({ sort: key }) }),
+    rows.length < own[by].units && h("p", { class: "muted" }, `the first ${rows.length} of ${count(own[by].units, "unit")}`),
     own.filter((ranking) => ranking.held_out).map((ranking) => h("p", { class: "muted" }, `${title(ctx, ranking)}, held out: ${ranking.held_out}`)));
 }
 

@@ -101,12 +101,12 @@ function card(ctx, quantity, pattern, page, members, all, filter) {
   return h("article", { class: "part", "aria-label": `pattern ${pattern}` },
     h("div", { class: "card-head" }, ctx.store.has_model && ctx.store.kind === "pictures" && averagePicture(ctx, quantity, pattern),
       h("div", {}, h("h2", {}, link(ctx, { pattern }, `Pattern ${pattern}`)),
-        h("p", { class: "muted" }, `${count(members.length, "sample")}${members.length < all.length ? ` of ${all.length}` : ""}; persistence ${number(page.persistence[pattern])}`),
+        h("p", { class: "muted", title: "persistence: how far the group holds together as the clustering looks closer, relative to the whole (HDBSCAN)" }, `${count(members.length, "sample")}${members.length < all.length ? ` of ${all.length}` : ""}; persistence ${number(page.persistence[pattern])}`),
         h("div", { class: "tools" }, pinButton(ctx, key), h("button", { type: "button", class: "pill", "data-keep": `all ${pattern}`,
           onclick: () => ctx.go({ samples: [...new Set(members.map((row) => row.sample))].slice(0, 200).join(",") }) }, "Select its samples")))),
-    h("h3", {}, "most stable"), tiles(firm.slice(0, n)), h("h3", {}, "least stable"), tiles(firm.slice(-n).reverse()),
+    h("h3", {}, "most stable: how surely they belong"), tiles(firm.slice(0, n)), h("h3", {}, "least stable"), tiles(firm.slice(-n).reverse()),
     h("h3", {}, "labels"), classBars(ctx, "label", members, all, filter), h("h3", {}, "predictions"), classBars(ctx, "prediction", members, all, filter),
-    h("h3", {}, "probability"), histogram({ ...binned(members.map((row) => row.probability)), label: `probabilities of pattern ${pattern}`, format: percent }),
+    h("h3", {}, "how surely they belong"), histogram({ ...binned(members.map((row) => row.probability)), label: `probabilities of pattern ${pattern}`, format: percent }),
     h("details", { open: ctx.place.pattern !== undefined || undefined, ontoggle: (event) => event.target.open && unitBoxes(ctx, [{ key: ctx.base, layer: ctx.layer, quantity, pattern, name: `pattern ${pattern}` }]).then((chart) => fill(event.target.lastChild, chart)) },
       h("summary", {}, "what its units do"), h("div", {})));
 }

@@ -1,5 +1,5 @@
 // A sample: what the model answers, why, and which concepts it takes for that; alone, beside another one, or uploaded.
-import { bars } from "./charts.js";
+import { bars, legend } from "./charts.js";
 import { choice, count, fill, h, part, percent, soon, toggle, trouble } from "./dom.js";
 import { conceptBars, conceptTitle, heatmap, link, needsModel, notebook, outputBars, QUANTITIES, sampleTiles, tokens, working } from "./parts.js";
 import { Scatter } from "./scatter.js";
@@ -38,7 +38,7 @@ export async function samplesView(ctx) {
         onchange: (event) => ctx.go({ view: "sample", input: event.target.value }) }))),
     part({ title: "A map of all samples", wide: true, note: `Samples lie side by side if the ${quantity} of ${ctx.store.layers[ctx.layer].name} is alike. `
       + "Drag to move, scroll to zoom, shift-drag to select; keys: arrows, + and −, 0, Enter." }, map(ctx, quantity, rows, chosen)),
-    part({ title: "Samples", wide: true }, h("p", { class: "muted" }, `${count(chosen.length, rows.shape[0] === ctx.store.samples ? "sample" : "row")}${chosen.length > PAGE ? `, ${first + 1} to ${first + shown.length}` : ""}`),
+    part({ title: "Samples", wide: true }, h("p", { class: "muted" }, `${count(chosen.length, rows.shape[0] === ctx.store.samples ? "sample" : "row")}${chosen.length > PAGE ? `, ${first + 1} to ${first + shown.length}` : ""}${ctx.store.classes.length ? "; below each, its class" : ""}`),
       sampleTiles(ctx, shown.map(sampleOf), {
         size: 64, captions: shown.map((row) => ctx.className(rows.values[4 * row + 1])),
         marks: (sample, i) => (rows.values[4 * shown[i] + 3] >= 0 && rows.values[4 * shown[i] + 3] !== rows.values[4 * shown[i] + 1] ? "wrong" : ""),
@@ -51,7 +51,8 @@ export async function samplesView(ctx) {
 // All samples as points.
 function map(ctx, quantity, rows, chosen) {
   const start = `${ctx.base}/layers/${ctx.layer}`;
-  const colour = COLOURS.some(({ key }) => key === ctx.place.colour) ? ctx.place.colour : "target";
+  const hasPatterns = ctx.store.layers[ctx.layer].patterns.includes(quantity);
+  const colour = COLOURS.some(({ key }) => key === ctx.place.colour && (key !== "pattern" || hasPatterns)) ? ctx.place.colour : "target";
   const host = h("div", { class: "scatter-host" });
   const told = h("p", { class: "muted", role: "status" });
   const selected = h("div", {});
@@ -79,7 +80,7 @@ function map(ctx, quantity, rows, chosen) {
     colours(ctx, colour, quantity, rows).then((codes) => scatter.colour(codes, PALETTE), (error) => told.replaceChildren(trouble(error)));
     if (chosen.length < rows.shape[0]) scatter.highlight(Int32Array.from(chosen));
     if (ctx.place.samples) showSelected(ctx.place.samples.split(",").map(Number));
-    return h("div", {}, host, told, selected);
+    return h("div", {}, host, ["target", "prediction"].includes(colour) && classColours(ctx), told, selected);
   };
   const nameOf = (row) => {
     const [sample, target, , prediction] = rows.values.subarray(4 * row, 4 * row + 4);
@@ -87,8 +88,15 @@ function map(ctx, quantity, rows, chosen) {
   };
   const showSelected = (samples) => fill(selected, samples.length > 0 && h("p", {}, `${count(samples.length, "sample")} selected. `,
     link(ctx, { view: "patterns", samples: samples.join(",") }, "Show all patterns that hold them")), sampleTiles(ctx, samples.slice(0, 60), { size: 48 }));
-  return h("div", {}, h("div", { class: "tools" }, toggle("colour", COLOURS.filter(({ key }) => key !== "value" || ctx.place.concept !== undefined), colour, (key) => ctx.go({ colour: key }))),
+  return h("div", {}, h("div", { class: "tools" }, toggle("colour", COLOURS.filter(({ key }) => (key !== "value" || ctx.place.concept !== undefined) && (key !== "pattern" || hasPatterns)), colour, (key) => ctx.go({ colour: key }))),
     soon(ctx.data.floats(`${start}/points?quantity=${quantity}`), (found) => (found.values.length ? draw(found) : makeIt(ctx, { kind: "projection", layer: ctx.layer, quantity }, "Lay out all samples", "The store keeps no map of all samples by this layer yet."))));
+}
+
+// Which colour of the map stands for which class.
+function classColours(ctx) {
+  const shown = ctx.store.classes.slice(0, PALETTE.length);
+  return h("div", {}, legend(shown.map((found) => ({ name: found.name, colour: PALETTE[found.target % PALETTE.length] }))),
+    ctx.store.classes.length > shown.length && h("p", { class: "muted" }, `and ${ctx.store.classes.length - shown.length} classes more, which take the same colours in turn`));
 }
 
 // A button that begins work whose result the store keeps.
@@ -209,7 +217,7 @@ async function oneSample(ctx, input) {
   const picture = soon(url, (found) => (found ? heatmap(ctx, { url: found, label: `sample ${input}` }) : h("p", { class: "note" }, "The store keeps no picture of it: pictures come with the dataset, or with crp explore SPEC --keep-pictures.")), { height: 200 });
   const known = page && page.layers.find((found) => found.layer === layer);
   const storedConcepts = known && part({ title: `Concepts of ${ctx.store.layers[layer].name}`, note: page.target >= 0 && ctx.quantity === "relevance"
-    ? `Shares of the relevance for ${ctx.className(page.target)}, as it was swept.` : `Shares of the ${ctx.quantity}, as it was swept.` },
+    ? `Shares of the relevance for ${ctx.className(page.target)}, as the store has them.` : `Shares of the ${ctx.quantity}, as the store has them.` },
   conceptBars(ctx, bars, layer, known.concepts.slice(0, 12), { active: concept, onPick: (chosen) => ctx.go({ concept: chosen === concept ? undefined : chosen }, { replace: true }) }),
   concept !== null && h("p", {}, link(ctx, { view: "concept", concept, input: isUpload ? undefined : input }, `All about ${conceptTitle(concept, known.concepts.find((found) => found.concept === concept)?.name)}`)));
   return h("div", { class: "parts" },
