@@ -18,7 +18,7 @@ export async function conceptView(ctx) {
   const first = page.names[0];
   const sample = ctx.place.input !== undefined ? ctx.place.input : String(page.references[0].samples[0] ?? "");
   const isDead = page.share === 0;
-  const dead = isDead && h("p", { class: "note" }, `Its ${quantity} is zero at all samples: it shows nothing, and serves no class.`);
+  const dead = () => h("p", { class: "note" }, `Its ${quantity} is zero at all samples: it shows nothing, and serves no class.`);
   return h("div", {},
     h("p", { class: "muted" }, link(ctx, { view: "concepts" }, `← concepts of ${store.layers[layer].name}`)),
     h("h1", {}, conceptTitle(concept, first && first.name)),
@@ -29,9 +29,9 @@ export async function conceptView(ctx) {
     notebook(ctx, { view: "concept", layer, quantity: "relevance", number: concept }),
     h("div", { class: "parts" },
       part({ title: "Samples that show it", wide: true, note: `By their shares of the layer's ${quantity}, which stand below: the largest, and others for comparison.` },
-        isDead ? dead : references(ctx, page, concept)),
+        isDead ? dead() : references(ctx, page, concept)),
       part({ title: "For which classes", note: `How the concept's ${quantity} is shared among classes, which all count alike${page.classes.some(isAgainst) ? "; negative: it speaks against the class" : ""}.` },
-        isDead ? dead : bars(page.classes.map((found) => ({
+        isDead ? dead() : bars(page.classes.map((found) => ({
           name: found.name, key: found.target, value: isAgainst(found) ? -found.portion : found.portion, title: `${found.name}: ${percent(found.share)} of the layer`,
         })), { label: "classes", format: percent, onPick: (item) => ctx.go({ view: "concepts", target: item.key }) })),
       part({ title: "What happens without it", id: "without" }, without(ctx, page, concept, sample)),
