@@ -55,7 +55,9 @@ def main() -> None:
                 page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/{place}")
                 page.wait_for_selector("main h1")
                 page.wait_for_selector("[aria-busy]", state="detached")
-                page.wait_for_timeout(1500)
+                page.wait_for_timeout(2000)  # until work shows that is under way
+                page.wait_for_selector(".jobs progress", state="detached")
+                page.wait_for_timeout(1000)
                 picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
                 picture = picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
                 picture.save(HERE / f"{name}.png", optimize=True)

@@ -56,7 +56,7 @@ function references(ctx, page, concept) {
   }
   const kinds = ["heatmap", "crop"];
   const groups = page.references.map((group) => h("div", {}, h("h3", {}, group.name === "strongest" ? "largest share" : group.name), sampleTiles(ctx, group.samples, {
-    captions: group.values.map(percent), size: group.name === "strongest" ? 80 : 64, changes: { layer: ctx.layer, concept },
+    captions: group.values.map(percent), size: group.name === "strongest" ? 80 : 48, changes: { layer: ctx.layer, concept },
   }), group.name === "strongest" && ctx.store.has_pictures && kinds.map((kind) => stripOrNothing(ctx, concept, kind))));
   return h("div", { class: "reference-groups" }, groups[0], h("div", {}, groups.slice(1)));
 }
