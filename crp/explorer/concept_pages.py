@@ -15,7 +15,7 @@ from crp.explorer.documents import (
     ReferenceGroup,
 )
 from crp.explorer.pattern_pages import pattern_of_concepts
-from crp.explorer.portraits import Portraits, draw, kept_portraits
+from crp.explorer.portraits import SHOWN, Portraits, draw, kept_portraits
 from crp.explorer.source import Source, remember
 from crp.explorer.summaries import Summary, columns_of, summary
 from crp.model.numbers import spread_evenly
@@ -96,7 +96,7 @@ def _portrait(source: Source, number: int, quantity: str, concept: int) -> Portr
     return source.portraits[key].of(concept)
 
 
-def concept_page(source: Source, number: int, quantity: str, concept: int, k: int = 8) -> ConceptPage:
+def concept_page(source: Source, number: int, quantity: str, concept: int) -> ConceptPage:
     """All that a store knows of a concept, but for concepts that are like it."""
     layer = source.layer(number)
     found = summary_of(source, number, quantity)
@@ -108,7 +108,7 @@ def concept_page(source: Source, number: int, quantity: str, concept: int, k: in
         concept=concept, sentence=_sentence(source, number, quantity, concept, found),
         names=source.names(number).get(concept, []), share=found.columns["share"][concept],
         rank=found.rank[concept], classes=_classes(source, found, concept),
-        histogram=_histogram(portrait), references=_reference_groups(source, number, quantity, concept, k, portrait),
+        histogram=_histogram(portrait), references=_reference_groups(source, number, quantity, concept, portrait),
         trust=report.sentences[place[0]] if report is not None and is_reported else "",
         effect=float(report["effect"][place[0]]) if report is not None and is_reported else None,
     )
@@ -151,11 +151,11 @@ def _histogram(portrait: Portraits | None) -> Histogram:
 
 
 def _reference_groups(
-    source: Source, number: int, quantity: str, concept: int, k: int, portrait: Portraits | None
+    source: Source, number: int, quantity: str, concept: int, portrait: Portraits | None
 ) -> list[ReferenceGroup]:
     """References by quantile: not maxima only."""
     layer = source.layer(number)
-    top = source.store.top(layer, concept, quantity, k)
+    top = source.store.top(layer, concept, quantity, SHOWN)
     groups = [ReferenceGroup(name="strongest", samples=top.samples.tolist(), values=top.values.tolist())]
     if portrait is None:
         return groups

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crp.explorer.source import NotThereError, Source
+from crp.explorer.source import NO_MODEL, NO_SAMPLES, NotThereError, Source
 from crp.explorer.worker import Progress
 
 SIZES = (32, 48, 64, 96, 128, 224)
@@ -92,7 +92,7 @@ class Pictures:
         content = self.source.kept.read(_block_key(sample // BLOCK))
         kept = None if content is None else _from_block(content, sample % BLOCK)
         if kept is None:
-            raise NotThereError(self.source.document(has_pictures=False).without)
+            raise NotThereError(NO_MODEL + NO_SAMPLES)
         return kept
 
     def keep(self, progress: Progress = lambda share: None) -> int:

@@ -1,6 +1,7 @@
 """Who is answered, what browsers may do with answers, and what is refused."""
 import io
 import json
+import re
 import shutil
 import socket
 import threading
@@ -23,9 +24,10 @@ from small_sweeps import sweep, visualization
 import crp.explorer
 from crp.explorer.concept_pages import neighbours
 from crp.explorer.documents import NoteChange
+from crp.explorer.joining import joined
 from crp.explorer.live.answered import read_answer
 from crp.explorer.safety import POLICY, is_loopback
-from crp.explorer.server import create_app, specification
+from crp.explorer.server import WEB, create_app, specification
 from crp.explorer.source import Source
 from crp.explorer.uploads import decode
 from crp.explorer.worker import Worker
@@ -431,3 +433,9 @@ def test_the_specification_is_kept_by_all_answers(tmp_path):
 def test_the_specification_that_is_kept_is_that_of_the_server():
     kept = json.loads((Path(crp.explorer.__file__).parent / "openapi.json").read_text(encoding="utf-8"))
     assert kept == specification(), "python docs/write_specification.py writes it anew"
+
+
+def test_all_modules_of_the_pages_are_fetched_at_once():
+    page = (WEB / "index.html").read_text()
+    told = set(re.findall(r'modulepreload" href="([\w.]+)"', page)) | set(re.findall(r'module" src="([\w.]+)"', page))
+    assert told == set(re.findall(r'^modules\["([\w.]+)"\] =', joined("served.js"), re.MULTILINE))

@@ -159,7 +159,7 @@ function brush(box, onBrush, region) {
 
 // Something that the model works on: how far it is, and a button that ends it.
 export function working(ctx, ask, draw, { height = 120, isOfModel = true } = {}) {
-  if (isOfModel && !ctx.store.has_model && !ctx.isStatic) return needsModel(ctx);
+  if (isOfModel && !ctx.store.has_model && !ctx.isStatic) return needsModel();
   const bar = h("progress", { max: 1, "aria-label": "progress" });
   const told = h("span", {}, isOfModel ? "The model is at work …" : "This is being computed …");
   let job = null;
@@ -184,7 +184,7 @@ export function working(ctx, ask, draw, { height = 120, isOfModel = true } = {})
 }
 
 // Why something is not shown: there is no model.
-export function needsModel(ctx) {
+export function needsModel() {
   return h("p", { class: "note" }, "Only with the model: whoever has it runs crp explore SPEC.");
 }
 

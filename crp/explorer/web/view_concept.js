@@ -82,7 +82,7 @@ function without(ctx, page, concept, sample) {
   const told = page.effect !== null && h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) falls by ${number(page.effect)} `
     + "without it, on average: the trust report has measured it.");
   if (!ctx.store.has_model) {
-    return h("div", {}, told || h("p", {}, "No trust report says how much answers fall without it."), needsModel(ctx));
+    return h("div", {}, told || h("p", {}, "No trust report says how much answers fall without it."), needsModel());
   }
   if (sample === "") return told;
   const way = WAYS.find(({ key }) => key === ctx.place.way) || WAYS[0];
@@ -110,7 +110,7 @@ function neighbours(ctx, found) {
 }
 
 function made(ctx, concept, sample) {
-  if (!ctx.store.has_model || sample === "") return needsModel(ctx);
+  if (!ctx.store.has_model || sample === "") return needsModel();
   return h("div", {}, h("p", { class: "muted" }, `In sample ${sample}. Numbers are shares of what a concept gets from a layer, or gives to the next.`),
     working(ctx, (onProgress) => ctx.data.later(`${ctx.base}/inputs/${sample}/layers/${ctx.layer}/concepts/${concept}/graph`, onProgress),
       (found) => drawGraph(ctx, found), { height: 240 }));

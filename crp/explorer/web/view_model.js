@@ -44,10 +44,11 @@ function ownFirst(ctx) {
 
 // What people pinned, named and wrote about.
 function noted(ctx, { pins, notes }) {
-  const all = [...new Map([...pins, ...notes.map((note) => note.on)].map((on) => [JSON.stringify(on), on])).values()];
+  const key = ({ view, layer, quantity, number: id }) => `${view} ${layer} ${quantity} ${id}`;
+  const said = new Map(notes.map((note) => [key(note.on), note]));
+  const all = [...new Map([...pins, ...notes.map((note) => note.on)].map((on) => [key(on), on])).values()];
   if (!all.length) return null;
-  const said = (on) => notes.find((note) => JSON.stringify(note.on) === JSON.stringify(on));
-  return part("Pins and notes", h("ul", {}, all.map((on) => h("li", {}, link(ctx, placeOf(on), titleOf(ctx, on, said(on)?.name)), said(on)?.text && ` – ${said(on).text}`))));
+  return part("Pins and notes", h("ul", {}, all.map((on) => h("li", {}, link(ctx, placeOf(on), titleOf(ctx, on, said.get(key(on))?.name)), said.get(key(on))?.text && ` – ${said.get(key(on)).text}`))));
 }
 
 const placeOf = ({ view, layer, quantity, number: id }) => (view === "sample" ? { view, input: id }

@@ -56,7 +56,7 @@ function rankings(ctx, own) {
 }
 
 function ablation(ctx, own) {
-  if (!ctx.store.has_model && !ctx.isStatic) return needsModel(ctx);
+  if (!ctx.store.has_model && !ctx.isStatic) return needsModel();
   const same = own.filter((ranking) => ranking.layers.length === 1 && ranking.method !== "svcca").slice(0, 6);
   if (!same.length) return h("p", { class: "muted" }, "Rank units first.");
   const keys = same.map((ranking) => ranking.key);
@@ -83,7 +83,7 @@ const writeUnits = (units) => units.map(({ layer, concept, how, value }) => `${l
 
 // Sliders of units, and what the model answers; sets that are kept are rows below.
 async function manipulation(ctx, own) {
-  if (!ctx.store.has_model) return needsModel(ctx);
+  if (!ctx.store.has_model) return needsModel();
   const units = readUnits(ctx.place.units).filter((unit) => ctx.store.layers[unit.layer]);
   const input = ctx.place.input ?? "0";
   const sets = ctx.place.sets ? ctx.place.sets.split(";") : [];

@@ -52,7 +52,8 @@ export async function samplesView(ctx) {
 function map(ctx, quantity, rows, chosen) {
   const start = `${ctx.base}/layers/${ctx.layer}`;
   const hasPatterns = ctx.store.layers[ctx.layer].patterns.includes(quantity);
-  const colour = COLOURS.some(({ key }) => key === ctx.place.colour && (key !== "pattern" || hasPatterns)) ? ctx.place.colour : "target";
+  const offered = COLOURS.filter(({ key }) => (key !== "value" || ctx.place.concept !== undefined) && (key !== "pattern" || hasPatterns));
+  const colour = offered.some(({ key }) => key === ctx.place.colour) ? ctx.place.colour : "target";
   const host = h("div", { class: "scatter-host" });
   const told = h("p", { class: "muted", role: "status" });
   const selected = h("div", {});
@@ -88,7 +89,7 @@ function map(ctx, quantity, rows, chosen) {
   };
   const showSelected = (samples) => fill(selected, samples.length > 0 && h("p", {}, `${count(samples.length, "sample")} selected. `,
     link(ctx, { view: "patterns", samples: samples.join(",") }, "Show all patterns that hold them")), sampleTiles(ctx, samples.slice(0, 60), { size: 48 }));
-  return h("div", {}, h("div", { class: "tools" }, toggle("colour", COLOURS.filter(({ key }) => (key !== "value" || ctx.place.concept !== undefined) && (key !== "pattern" || hasPatterns)), colour, (key) => ctx.go({ colour: key }))),
+  return h("div", {}, h("div", { class: "tools" }, toggle("colour", offered, colour, (key) => ctx.go({ colour: key }))),
     soon(ctx.data.floats(`${start}/points?quantity=${quantity}`), (found) => (found.values.length ? draw(found) : makeIt(ctx, { kind: "projection", layer: ctx.layer, quantity }, "Lay out all samples", "The store keeps no map of all samples by this layer yet."))));
 }
 
@@ -227,7 +228,7 @@ async function oneSample(ctx, input) {
         contrastTools(ctx, found),
         heatmap(ctx, { url: shown, values: numbers, height: found.height, width: found.width, label: `heatmap for ${ctx.className(found.target)}` }),
         h("h3", {}, "Answers"), outputBars(bars, found.outputs, { target: found.target, onPick: (target) => ctx.go({ explain: target, against: undefined }, { replace: true }) }))))
-      : part("Why", needsModel(ctx)),
+      : part("Why", needsModel()),
     storedConcepts,
     ofConcept && ctx.store.has_model && part({ title: `Where ${conceptTitle(concept, "")} is`, note: "The heatmap on condition of this concept alone." },
       working(ctx, (onProgress) => Promise.all([ctx.data.both(ofConcept, onProgress), url]), ([{ document: found, numbers }, shown]) => heatmap(ctx, {
