@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from crp import __version__
 from crp.explorer.asking import Answer, ask
 from crp.explorer.concept_pages import summary_of
-from crp.explorer.joining import joined, styles
+from crp.explorer.joining import as_script, styles
 from crp.explorer.pattern_pages import need_patterns
 from crp.explorer.pictures import BLOCK_CELL, Pictures
 from crp.explorer.server import create_app
@@ -322,10 +322,10 @@ def _page(copy: Copy | None = None, place: str = "") -> str:
 
 def _script(data: str = "") -> str:
     """The pages' modules as one script that needs no server."""
-    return (
-        f"(() => {{\n\"use strict\";\n{joined('embedded.js')}\nconst crpExplorer = window.crpExplorer = "
-        f"modules[\"embedded.js\"].embedded();\n{data}crpExplorer.start(document.getElementById(\"explorer\"));\n}})();\n"
-    )
+    return as_script("embedded.js", (
+        'const crpExplorer = window.crpExplorer = modules["embedded.js"].embedded();\n'
+        f'{data}crpExplorer.start(document.getElementById("explorer"));\n'
+    ))
 
 
 def _as_script(value: Any) -> str:

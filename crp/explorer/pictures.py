@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from crp.explorer.source import NO_MODEL, NO_SAMPLES, NotThereError, Source
 from crp.explorer.worker import Progress
@@ -19,6 +19,7 @@ BLOCK, BLOCK_CELL = 256, 64
 MOST_KEPT_SAMPLES = 100_000
 _MOST_REMEMBERED, _DRAWN_TOGETHER = 1024, 4
 _ENLARGED_SHARPLY = 64  # smaller pictures show their pixels
+_WEBP = WebPImagePlugin.WebPImageFile.format  # known to Pillow by this import, which would import all formats otherwise
 
 
 class Pictures:
@@ -220,12 +221,12 @@ def grid(pictures: list[Image.Image | None], columns: int, size: int) -> Image.I
 def as_webp(picture: Image.Image) -> bytes:
     """A picture as a file."""
     content = io.BytesIO()
-    picture.save(content, "WEBP", quality=82, method=0)
+    picture.save(content, _WEBP, quality=82, method=0)
     return content.getvalue()
 
 
 def _opened(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=["WEBP"]) as picture:
+    with Image.open(io.BytesIO(content), formats=[_WEBP]) as picture:
         picture.load()
         return picture
 

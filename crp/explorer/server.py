@@ -2,33 +2,30 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.resources
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from crp import __version__
 from crp.explorer import documents
 from crp.explorer.documents import Fault, NoteChange, Notes, Stores
+from crp.explorer.joining import as_script, source_of, styles
 from crp.explorer.opened import Shelf
 from crp.explorer.routes import concepts, patterns, samples, texts, units, work
-from crp.explorer.routes.common import FAULTS, OfStore, WorkFailedError, document
+from crp.explorer.routes.common import ASKED_AGAIN, FAULTS, OfStore, WorkFailedError, document, tagged
 from crp.explorer.safety import COOKIE, Guard
 from crp.explorer.source import NotThereError, Source
 from crp.explorer.uploads import TooLargeError
 from crp.explorer.worker import CancelledError
 from crp.store import StoreError
 
-WEB = Path(str(importlib.resources.files("crp.explorer") / "web"))
 _TRAVELLING = (
     documents.Fault, documents.LiveSample, documents.Manipulated, documents.Assignment, documents.Graph,
     documents.Continuation,
@@ -60,7 +57,19 @@ def create_app(sources: list[Source], token: str | None = None) -> ASGIApp:
         answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
         return answer
 
-    api.mount("/", StaticFiles(directory=WEB, html=True))
+    files = {
+        "": ("text/html", source_of("index.html")), "icon.svg": ("image/svg+xml", source_of("icon.svg")),
+        "explorer.js": ("text/javascript", as_script("served.js")), "explorer.css": ("text/css", styles()),
+    }
+
+    async def page(request: Request) -> Response:
+        """The page, and what it is made of."""
+        if request.path_params["file"] not in files:
+            raise HTTPException(404)
+        kind, content = files[request.path_params["file"]]
+        return tagged(request, content.encode(), kind, ASKED_AGAIN)
+
+    api.add_route("/{file:path}", page, include_in_schema=False)
     return guard
 
 

@@ -5,6 +5,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from crp.explorer.source import Source, check_different
 from crp.store import StoreError
 
 PORT, PORTS_TRIED = 8765, 20
+FIRST_PAGE = 2.  # seconds before matrices are read, so that the first page need not wait
 SWITCH = .0005  # seconds; by default threads that wait for a file wait ten times as long for their turn
 
 
@@ -116,6 +118,7 @@ def _prepare(sources: list[Source]) -> None:
     with suppress(StoreError):  # which the page of the layer will say
         for source in sources:
             source.document(has_pictures=False)  # which remembers the rows, while browsers load the pages
+        time.sleep(FIRST_PAGE)
         for source, number, quantity in matrices:
             keep_summary(source.store, source.kept, source.store.layers[number], quantity)
         for source, number, quantity in matrices:

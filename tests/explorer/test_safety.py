@@ -24,10 +24,9 @@ from small_sweeps import sweep, visualization
 import crp.explorer
 from crp.explorer.concept_pages import neighbours
 from crp.explorer.documents import NoteChange
-from crp.explorer.joining import joined
 from crp.explorer.live.answered import read_answer
 from crp.explorer.safety import POLICY, is_loopback
-from crp.explorer.server import WEB, create_app, specification
+from crp.explorer.server import create_app, specification
 from crp.explorer.source import Source
 from crp.explorer.uploads import decode
 from crp.explorer.worker import Worker
@@ -435,7 +434,12 @@ def test_the_specification_that_is_kept_is_that_of_the_server():
     assert kept == specification(), "python docs/write_specification.py writes it anew"
 
 
-def test_all_modules_of_the_pages_are_fetched_at_once():
-    page = (WEB / "index.html").read_text()
-    told = set(re.findall(r'modulepreload" href="([\w.]+)"', page)) | set(re.findall(r'module" src="([\w.]+)"', page))
-    assert told == set(re.findall(r'^modules\["([\w.]+)"\] =', joined("served.js"), re.MULTILINE))
+def test_what_the_page_names_is_served_and_nothing_else(served):
+    named = re.findall(r'(?:href|src)="([^"]+)"', request(served, "")[2].decode())
+    assert len(named) == 3
+    for name in named:
+        status, headers, content = request(served, name)
+        assert status == 200 and content
+        assert request(served, name, If_None_Match=headers["ETag"])[0] == 304
+    for name in ("index.html", "main.js", "style.css", "explorer.js/", "server.py"):
+        assert request(served, name)[0] == 404

@@ -21,8 +21,8 @@ PATIENCE = .25  # seconds that a request waits for the worker before it says how
 FOREVER, ASKED_AGAIN = "private, max-age=31536000, immutable", "private, no-cache"
 NUMBERS, PICTURE, BOTH = "application/octet-stream", "image/webp", "application/x-crp-answer"
 
-_IDS = r"^\d{1,9}(,\d{1,9})*$"
-_UNIT = r"\d{1,9}:\d{1,9}:(set|scale):-?\d{1,12}(\.\d{1,12})?"
+_IDS = r"^[0-9]{1,9}(,[0-9]{1,9})*$"
+_UNIT = r"[0-9]{1,9}:[0-9]{1,9}:(set|scale):-?[0-9]{1,12}(\.[0-9]{1,12})?"
 _UNITS = f"^{_UNIT}(,{_UNIT})*$"
 
 
@@ -44,7 +44,7 @@ OfSize = Annotated[int, Query(ge=min(SIZES), le=max(SIZES))]
 Ids = Annotated[str, Query(pattern=_IDS, max_length=8000)]
 Number = Annotated[int | None, Query(ge=0, lt=2 ** 31)]
 Units = Annotated[str, Query(pattern=_UNITS, max_length=4000)]
-InputName = Annotated[str, Path(pattern=r"^(\d{1,12}|u[0-9a-f]{16})$")]
+InputName = Annotated[str, Path(pattern=r"^([0-9]{1,12}|u[0-9a-f]{16})$")]
 
 _OF_FAULTS = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Fault.__name__}"}}}
 FAULTS: dict[int | str, dict[str, Any]] = {  # as a reference, since a model would be compiled for each route and code
@@ -98,24 +98,24 @@ def settings(text: str) -> list[UnitSetting]:
 
 def document(request: Request, answer: BaseModel) -> Response:
     """A document, which may change: browsers ask whether it has."""
-    return _tagged(request, answer.model_dump_json().encode(), "application/json", ASKED_AGAIN)
+    return tagged(request, answer.model_dump_json().encode(), "application/json", ASKED_AGAIN)
 
 
 def numbers(request: Request, values: np.ndarray, is_final: bool = True) -> Response:
     """An array in little-endian float32 or int32, row by row; its shape is in the header ``X-Shape``."""
     kind = "<i4" if values.dtype.kind in "iu" else "<f4"
     content = np.ascontiguousarray(values, kind).tobytes()
-    answer = _tagged(request, content, NUMBERS, FOREVER if is_final else ASKED_AGAIN)
+    answer = tagged(request, content, NUMBERS, FOREVER if is_final else ASKED_AGAIN)
     answer.headers["X-Shape"] = ",".join(map(str, values.shape))
     return answer
 
 
 def picture(request: Request, content: bytes, is_final: bool = True) -> Response:
     """A picture."""
-    return _tagged(request, content, PICTURE, FOREVER if is_final else ASKED_AGAIN)
+    return tagged(request, content, PICTURE, FOREVER if is_final else ASKED_AGAIN)
 
 
-def _tagged(request: Request, content: bytes, media_type: str, control: str) -> Response:
+def tagged(request: Request, content: bytes, media_type: str, control: str) -> Response:
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": control}
     if request.headers.get("if-none-match") == tag:
@@ -198,4 +198,4 @@ def live(
         if waiting is not None:
             return waiting
     is_final = on_disk and media_type in (NUMBERS, PICTURE)  # documents hold names, which may be given anew
-    return _tagged(request, content, media_type, FOREVER if is_final else ASKED_AGAIN)
+    return tagged(request, content, media_type, FOREVER if is_final else ASKED_AGAIN)

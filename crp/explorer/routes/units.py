@@ -28,7 +28,7 @@ from crp.explorer.routes.samples import data_of
 router = APIRouter(prefix="/api/{store}", responses=FAULTS)
 _KEY = r"ranking\.[a-z_]{1,40}\.[0-9a-f]{16}"
 Keys = Annotated[str, Query(pattern=f"^{_KEY}(,{_KEY}){{0,7}}$")]
-Pairs = Annotated[str, Query(pattern=r"^\d{1,9}:\d{1,9}(,\d{1,9}:\d{1,9}){0,63}$")]
+Pairs = Annotated[str, Query(pattern=r"^[0-9]{1,9}:[0-9]{1,9}(,[0-9]{1,9}:[0-9]{1,9}){0,63}$")]
 
 
 class UnitRanges(BaseModel):
