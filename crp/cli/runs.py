@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zennit.core import Composite
 
     from crp.sweeps.sweep import Sweep
+    from crp.visualization import FeatureVisualization
     from crp.visualization.swept_dataset import SweptDataset
 
 
@@ -146,6 +147,17 @@ def specified(spec: str) -> tuple[SweptDataset, Composite]:
     with errors_of_users(spec):
         made = function()
     return FeatureVisualization.from_spec(made)
+
+
+def specified_visualization(spec: str, store: str | None) -> tuple[FeatureVisualization, Composite]:
+    """What a function specifies, if it can draw; its store in the folder that is named, if one is."""
+    from crp.visualization import FeatureVisualization
+
+    visualization, composite = specified(spec)
+    if not isinstance(visualization, FeatureVisualization):
+        raise TypeError(f"{spec} gives a {type(visualization).__name__}, not a FeatureVisualization or a dict")
+    visualization.path = Path(store or visualization.path)
+    return visualization, composite
 
 
 def merge(store: str | Path, start: int = 0, stop: int | None = None) -> StoreInfo:

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crp.cli.runs import specified
+from crp.cli.runs import specified_visualization
 from crp.cli.specs import errors_of_users, load_spec
 from crp.cli.trust_answers import TrustAnswer, TrustCheck, TrustedConcept, TrustOfLayer
 from crp.trust import TrustReport, trust_report
-from crp.visualization import FeatureVisualization
 
 
 def trust(
@@ -17,15 +16,12 @@ def trust(
     """Check layers of what a function specifies, on samples of its dataset or of another function. Their files are
     executed.
     """
-    fv, composite = specified(spec)
+    fv, composite = specified_visualization(spec, store)
     others = None
     if held_out is not None:
         function = load_spec(held_out)
         with errors_of_users(held_out):
             others = function()
-    if not isinstance(fv, FeatureVisualization):
-        raise TypeError(f"{spec} gives a {type(fv).__name__}, not a FeatureVisualization or a dict")
-    fv.path = Path(store or fv.path)
     opened = fv.open_store(composite)
     reports = [
         trust_report(fv, layer, composite=composite, held_out=others, samples=samples, batch_size=batch_size)

@@ -5,7 +5,8 @@ The name of a file holds its hash, so another one lies beside it until the recor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -52,24 +53,18 @@ def write_attached(store: ReferenceStore, stem: str, content: bytes) -> None:
 
 def attached_stems(store: ReferenceStore, prefix: str) -> list[str]:
     """What the names of results that are kept begin with, of those that begin in a certain way; in order."""
-    with store.place.open() as parent:
-        if not parent.has(ATTACHED):
-            return []
-        with parent.folder(ATTACHED) as folder:
-            names = [name for name in folder.names() if name.startswith(prefix) and name.endswith(".json")]
-    return [name.removesuffix(".json") for name in names]
+    with _opened(store) as folder:
+        names = [] if folder is None else folder.names()
+    return [name.removesuffix(".json") for name in names if name.startswith(prefix) and name.endswith(".json")]
 
 
 def attached_stamp(store: ReferenceStore, stem: str) -> tuple[int, int] | None:
     """What tells a result from the one that takes its place; None if there is none."""
-    with store.place.open() as parent:
-        if not parent.has(ATTACHED):
+    with _opened(store) as folder:
+        if folder is None or not folder.has(f"{stem}.json"):
             return None
-        with parent.folder(ATTACHED) as folder:
-            if not folder.has(f"{stem}.json"):
-                return None
-            status = folder.status(f"{stem}.json")
-            return status.st_mtime_ns, status.st_ino
+        status = folder.status(f"{stem}.json")
+        return status.st_mtime_ns, status.st_ino
 
 
 def read_attached(
@@ -82,20 +77,28 @@ def read_attached(
     StoreError
         If it is damaged, or no such result.
     """
+    with _opened(store) as folder:
+        if folder is None or not folder.has(f"{stem}.json"):
+            return None
+        file, path, entry = _open_named(folder, f"{stem}.json")
+        with file:
+            check_file(file, path, entry)
+            file.seek(0)
+            try:
+                return read_open_archive(file, path, kind, make), path
+            except ValueError as error:
+                raise StoreError(str(error)) from error
+
+
+@contextmanager
+def _opened(store: ReferenceStore) -> Iterator[Folder | None]:
+    """The folder of the results, if there is one."""
     with store.place.open() as parent:
         if not parent.has(ATTACHED):
-            return None
+            yield None
+            return
         with parent.folder(ATTACHED) as folder:
-            if not folder.has(f"{stem}.json"):
-                return None
-            file, path, entry = _open_named(folder, f"{stem}.json")
-            with file:
-                check_file(file, path, entry)
-                file.seek(0)
-                try:
-                    return read_open_archive(file, path, kind, make), path
-                except ValueError as error:
-                    raise StoreError(str(error)) from error
+            yield folder
 
 
 def _open_named(folder: Folder, record_name: str) -> tuple[BufferedReader, Path, FileEntry]:
