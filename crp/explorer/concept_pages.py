@@ -8,6 +8,7 @@ from crp.explorer.documents import (
     ClassShare,
     Column,
     ConceptPage,
+    Effect,
     Histogram,
     LayerPage,
     Neighbour,
@@ -22,6 +23,7 @@ from crp.model.numbers import spread_evenly
 from crp.pictures.words import in_words
 from crp.store.matrix import floored
 from crp.trust.report import COLUMNS as TRUST_COLUMNS
+from crp.trust.report import is_clear_effect
 
 MOST_CLASSES, MOST_NEIGHBOURS = 12, 6
 _GROUP_NAMES = "middle of those that are not zero", "at random", "lowest"
@@ -101,17 +103,28 @@ def concept_page(source: Source, number: int, quantity: str, concept: int) -> Co
     layer = source.layer(number)
     found = summary_of(source, number, quantity)
     portrait = _portrait(source, number, quantity, concept)
-    report = source.trust(layer)
-    place = np.flatnonzero(report["concept"] == concept) if report is not None else np.empty(0, int)
-    is_reported = report is not None and len(place) > 0
+    trust, effect = _trust(source, layer, concept)
     return ConceptPage(
         concept=concept, sentence=_sentence(source, number, quantity, concept, found),
         names=source.names(number).get(concept, []), share=found.columns["share"][concept],
         rank=found.rank[concept], classes=_classes(source, found, concept),
         histogram=_histogram(portrait), references=_reference_groups(source, number, quantity, concept, portrait),
-        trust=report.sentences[place[0]] if report is not None and is_reported else "",
-        effect=float(report["effect"][place[0]]) if report is not None and is_reported else None,
+        trust=trust, effect=effect,
     )
+
+
+def _trust(source: Source, layer: str, concept: int) -> tuple[str, Effect | None]:
+    """What the trust report says of a concept, and of answers without it."""
+    report = source.trust(layer)
+    places = [] if report is None else np.flatnonzero(report["concept"] == concept).tolist()
+    if report is None or not places:
+        return "", None
+    line = {name: values[places[0]] for name, values in report.columns.items()}
+    effect = None if np.isnan(line["effect"]) else Effect(
+        mean=line["effect"], lower=line["effect_lower"], upper=line["effect_upper"], control=line["effect_control"],
+        is_clear=is_clear_effect(line),
+    )
+    return report.sentences[places[0]], effect
 
 
 def _sentence(source: Source, number: int, quantity: str, concept: int, found: Summary) -> str:
@@ -119,13 +132,13 @@ def _sentence(source: Source, number: int, quantity: str, concept: int, found: S
     share, zeros = found.columns["share"][concept], found.columns["zeros"][concept]
     classes, portion = found.classes.served(concept)
     place = f"number {found.rank[concept]} of {len(found.rank)}"
-    whole = f"{100 * share:.1f} % of the {quantity} of {source.layer(number)}, {place}"
+    whole = f"{100 * share:.1f}% of the {quantity} of {source.layer(number)}, {place}"
     if len(classes) == 0:
         return f"Never {'relevant' if quantity == 'relevance' else 'active'}: it is zero in every class."
     names = [source.class_name(target) for target in classes.tolist() if target >= 0]
     hold = "holds" if len(names) == 1 else "hold"
-    serves = f"; most in {in_words(names)}, which {hold} {100 * portion:.0f} % of it" if names else ""
-    often = "" if not np.isfinite(zeros) else f"; not zero at {100 * (1 - zeros):.0f} % of the samples"
+    serves = f"; most in {in_words(names)}, which {hold} {100 * portion:.0f}% of it" if names else ""
+    often = "" if not np.isfinite(zeros) else f"; not zero at {100 * (1 - zeros):.0f}% of the samples"
     return f"{whole}{serves}{often}."
 
 

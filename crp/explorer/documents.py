@@ -143,6 +143,19 @@ class ReferenceGroup(Document):
     values: list[float]
 
 
+class Effect(Document):
+    """How far the answer falls without a concept, as a trust report measured it."""
+
+    mean: Number
+    lower: Number
+    """Of its interval of 95 %."""
+    upper: Number
+    control: Number
+    """The same without another concept, drawn at random."""
+    is_clear: bool
+    """Whether the interval lies whole beyond zero and beyond that."""
+
+
 class ConceptPage(Document):
     """All that a store knows of a concept."""
 
@@ -157,8 +170,8 @@ class ConceptPage(Document):
     references: list[ReferenceGroup]
     trust: str
     """What the trust report says, if there is one."""
-    effect: Number
-    """Mean fall of the answer without the concept, by the trust report."""
+    effect: Effect | None
+    """What the trust report says of the answer without the concept; None if that was not measured."""
 
 
 class Neighbour(Document):

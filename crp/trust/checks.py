@@ -10,7 +10,7 @@ from crp.trust.clearness import Clearness
 from crp.trust.flipping import Flipping
 from crp.trust.intervals import Estimate
 from crp.trust.randomisation import Randomisation
-from crp.trust.report import Check
+from crp.trust.report import Check, is_clear_effect
 
 LOST = .05
 """How much of the relevance may be gone, or come from nowhere."""
@@ -118,15 +118,12 @@ def _sentence(line: Mapping, class_names: Sequence[str] | None) -> str:
     if line["dead"]:
         return f"{concept} is dead: it is never active, or never relevant, in any sample."
     share, lower, upper = (100 * line[name] for name in ("share", "share_lower", "share_upper"))
-    parts = [f"{concept} has {share:.3g} % of the relevance [{lower:.3g}, {upper:.3g}]"]
+    parts = [f"{concept} has {share:.3g}% of the relevance [{lower:.3g}, {upper:.3g}]"]
     if not np.isnan(line["effect"]):
-        surely = line["effect_lower"] > max(0, line["effect_control"]) or (
-            line["effect_upper"] < min(0, line["effect_control"])
-        )
         verb = "falls" if line["effect"] >= 0 else "rises"
         parts.append(
             f"without it the answer {verb} by {abs(line['effect']):.3g} where it matters most (without one at random "
-            f"by {line['effect_control']:.3g}{'' if surely else ', no clear difference'})"
+            f"by {line['effect_control']:.3g}{'' if is_clear_effect(line) else ', no clear difference'})"
         )
     if line["serves"] >= 0:
         served = int(line["serves"])

@@ -52,6 +52,18 @@ COLUMNS = {
 GATES = ("closed", "faithful", "sane", "stable")
 
 
+def is_clear_effect(line: Mapping[str, Any]) -> bool:
+    """Whether the interval of an effect lies whole beyond zero and beyond the effect of a concept at random.
+
+    Parameters
+    ----------
+    line : mapping
+        Columns of :data:`COLUMNS` -> what they say of one concept.
+    """
+    control = line["effect_control"]
+    return bool(line["effect_lower"] > max(0, control) or line["effect_upper"] < min(0, control))
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -2,12 +2,15 @@
 import base64
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from firefox import firefox
 from served import LAYER, SAMPLES
 
+import crp.explorer
 from crp.cli import main
 from crp.explorer import Explorer, export, export_page
 from crp.explorer.copies import chosen_concepts
@@ -16,6 +19,7 @@ from crp.explorer.joining import joined
 from crp.explorer.widget import _module
 
 pytestmark = pytest.mark.slow
+WEB = Path(crp.explorer.__file__).parent / "web"
 PLACES = {
     "model": "What has the model learned?", f"concepts?layer={LAYER}": f"Concepts of {LAYER}",
     f"concept?layer={LAYER}&concept=12": "concept 12", "samples": "Samples",
@@ -184,6 +188,24 @@ def test_the_command_writes_copies(store_alone, tmp_path, capsys):
 def test_modules_are_joined(entry):
     found = joined(entry)
     assert "import " not in found.split("const modules")[1].split("\n", 1)[0] and f'modules["{entry}"]' in found
+
+
+def test_modules_take_from_each_other_what_is_there_and_leave_nothing_unused():
+    sources = {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")}
+    given = {
+        name: set(re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", source, re.MULTILINE))
+        for name, source in sources.items()
+    }
+    taken = {name: set[str]() for name in sources}
+    for name, source in sources.items():
+        for names, other in re.findall(r'^import \{([^}]*)\} from "\./([\w.]+)";$', source, re.MULTILINE):
+            found = set(names.replace(" ", "").strip(",").split(","))
+            taken[other] |= found
+            assert found <= given[other], (name, found - given[other])
+            assert not [word for word in found if len(re.findall(rf"\b{word}\b", source)) < 2], name
+    taken["embedded.js"].add("embedded")
+    taken["widget.js"].add("render")
+    assert given == taken
 
 
 CELL = """<!doctype html><meta charset="utf-8"><div id="cell"></div><script type="module">

@@ -16,6 +16,7 @@ from crp.explorer.live.answered import read_answer
 from crp.explorer.live.writing import changed_words
 from crp.explorer.source import Source
 from crp.neurons import intervene
+from crp.trust import TrustReport
 
 NUMBER = 2
 CONCEPT = 12
@@ -92,7 +93,14 @@ def test_a_concept(with_model, document, floats):
     active = normalised[normalised != 0]
     assert (active > max(middle)).sum() == pytest.approx((active < min(middle)).sum(), abs=2)
     np.testing.assert_allclose(floats(f"layers/{NUMBER}/concepts/{CONCEPT}/values"), values[:, CONCEPT], rtol=1e-6)
-    assert page["trust"] and page["effect"] is not None
+    report = TrustReport.load(store, LAYER)
+    place = report["concept"].tolist().index(CONCEPT)
+    mean, lower, upper, control = (report[f"effect{end}"][place] for end in ("", "_lower", "_upper", "_control"))
+    assert page["trust"] == report.sentences[place]
+    assert page["effect"] == pytest.approx({
+        "mean": mean, "lower": lower, "upper": upper, "control": control,
+        "is_clear": lower > max(0, control) or upper < min(0, control),
+    })
 
 
 def test_concepts_that_are_like_one(with_model, document):

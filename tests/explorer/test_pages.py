@@ -5,6 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from served import LAYER, TEXT_LAYERS, digits, serving
 
@@ -12,6 +13,7 @@ from crp.analysis import Patterns, class_shares
 from crp.explorer.documents import NoteChange
 from crp.explorer.source import Source
 from crp.neurons import Ranking
+from crp.trust import TrustReport
 
 sync_api = pytest.importorskip("playwright.sync_api")
 from browsing import SIZE, choose, numbers, painted, part, press, settle, show, tab_to, watched, write, written  # noqa: E402
@@ -410,7 +412,7 @@ def test_noise_is_no_pattern(page, address, patterns):
     show(page, address, PATTERNS)
     noise = (patterns.labels < 0).mean()
     assert noise > 0
-    told = f"{len(patterns)} patterns of 400 samples, of which {int(1000 * noise + .5) / 10} % are in none"
+    told = f"{len(patterns)} patterns of 400 samples, of which {int(1000 * noise + .5) / 10}% are in none"
     expect(page.get_by_text(told)).to_be_visible()
     expect(page.get_by_text("Pattern -1")).to_have_count(0)
 
@@ -536,13 +538,13 @@ def test_a_sample_tells_label_prediction_and_probability_where_it_is_pointed_at(
 
 def test_pinned_patterns_of_several_layers_are_compared(page, own):
     show(page, own.address, PATTERN)
-    cards(page).get_by_role("button", name="pin", exact=True).click()
-    expect(cards(page).get_by_role("button", name="pinned")).to_have_attribute("aria-pressed", "true")
+    cards(page).get_by_role("button", name="Pin", exact=True).click()
+    expect(cards(page).get_by_role("button", name="Pinned")).to_have_attribute("aria-pressed", "true")
     page.get_by_role("combobox", name="layer", exact=True).select_option("relu2")
     settle(page)
     press(page, "activation")
-    cards(page).first.get_by_role("button", name="pin", exact=True).click()
-    expect(cards(page).first.get_by_role("button", name="pinned")).to_be_visible()
+    cards(page).first.get_by_role("button", name="Pin", exact=True).click()
+    expect(cards(page).first.get_by_role("button", name="Pinned")).to_be_visible()
     settle(page)
     compared = part(page, "Pinned patterns, compared")
     box = compared.get_by_role("group", name="values of units").get_by_role("button").first.get_attribute("aria-label")
@@ -558,12 +560,12 @@ def test_pinned_patterns_of_several_layers_are_compared(page, own):
 def test_pins_survive_a_reload(page, own):
     show(page, own.address, PATTERNS)
     for number in (0, 1):
-        cards(page).nth(number).get_by_role("button", name="pin", exact=True).click()
-        expect(cards(page).nth(number).get_by_role("button", name="pinned")).to_be_visible()
+        cards(page).nth(number).get_by_role("button", name="Pin", exact=True).click()
+        expect(cards(page).nth(number).get_by_role("button", name="Pinned")).to_be_visible()
         settle(page)
     page.reload()
     settle(page)
-    expect(page.get_by_role("button", name="pinned")).to_have_count(2)
+    expect(page.get_by_role("button", name="Pinned")).to_have_count(2)
     assert [pin.number for pin in Source.of(own.store.path).notebook.read().pins] == [0, 1]
     show(page, own.address, PATTERNS)
     page.get_by_role("link", name="Compare 2 pinned patterns").click()
@@ -637,7 +639,7 @@ def test_a_sample_tells_its_pattern(page, address, patterns, with_model):
     samples = with_model.rows("relevance")["sample"]
     sample = samples[patterns.labels == 0][patterns.probability[patterns.labels == 0].argmax()]
     show(page, address, f"#sample?input={sample}&layer={LAYER}")
-    expect(page.get_by_text(re.compile(r"^Belongs to pattern 0 of relu3 \(\d.* % sure\)\.$"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^Belongs to pattern 0 of relu3 \(\d.*% sure\)\.$"))).to_be_visible()
     page.get_by_role("link", name="pattern 0", exact=True).click()
     heading(page, "Pattern 0", level=2)
     settle(page)
@@ -825,6 +827,17 @@ def test_a_concept_that_is_chosen_is_shown_where_it_is(page, address):
     settle(page)
 
 
+def test_all_concepts_of_a_sample_are_cells_that_choose_one(page, address, with_model):
+    show(page, address, f"#sample?input=176&layer={LAYER}")
+    values = with_model.store.values(LAYER)[176]
+    cells = page.get_by_role("group", name=f"relevance of all concepts of {LAYER}").get_by_role("button")
+    expect(cells).to_have_count(len(values))
+    strongest = int(np.abs(values).argmax())
+    assert cells.nth(strongest).locator("i").evaluate("cell => cell.style.opacity") == "1"
+    cells.nth(strongest).click()
+    expect(page.get_by_role("link", name=f"All about concept {strongest}")).to_be_visible()
+
+
 def test_two_samples_stand_side_by_side(page, address):
     show(page, address, SAMPLE)
     write(page, "beside sample", "7")
@@ -857,7 +870,7 @@ def test_what_a_concept_is_made_of(page, address):
     nodes = made.get_by_role("button")
     names = [node.get_attribute("aria-label") for node in nodes.all()]
     assert any(name.startswith("relu2 ") for name in names) and any(name.startswith("relu1 ") for name in names)
-    expect(page.get_by_text(re.compile(r"^Held by concepts that are not shown \(remainder\): relu3 12: [\d.]+ %"))
+    expect(page.get_by_text(re.compile(r"^Held by concepts that are not shown \(remainder\): relu3 12: [\d.]+%"))
            ).to_be_visible()
     chosen = next(name for name in names if name.startswith("relu2 "))
     made.get_by_role("button", name=chosen, exact=True).click()
@@ -876,7 +889,7 @@ def test_concepts_are_searched_sorted_and_filtered(page, address):
     page.get_by_role("link", name="Show all").click()
     expect(page.get_by_text("32 concepts of 32")).to_be_visible()
     settle(page)
-    for name, told in {"maximum": r"max ([\d.]+)", "share": r"([\d.]+) %", "clarity": r"clarity ([\d.]+)"}.items():
+    for name, told in {"maximum": r"max ([\d.]+)", "share": r"([\d.]+)%", "clarity": r"clarity ([\d.]+)"}.items():
         choose(page, "sort by", name)
         found = [float(re.search(told, text).group(1)) for text in page.get_by_role("listitem").all_inner_texts()]
         assert len(found) > 4 and found == sorted(found, reverse=True)
@@ -1009,13 +1022,29 @@ def test_what_is_pinned_and_written_is_listed(page, own):
     heading(page, "loop (12)")
 
 
+def test_what_is_measured_without_a_concept_stands_beside_the_same_at_random(page, address, with_model):
+    show(page, address, CONCEPT)
+    report = TrustReport.load(with_model.store, LAYER)
+    place = report["concept"].tolist().index(12)
+    told = part(page, "What happens without it").inner_text()
+    for column in ("effect", "effect_lower", "effect_upper", "effect_control"):
+        assert f"{float(f'{abs(report[column][place]):.3g}'):g}" in told
+    assert re.search(r"(A|No) clear difference, by the trust report\.", told)
+
+
+def test_the_checks_of_a_trust_report_are_explained(page, address):
+    show(page, address, f"#model?layer={LAYER}")
+    page.get_by_text("What the checks are").click()
+    expect(page.get_by_text("The weights above the layer are drawn anew")).to_be_visible()
+
+
 def test_classes_that_a_concept_speaks_against_are_below_zero(page, address, with_model):
     found = class_shares(with_model.store, LAYER)
     shares = found.shares[:, 12]
     assert (shares < 0).any() and (shares > 0).any()
     show(page, address, CONCEPT)
     rows = part(page, "For which classes").get_by_role("button").all_inner_texts()
-    told = {int(row.split()[0]): row.split()[1] for row in rows}
+    told = {int(row.split()[0]): row.split()[1].removesuffix("%") for row in rows}
     portions = 100 * found.portions_of(12)
     for target, share, portion in zip(found.classes.tolist(), shares, portions):
         if portion > .1:

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const categorical = (index) => `var(--c${index % 10}, var(--accent, #2a6fdb))`;
+export const categorical = (index) => `var(--c${index % 10}, var(--accent, #2a6fdb))`;
 
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -255,7 +255,7 @@ function histogramMarks(marks, domain, at, bottom, width) {
 export function histogram({ edges = [], counts = [], zeros, marks = [], label, format = short } = {}) {
   const domain = extent(edges);
   const highest = Math.max(0, ...Array.from(counts).filter(isNumber));
-  const told = isNumber(zeros) && zeros > 0 ? `${short(zeros * 100)} % of the values are exactly zero` : null;
+  const told = isNumber(zeros) && zeros > 0 ? `${short(zeros * 100)}% of the values are exactly zero` : null;
   const note = told ? html("div", { class: "chart-note" }, told) : null;
   if (!domain || !highest) {
     const bare = nothing(label);
@@ -483,7 +483,7 @@ export function bubbles(rows, columns, counts, { label, rowName, columnName, onP
 }
 
 function graphNode(node, onPick) {
-  const share = isNumber(node.share) ? `${short(node.share * 100)} %` : null;
+  const share = isNumber(node.share) ? `${short(node.share * 100)}%` : null;
   const words = share ? `${node.name}, ${share}` : String(node.name);
   const told = share ? html("span", { class: "chart-share" }, share) : null;
   const about = { tabindex: 0, title: words, role: "group", "aria-label": words, "data-key": node.key };

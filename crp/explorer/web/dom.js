@@ -29,12 +29,12 @@ export function fill(element, ...children) {
   return element;
 }
 
-// A share, such as 12.3 %.
+// A share, such as 12.3%.
 export function percent(share) {
   if (share === null || !Number.isFinite(share)) return "–";
   const value = 100 * share;
   const digits = Math.abs(value) >= 99.95 || value === 0 ? 0 : Math.abs(value) >= 0.095 ? 1 : 2;
-  return `${value.toFixed(digits)} %`;
+  return `${value.toFixed(digits)}%`;
 }
 
 // A number, with three digits that count.
@@ -85,6 +85,12 @@ export function part(title, ...children) {
   const name = typeof title === "object" ? title.title : title;
   return h("section", { class: wide ? "part wide" : "part", id }, h("h2", {}, name),
     note && h("p", { class: "muted" }, note), ...children);
+}
+
+// What words mean, for whoever asks.
+export function meanings(title, terms) {
+  return h("details", {}, h("summary", { class: "muted" }, title), h("dl", { class: "meanings" }, terms.map(({ name, meaning }) => [
+    h("dt", {}, name), h("dd", {}, meaning)])));
 }
 
 // A choice among a few.

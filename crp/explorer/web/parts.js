@@ -1,5 +1,5 @@
 // What several views are made of.
-import { count, fill, h, number, percent, soon, trouble } from "./dom.js";
+import { count, fill, h, number, percent, trouble } from "./dom.js";
 
 export const QUANTITIES = [
   { key: "relevance", name: "relevance", title: "what concepts do for the answer" },
@@ -231,6 +231,9 @@ export function virtualList(ctx, { length, height, render, label }) {
   ctx.onShow(update);
   return host;
 }
+
+// Some of all rows, which are samples unless a sample has several.
+export const countRows = (ctx, many, all) => count(many, all === ctx.store.samples ? "sample" : "row");
 
 // A pin, a name and a note on something.
 export function notebook(ctx, on) {

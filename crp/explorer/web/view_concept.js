@@ -34,10 +34,10 @@ export async function conceptView(ctx) {
         isDead ? dead() : bars(page.classes.map((found) => ({
           name: found.name, key: found.target, value: isAgainst(found) ? -found.portion : found.portion, title: `${found.name}: ${percent(found.share)} of the layer`,
         })), { label: "classes", format: percent, onPick: (item) => ctx.go({ view: "concepts", target: item.key }) })),
-      part({ title: "What happens without it", id: "without" }, without(ctx, page, concept, sample)),
       part({ title: "How strong it is", note: `Along: its raw ${quantity} (no shares); up: how many samples have it.` }, soon(markOf(ctx, concept, sample), (marks) => histogram({
         ...page.histogram, marks, label: `values of concept ${concept} over all samples`, format: number,
       }))),
+      part({ title: "What happens without it", id: "without" }, without(ctx, page, concept, sample)),
       part({ title: "Concepts like it" }, soon(ctx.data.json(`${start}/neighbours`), (found) => neighbours(ctx, found))),
       part({ title: "What it is made of, and where it goes", wide: true }, made(ctx, concept, sample)),
       part("Its place on the map", h("p", {}, link(ctx, { view: "maps", concept }, `Show it on the map of ${store.layers[layer].name}`))),
@@ -79,8 +79,7 @@ async function markOf(ctx, concept, sample) {
 }
 
 function without(ctx, page, concept, sample) {
-  const told = page.effect !== null && h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) falls by ${number(page.effect)} `
-    + "without it, on average: the trust report has measured it.");
+  const told = page.effect && effectOf(page.effect);
   if (!ctx.store.has_model) {
     return h("div", {}, told || h("p", {}, "No trust report says how much answers fall without it."), needsModel());
   }
@@ -99,6 +98,15 @@ function without(ctx, page, concept, sample) {
     working(ctx, (onProgress) => ctx.data.both(path, onProgress), ({ document: found }) => h("div", { class: "two" },
       h("div", {}, h("h3", {}, "as it is"), outputBars(bars, found.before.slice(0, 5), { label: "before" })),
       h("div", {}, h("h3", {}, set !== undefined ? `set to ${set}` : way.name), outputBars(bars, found.after.slice(0, 5), { label: "after" })))));
+}
+
+// What the trust report measured.
+function effectOf({ mean, lower, upper, control, is_clear: isClear }) {
+  const way = mean < 0 ? "rises" : "falls";
+  const [least, most] = mean < 0 ? [-upper, -lower] : [lower, upper];
+  return h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) ${way} by ${number(Math.abs(mean))} `
+    + `without it, on average (${number(least)} to ${number(most)}); without a concept at random by ${number(mean < 0 ? -control : control)}. `
+    + `${isClear ? "A clear difference" : "No clear difference"}, by the trust report.`);
 }
 
 function neighbours(ctx, found) {

@@ -1,5 +1,5 @@
 // The concepts of a layer: all of them, searched and sorted.
-import { choice, count, h, number, percent, toggle, trouble } from "./dom.js";
+import { choice, count, h, meanings, number, percent, toggle, trouble } from "./dom.js";
 import { conceptTitle, link, QUANTITIES, samplePictures, showCell, virtualList } from "./parts.js";
 
 const CHUNK = 8;
@@ -52,8 +52,7 @@ export async function conceptsView(ctx) {
       })),
       choice("show", [{ key: "", name: "all" }, { key: "named", name: "with a name" }, { key: "alive", name: "not dead" }, ...(target === "" ? [] : [{ key: "class", name: "whose first class this is" }])],
         place.only || "", (only) => ctx.go({ only }))),
-    h("details", {}, h("summary", { class: "muted" }, "What the numbers mean"), h("dl", { class: "meanings" }, page.columns.map(({ name, meaning }) => [
-      h("dt", {}, name), h("dd", {}, meaning)]))),
+    meanings("What the numbers mean", page.columns),
     h("p", { class: "muted", role: "status" }, `${count(order.length, "concept")} of ${width}`),
     order.length ? conceptList(ctx, order, column, names, options, Object.fromEntries(page.columns.map(({ name, meaning }) => [name, meaning])))
       : h("p", { class: "note" }, "No concept is like that. ", link(ctx, { search: "", only: "" }, "Show all")));

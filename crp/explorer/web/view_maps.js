@@ -1,4 +1,5 @@
 // Maps of layers: concepts side by side where groups, or inputs, do the same to them.
+import { categorical, legend } from "./charts.js";
 import { choice, h, number, part, toggle } from "./dom.js";
 import { conceptTitle, link, QUANTITIES, working } from "./parts.js";
 
@@ -44,16 +45,18 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
   const radius = Math.max(1.2, Math.min(7, (0.42 * SIZE) / Math.sqrt(dots.length)));
   const told = h("p", { class: "muted", role: "status" }, "Point at a dot, or move with the arrow keys, to see which concept it is.");
   const marked = ctx.place.concept === undefined ? -1 : Number(ctx.place.concept);
-  const isNumbered = radius >= LEGIBLE && new Set(dots.map(({ layer }) => layer)).size === 1;
+  const layers = [...new Set(dots.map((dot) => dot.layer))];
+  const isNumbered = radius >= LEGIBLE && layers.length === 1;
+  const outline = (dot) => (layers.length > 1 ? categorical(layers.indexOf(dot.layer)) : "var(--grey)");
   const circles = dots.map((dot, i) => {
     const circle = document.createElementNS(NAMESPACE, "circle");
     const value = values[i];
     const part_ = Math.min(1, Math.abs(value) / most) || 0;
-    const text = `${ctx.store.layers[dot.layer].name} ${conceptTitle(dot.concept, dot.name)}: ${isShare ? `${Math.round(100 * value)} % of its range` : number(value)}`;
+    const text = `${ctx.store.layers[dot.layer].name} ${conceptTitle(dot.concept, dot.name)}: ${isShare ? `${Math.round(100 * value)}% of its range` : number(value)}`;
     const isMarked = dot.layer === ctx.layer && dot.concept === marked;
     for (const [name, set] of Object.entries({
       cx: 8 + dot.x * (SIZE - 16), cy: 8 + dot.y * (SIZE - 16), r: isMarked ? 1.5 * radius : radius, fill: value ? (value < 0 ? "var(--negative)" : "var(--positive)") : "var(--grey)",
-      "fill-opacity": 0.08 + 0.92 * part_, stroke: isMarked ? "var(--text)" : "var(--grey)", "stroke-width": isMarked ? 1.6 : 0.4, tabindex: i === (marked >= 0 ? marked : 0) ? 0 : -1, role: "link", "aria-label": text,
+      "fill-opacity": 0.08 + 0.92 * part_, stroke: isMarked ? "var(--text)" : outline(dot), "stroke-width": isMarked ? 1.6 : layers.length > 1 ? 1 : 0.4, tabindex: i === (marked >= 0 ? marked : 0) ? 0 : -1, role: "link", "aria-label": text,
     })) circle.setAttribute(name, set);
     const open = () => ctx.go({ view: "concept", layer: dot.layer, concept: dot.concept });
     circle.addEventListener("click", open);
@@ -74,7 +77,9 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
     if (isNumbered) svg.append(numeral(dot, part_));
     return circle;
   });
-  return h("div", {}, h("div", { class: "map-canvas" }, svg), h("p", { class: "muted" }, isShare ? "faint 0 %, red 100 % of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
+  return h("div", {}, h("div", { class: "map-canvas" }, svg),
+    layers.length > 1 && legend(layers.map((i) => ({ name: `outline: ${ctx.store.layers[i].name}` }))),
+    h("p", { class: "muted" }, isShare ? "faint 0%, red 100% of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
 }
 
 // The number of a concept, in its dot.

@@ -1,11 +1,22 @@
 // The model: its layers, and whether what is said of it can be trusted.
-import { count, h, number, part, percent, soon, toggle } from "./dom.js";
+import { count, h, meanings, number, part, percent, soon, toggle } from "./dom.js";
 import { conceptTitle, link, QUANTITIES, working } from "./parts.js";
 
 const MOST_NAMED = 3;
-const CLAIMS = {
-  closed: "Relevance adds up", faithful: "Answers follow the concepts", sane: "Relevance depends on what was learned",
-  stable: "Chance changes little", clear: "Concepts stand for something",
+const CHECKS = {
+  closed: { claim: "Relevance adds up", how: "What is relevant at the output has to be found again at the input and in biases." },
+  faithful: {
+    claim: "Answers follow the concepts", how: "Concepts are removed and inserted, the most relevant first: answers have to change sooner than in random orders.",
+  },
+  sane: {
+    claim: "Relevance depends on what was learned", how: "The weights above the layer are drawn anew: the order of the concepts has to change.",
+  },
+  stable: {
+    claim: "Chance changes little", how: "With a little noise on the inputs the order of the concepts has to stay; references of two halves of the samples are compared.",
+  },
+  clear: {
+    claim: "Concepts stand for something", how: "How many are dead, do what another one does, or are of one class. This decides nothing.",
+  },
 };
 
 // What was swept, with what, and where to begin.
@@ -81,7 +92,8 @@ function checkList(checks) {
     : `With care: ${failed} of ${judged.length} checks that decide ${failed === 1 ? "fails" : "fail"}.`;
   return h("div", {}, h("p", {}, h("b", {}, verdict)), h("ul", { class: "checks" }, checks.map((check) => h("li", {
     class: check.holds === null ? "open" : check.holds ? "yes" : "no",
-  }, h("b", {}, CLAIMS[check.name] || check.name), h("div", { class: "muted" }, `${check.name}: ${check.sentence}`)))));
+  }, h("b", {}, CHECKS[check.name]?.claim || check.name), h("div", { class: "muted" }, `${check.name}: ${check.sentence}`)))),
+  meanings("What the checks are", checks.filter(({ name }) => CHECKS[name]).map(({ name }) => ({ name, meaning: CHECKS[name].how }))));
 }
 
 // Whether relevance adds up on its way through the model: first of all, since all else rests on it.

@@ -1,8 +1,8 @@
 // Neurons: rankings, what is left of the model without them, and what it answers when they are set to other values.
 import { bars, curves } from "./charts.js";
 import { choice, count, fill, h, number, part, percent, soon, toggle } from "./dom.js";
+import { makeIt } from "./making.js";
 import { conceptTitle, heatmap, link, needsModel, outputBars, table, working } from "./parts.js";
-import { makeIt } from "./view_sample.js";
 
 const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)", "var(--c8)"];
 const SHOWN = 30;

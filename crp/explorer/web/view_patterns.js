@@ -1,8 +1,8 @@
 // Patterns: groups of samples to which a layer responds alike.
 import { bars, boxes, bubbles, histogram } from "./charts.js";
 import { choice, count, fill, h, number, part, percent, soon, toggle, trouble } from "./dom.js";
-import { link, QUANTITIES, sampleTiles } from "./parts.js";
-import { makeIt } from "./view_sample.js";
+import { makeIt } from "./making.js";
+import { countRows, link, QUANTITIES, sampleTiles } from "./parts.js";
 
 const COLOURS = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
 const STATISTICS = ["lower", "q1", "median", "q3", "upper", "mean"];
@@ -35,7 +35,7 @@ export async function patternsView(ctx) {
   for (const row of table) if (row.pattern >= 0) all[row.pattern].push(row);
   const shown = ctx.place.pattern === undefined ? members.map((_, i) => i).filter((i) => members[i].length) : [Number(ctx.place.pattern)];
   return h("div", {}, head, filterBar(ctx, filter), await ofSelected(ctx),
-    h("p", { class: "muted", role: "status" }, `${count(page.sizes.length, "pattern")} of ${count(table.length, table.length === ctx.store.samples ? "sample" : "row")}, of which ${percent(page.noise / Math.max(1, table.length))} are in none`),
+    h("p", { class: "muted", role: "status" }, `${count(page.sizes.length, "pattern")} of ${countRows(ctx, table.length, table.length)}, of which ${percent(page.noise / Math.max(1, table.length))} are in none`),
     part({ title: "Labels and patterns", wide: true, note: "Rows are labels, columns patterns; a circle's area is how many samples of a label a pattern holds. Choose one to filter; with shift, one more." }, overview(ctx, members, filter)),
     await compared(ctx),
     ctx.place.pattern !== undefined && h("p", {}, link(ctx, { pattern: undefined }, "Show all patterns")),
@@ -174,7 +174,7 @@ function pinButton(ctx, key) {
       }
     }
     ctx.go({ pins: (isPinned ? pins.filter((pin) => pin !== own) : [...pins, own]).join(";") });
-  } }, isShared ? "pinned" : "pin");
+  } }, isShared ? "Pinned" : "Pin");
   return button;
 }
 
