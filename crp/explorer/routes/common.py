@@ -116,6 +116,7 @@ def picture(request: Request, content: bytes, is_final: bool = True) -> Response
 
 
 def tagged(request: Request, content: bytes, media_type: str, control: str) -> Response:
+    """An answer with the hash of its content; without the content, if that is what the browser has."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": control}
     if request.headers.get("if-none-match") == tag:

@@ -45,9 +45,9 @@ export function number(value) {
   return size >= 1e5 || size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(3)));
 }
 
-// Many things, counted.
+// Many things, counted. (The first toLocaleString of a page takes as long as all else that it runs.)
 export function count(many, one, several = `${one}s`) {
-  return `${many.toLocaleString("en")} ${many === 1 ? one : several}`;
+  return `${String(many).replace(/\B(?=(\d{3})+$)/g, ",")} ${many === 1 ? one : several}`;
 }
 
 // What a screen reader shall say.
