@@ -72,8 +72,8 @@ class Copy:
         """Name and content of each file with data."""
         yield from self.pictures.items()
         for file, answers in self.answers.items():
-            yield f"data/{file}.js", f"crpExplorer.add({_as_script(answers)});\n".encode()
-        yield "data/index.js", f"crpExplorer.places = {_as_script(self.places)};\n".encode()
+            yield f"data/{file}.js", f"crpExplorer.add({_as_literal(answers)});\n".encode()
+        yield "data/index.js", f"crpExplorer.places = {_as_literal(self.places)};\n".encode()
 
 
 def export(
@@ -311,8 +311,8 @@ def _page(copy: Copy | None = None, place: str = "") -> str:
     }
     answers = {path: answer for found in copy.answers.values() for path, answer in found.items()}
     data = (
-        f"crpExplorer.pictures = {_as_script(pictures)};\ncrpExplorer.places = {_as_script(copy.places)};\n"
-        f"crpExplorer.add({_as_script(answers)});\ncrpExplorer.first = {_as_script(place)};\n"
+        f"crpExplorer.pictures = {_as_literal(pictures)};\ncrpExplorer.places = {_as_literal(copy.places)};\n"
+        f"crpExplorer.add({_as_literal(answers)});\ncrpExplorer.first = {_as_literal(place)};\n"
     )
     return head + (
         f"<style>\n{styles()}\n</style>\n</head>\n<body>\n<div id=\"explorer\" class=\"explorer\"></div>\n"
@@ -328,7 +328,7 @@ def _script(data: str = "") -> str:
     ))
 
 
-def _as_script(value: Any) -> str:
+def _as_literal(value: Any) -> str:
     """JSON that can stand in a script, also in one within a page."""
     told = json.dumps(value, separators=(",", ":"))
     return told.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

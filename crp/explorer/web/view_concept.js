@@ -102,10 +102,11 @@ function without(ctx, page, concept, sample) {
 
 // What the trust report measured.
 function effectOf({ mean, lower, upper, control, is_clear: isClear }) {
-  const way = mean < 0 ? "rises" : "falls";
-  const [least, most] = mean < 0 ? [-upper, -lower] : [lower, upper];
-  return h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) ${way} by ${number(Math.abs(mean))} `
-    + `without it, on average (${number(least)} to ${number(most)}); without a concept at random by ${number(mean < 0 ? -control : control)}. `
+  const isRise = mean < 0;
+  const told = (fall) => number(isRise && fall !== null ? -fall : fall);
+  const [least, most] = isRise ? [upper, lower] : [lower, upper];
+  return h("p", {}, `Where it is most relevant, the output of the answer (a logit, unless the model ends with something else) ${isRise ? "rises" : "falls"} by ${told(mean)} `
+    + `without it, on average (${told(least)} to ${told(most)}); without a concept at random by ${told(control)}. `
     + `${isClear ? "A clear difference" : "No clear difference"}, by the trust report.`);
 }
 

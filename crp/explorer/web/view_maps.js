@@ -46,8 +46,9 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
   const told = h("p", { class: "muted", role: "status" }, "Point at a dot, or move with the arrow keys, to see which concept it is.");
   const marked = ctx.place.concept === undefined ? -1 : Number(ctx.place.concept);
   const layers = [...new Set(dots.map((dot) => dot.layer))];
-  const isNumbered = radius >= LEGIBLE && layers.length === 1;
-  const outline = (dot) => (layers.length > 1 ? categorical(layers.indexOf(dot.layer)) : "var(--grey)");
+  const isOfSeveral = layers.length > 1;
+  const isNumbered = radius >= LEGIBLE && !isOfSeveral;
+  const outline = (dot) => (isOfSeveral ? categorical(layers.indexOf(dot.layer)) : "var(--grey)");
   const circles = dots.map((dot, i) => {
     const circle = document.createElementNS(NAMESPACE, "circle");
     const value = values[i];
@@ -56,7 +57,7 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
     const isMarked = dot.layer === ctx.layer && dot.concept === marked;
     for (const [name, set] of Object.entries({
       cx: 8 + dot.x * (SIZE - 16), cy: 8 + dot.y * (SIZE - 16), r: isMarked ? 1.5 * radius : radius, fill: value ? (value < 0 ? "var(--negative)" : "var(--positive)") : "var(--grey)",
-      "fill-opacity": 0.08 + 0.92 * part_, stroke: isMarked ? "var(--text)" : outline(dot), "stroke-width": isMarked ? 1.6 : layers.length > 1 ? 1 : 0.4, tabindex: i === (marked >= 0 ? marked : 0) ? 0 : -1, role: "link", "aria-label": text,
+      "fill-opacity": 0.08 + 0.92 * part_, stroke: isMarked ? "var(--text)" : outline(dot), "stroke-width": isMarked ? 1.6 : isOfSeveral ? 1 : 0.4, tabindex: i === (marked >= 0 ? marked : 0) ? 0 : -1, role: "link", "aria-label": text,
     })) circle.setAttribute(name, set);
     const open = () => ctx.go({ view: "concept", layer: dot.layer, concept: dot.concept });
     circle.addEventListener("click", open);
@@ -78,7 +79,7 @@ function dotMap(ctx, dots, values, label, { isShare = false } = {}) {
     return circle;
   });
   return h("div", {}, h("div", { class: "map-canvas" }, svg),
-    layers.length > 1 && legend(layers.map((i) => ({ name: `outline: ${ctx.store.layers[i].name}` }))),
+    isOfSeveral && legend(layers.map((i) => ({ name: `outline: ${ctx.store.layers[i].name}` }))),
     h("p", { class: "muted" }, isShare ? "faint 0%, red 100% of its range" : `red positive, blue negative, full at ±${number(most)}`, dots.some((dot) => dot.layer === ctx.layer && dot.concept === marked) && `; the ring is concept ${marked}`), told);
 }
 
